@@ -1,0 +1,78 @@
+"""What an engine asks its surroundings to do.
+
+An engine turns an event into a list of effects, to be carried out in order, completely, before the next event is given
+to it. The daemon carries them out with userfaultfd and rings, the simulator and the model checker on plain data.
+"""
+
+from typing import NamedTuple
+
+from guest.protocol.messages import Message
+
+
+class Send(NamedTuple):
+    """Send `message` to kernel `to`. A PAGE_DATA takes the page's bytes as they are at this moment."""
+
+    to: int
+    message: Message
+
+
+class Install(NamedTuple):
+    """Make the page present with the payload of the message being handled (or of the kept one, if `kept`)."""
+
+    page: int
+    writable: bool
+    wake: bool
+    """Wake the threads that wait for the page; false when a grant for a waiting writer is still to come."""
+    kept: bool
+
+
+class Keep(NamedTuple):
+    """Copy the payload of the message being handled aside: its slot goes back, and other answers are awaited."""
+
+    page: int
+
+
+class Forget(NamedTuple):
+    """Drop the kept payload of the page, if there is one."""
+
+    page: int
+
+
+class Zero(NamedTuple):
+    """Make the page present and zero, and wake its waiters."""
+
+    page: int
+    writable: bool
+
+
+class Grant(NamedTuple):
+    """Let the present page be written, and wake its waiters."""
+
+    page: int
+
+
+class Protect(NamedTuple):
+    """Write-protect the present page."""
+
+    page: int
+
+
+class Discard(NamedTuple):
+    """Drop the page: not present until installed again."""
+
+    page: int
+
+
+class Wake(NamedTuple):
+    """Wake the threads that wait for the page; they try their access again."""
+
+    page: int
+
+
+class Poison(NamedTuple):
+    """The page's only valid copy died with its kernel: whoever touches it gets SIGBUS."""
+
+    page: int
+
+
+Effect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison

@@ -1,0 +1,94 @@
+"""What kernels say to each other: the names of the messages, their fields, and their form in a ring slot.
+
+Every message has the same fixed layout of 56 bytes, little-endian, version byte first, so that it fits a 64-byte ring
+slot whatever it says. A message that carries a page names a *page slot* (see `guest.segment`); the page itself is
+never cut into pieces.
+
+The engine, the simulator and the model checker handle `Message` tuples only; `pack` and `unpack` are for the rings.
+"""
+
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import NamedTuple
+
+WIRE_VERSION = 1
+"""First byte of every slot; a receiver refuses any other."""
+
+
+class MessageName(IntEnum):
+    """Names of PROTOCOL.md; the numbers are wire format and index the counters of the shared segment."""
+
+    PAGE_REQUEST = 1
+    PAGE_DATA = 2
+    PAGE_ABSENT = 3
+    INVALIDATE = 4
+    VOTE = 5
+    ABANDON = 6
+    """A writer that lost a vote gives up: the winner must no longer wait for it (our addition)."""
+    JOIN = 8
+    JOINED = 9
+    LEAVE = 10
+    BARRIER = 24
+    """The test harness's, not the protocol's; counted apart."""
+    CONTROL = 25
+
+
+class Flag(IntFlag):
+    """What a message says beside its fields."""
+
+    NONE = 0
+    FETCH = 1
+    """PAGE_REQUEST: first touch, every other kernel of the set is asked."""
+    FOR_WRITE = 2
+    """PAGE_REQUEST: the asker lost a vote and is one of the losers the winner serves."""
+    GRANT = 4
+    """VOTE: the invalidation is granted."""
+    ALSO_WRITING = 8
+    """VOTE: the voter has a write of its own in flight (its timestamp is in `stamp`) or holds the page M."""
+    FETCHING = 16
+    """PAGE_ABSENT: no page here yet, but this kernel is fetching it too."""
+
+
+class Message(NamedTuple):
+    """One message, without sender and receiver: those belong to the ring it travels in."""
+
+    name: int
+    """A `MessageName`."""
+    page: int = 0
+    """Page number inside the region, from 0."""
+    request: int = 0
+    """Id chosen by the asker, repeated by every answer, so that a late answer never meets a newer request."""
+    flags: int = 0
+    """Bits of `Flag`."""
+    version: int = 0
+    """How often the page was granted for writing."""
+    copyset: int = 0
+    """Bit k set: kernel k was given a copy at some time. 64 kernels at most on the wire, any number in memory."""
+    stamp: int = 0
+    """Lamport timestamp, `counter << 16 | kernel`: integers compare as the pairs do."""
+    epoch: int = 0
+    """Number of address-space operations the sender had applied."""
+    slot: int = 0
+    """Sequence number of the page slot that holds the payload. Written by the ring; the engine leaves it 0."""
+
+
+_WIRE = Struct("<BBBBIQQQQQII")  # version, name, flags, sender, request, page, version, copyset, stamp, 0, epoch, slot
+WIRE_BYTES = _WIRE.size
+
+
+def pack_into(buffer: memoryview, offset: int, sender: int, message: Message) -> None:
+    """Write `message` into a ring slot at `offset` bytes."""
+    name, page, request, flags, version, copyset, stamp, epoch, slot = message
+    _WIRE.pack_into(
+        buffer, offset, WIRE_VERSION, name, flags, sender, request, page, version, copyset, stamp, 0, epoch, slot
+    )
+
+
+def unpack_from(buffer: memoryview, offset: int) -> tuple[int, Message]:
+    """Read the slot at `offset`: the sender it names, and the message. Raises ValueError on another wire version."""
+    wire, name, flags, sender, request, page, version, copyset, stamp, _, epoch, slot = _WIRE.unpack_from(
+        buffer, offset
+    )
+    if wire != WIRE_VERSION:
+        raise ValueError(f"message of wire version {wire}, this side speaks {WIRE_VERSION}")
+    return sender, Message(name, page, request, flags, version, copyset, stamp, epoch, slot)
