@@ -1,0 +1,26 @@
+"""Every run of the tests prints the seed of its random choices; TESTBED_SEED brings the same choices back."""
+
+import os
+import random
+from typing import cast
+
+import pytest
+
+_SEED = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    seed = int(os.environ.get("TESTBED_SEED") or random.SystemRandom().randrange(2**32))
+    config.stash[_SEED] = seed
+    if getattr(config.option, "hypothesis_seed", None) is None:
+        config.option.hypothesis_seed = str(seed)
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"random seed: {config.stash[_SEED]} (again: TESTBED_SEED={config.stash[_SEED]})"
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of this run, for tests that make random choices of their own."""
+    return cast("int", request.config.stash[_SEED])
