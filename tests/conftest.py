@@ -2,7 +2,6 @@
 
 import os
 import random
-from typing import cast
 
 import pytest
 
@@ -23,4 +22,4 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """The seed of this run, for tests that make random choices of their own."""
-    return cast("int", request.config.stash[_SEED])
+    return request.config.stash[_SEED]
