@@ -1,0 +1,131 @@
+"""What the values of an experiment file must be to each other.
+
+Works on the plain data, not on the models, and skips what is missing or of the wrong kind: so that one reading of a
+file shows all that is wrong with it, whatever else is wrong.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION
+from orchestrator.marked_yaml import Path
+from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size, show_size
+from orchestrator.vocabulary import look_up, nearest
+from orchestrator.wording import listed, sentence, show
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """Something that does not go with something else in the file."""
+
+    path: Path
+    text: str
+    of_key: bool = False
+
+
+def contradictions(data: Any) -> Iterator[Contradiction]:
+    """All of them in `data`, an experiment file's content with one combination of the matrix put in."""
+    yield from _links(data)
+    yield from _coherency(data)
+    yield from _workload(data)
+
+
+def _mapping(data: Any, *path: str) -> dict[str, Any]:
+    value = look_up(data, path)
+    return value if isinstance(value, dict) else {}
+
+
+def _size(data: Any, *path: str) -> int | None:
+    value = look_up(data, path)
+    if value is None:
+        return None
+    try:
+        return parse_size(value)
+    except SizeError:
+        return None
+
+
+def _words(value: Any) -> list[str]:
+    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
+
+
+def _no_such_node(name: str, nodes: dict[str, Any]) -> str:
+    return sentence(f"the node '{name}', which is not in testbed.nodes", listed(list(nodes)), nearest(name, nodes))
+
+
+def _links(data: Any) -> Iterator[Contradiction]:
+    nodes = _mapping(data, "testbed", "nodes")
+    for name in _mapping(data, "testbed", "links"):
+        path: Path = ("testbed", "links", name)
+        for index, node in enumerate(_words(look_up(data, (*path, "nodes")))):
+            if nodes and node not in nodes:
+                yield Contradiction((*path, "nodes", index), _no_such_node(node, nodes))
+        size = _size(data, "testbed", "links", name, "size")
+        if size and size & (size - 1):
+            below = 1 << (size.bit_length() - 1)
+            expected = f"a power of two, such as {show_size(below)} or {show_size(2 * below)}"
+            yield Contradiction((*path, "size"), sentence(show(look_up(data, (*path, "size"))), expected))
+
+
+def _coherency(data: Any) -> Iterator[Contradiction]:
+    links = _mapping(data, "testbed", "links")
+    link = look_up(data, ("coherency", "link"))
+    if not isinstance(link, str):
+        return
+    shared = [name for name in links if look_up(links, (name, "kind")) == "ivshmem-doorbell"]
+    if link not in shared:
+        expected = listed(shared) if shared else "a link of kind ivshmem-doorbell in testbed.links"
+        problem = f"the link '{link}', which is " + ("no shared memory" if link in links else "not in testbed.links")
+        yield Contradiction(("coherency", "link"), sentence(problem, expected, nearest(link, shared)))
+        return
+    size = _size(links, link, "size")
+    region = _size(data, "coherency", "region") or DEFAULT_REGION
+    if size and region > size:
+        expected = f"at most {show_size(size)}, the size of {link}"
+        yield Contradiction(("coherency", "region"), sentence(f"a region of {show_size(region)}", expected))
+    least = _segment_least(len(_words(look_up(links, (link, "nodes")))))
+    if size and size < least:
+        expected = f"at least {show_size(least)} for the rings and page slots of its nodes"
+        yield Contradiction(("testbed", "links", link, "size"), sentence(show_size(size), expected))
+    yield from _region_fits_nodes(data, region)
+
+
+def _region_fits_nodes(data: Any, region: int) -> Iterator[Contradiction]:
+    memories = {
+        name: _size(data, "testbed", "nodes", name, "memory") or DEFAULT_MEMORY
+        for name in _mapping(data, "testbed", "nodes")
+    }
+    if not memories:
+        return
+    smallest = min(memories, key=memories.__getitem__)
+    if region > memories[smallest] // 2:
+        found = f"a region of {show_size(region)}, of which each kernel may hold a copy"
+        expected = f"at most half of the {show_size(memories[smallest])} of node {smallest}"
+        yield Contradiction(("coherency", "region"), sentence(found, expected))
+
+
+def _segment_least(kernels: int) -> int:
+    from guest.segment import required_bytes
+
+    return required_bytes(kernels) if kernels else 0
+
+
+def _workload(data: Any) -> Iterator[Contradiction]:
+    nodes = _mapping(data, "testbed", "nodes")
+    link = look_up(data, ("coherency", "link"))
+    members = _words(look_up(data, ("testbed", "links", link, "nodes"))) if isinstance(link, str) else []
+    for name in _mapping(data, "workload", "threads"):
+        path: Path = ("workload", "threads", name)
+        if nodes and name not in nodes:
+            yield Contradiction(path, _no_such_node(name, nodes), of_key=True)
+        elif members and name not in members:
+            text = sentence(f"the node '{name}', which is not on {link}", listed(members))
+            yield Contradiction(path, text, of_key=True)
+    if "workload" in _mapping(data) and "coherency" not in _mapping(data):
+        yield Contradiction(("workload",), sentence("a workload without coherent memory", "coherency: …"), of_key=True)
+    array = _size(data, "workload", "array")
+    region = _size(data, "coherency", "region") or DEFAULT_REGION
+    if array and array > region:
+        expected = f"at most {show_size(region)}, the region ({region // PAGE_BYTES} pages)"
+        yield Contradiction(("workload", "array"), sentence(f"an array of {show_size(array)}", expected))

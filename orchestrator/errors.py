@@ -1,0 +1,38 @@
+"""Ends of a command that are the user's file's or the experiment's; those of host and guest come from below."""
+
+from collections.abc import Sequence
+
+from images.errors import Failure
+
+
+class InputError(Failure):
+    """The command cannot be understood or names something that does not exist. Nothing was started."""
+
+    exit_code = 2
+
+
+class FileError(InputError):
+    """The experiment file is wrong; `problems` holds every single one, as `FILE:LINE:COLUMN: found …, expected …`."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        count = len(problems)
+        super().__init__(
+            "\n".join(problems),
+            f"{count} problem{'s' if count != 1 else ''}; nothing was started. "
+            "`testbed schema` prints what a file may hold.",
+        )
+        self.problems = tuple(problems)
+
+
+class CheckFailed(Failure):
+    """The experiment ran, and what it showed is not what was expected."""
+
+    exit_code = 1
+
+
+class Stopped(BaseException):
+    """SIGTERM or SIGHUP arrived. Like KeyboardInterrupt it passes every `except Exception` on its way to teardown."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number

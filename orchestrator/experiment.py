@@ -1,0 +1,219 @@
+"""The experiment file: what it may hold, as typed, frozen models. `testbed schema` prints the JSON Schema of it.
+
+The models check each value by itself; what values must be to each other is in `orchestrator.consistency`. Custom
+errors are of type `expected`: their context holds the words for the message, and `near`, the nearest valid word.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from orchestrator.expectation import Expectation, ExpressionError
+from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$"
+NODE_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
+"""A node's name is its host name."""
+DEFAULT_MEMORY = 512 << 20
+DEFAULT_REGION = 4 << 20
+KERNELS_MAX = 64
+"""A copyset is a bit mask of 64 on the wire."""
+
+
+class Arch(StrEnum):
+    """Instruction sets there are images for; the kernel's names (`uname -m`)."""
+
+    X86_64 = "x86_64"
+    AARCH64 = "aarch64"
+
+
+class Accelerator(StrEnum):
+    """What runs a guest's instructions. `auto`: KVM where a probe guest has shown that it works, else TCG."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+class Notify(StrEnum):
+    """How a daemon learns of messages: looking without pause, sleeping on the doorbell, or one, then the other."""
+
+    POLL = "poll"
+    INTERRUPT = "interrupt"
+    ADAPTIVE = "adaptive"
+
+
+class Role(StrEnum):
+    """What a thread does to the shared array in every iteration."""
+
+    READER = "reader"
+    WRITER = "writer"
+    IDLE = "idle"
+
+
+class StageName(StrEnum):
+    """Where an experiment runs: in real guests, or as processes of this host."""
+
+    VM = "vm"
+    LOCAL = "local"
+
+
+def _size(value: object) -> int:
+    try:
+        return parse_size(value)
+    except SizeError as error:
+        raise PydanticCustomError(
+            "expected", "not a size", {"expected": "a size such as 64MiB, 4KiB or 4096", "near": error.near}
+        ) from None
+
+
+def _protocol(value: str) -> str:
+    from guest.protocol.registry import PROTOCOLS
+
+    if value not in PROTOCOLS:
+        raise PydanticCustomError("expected", "not a protocol", {"words": sorted(PROTOCOLS)})
+    return value
+
+
+def _expectation(value: object) -> object:
+    if not isinstance(value, str):
+        words = {"expected": "an expression such as verified == true"}
+        raise PydanticCustomError("expected", "not an expression", words)
+    try:
+        Expectation.parse(value)
+    except ExpressionError as error:
+        raise PydanticCustomError(
+            "expected",
+            "not an expression",
+            {"found": error.found, "expected": error.expected, "near": error.near, "offset": error.offset},
+        ) from None
+    return value
+
+
+def _one_or_many(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) != len(value):
+        raise PydanticCustomError("expected", "twice", {"expected": "each node once"})
+    return value
+
+
+_SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^\d+ *(B|KiB|MiB|GiB)?$"}, {"type": "integer", "minimum": 0}]}
+Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
+"""A size in bytes; in the file an integer, or a number with B, KiB, MiB or GiB."""
+NodeName = Annotated[str, StringConstraints(pattern=NODE_PATTERN)]
+NodeSet = Annotated[tuple[NodeName, ...], Field(min_length=2, max_length=KERNELS_MAX), AfterValidator(_unique)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Node(_Model):
+    """One guest machine."""
+
+    arch: Arch
+    """Its instruction set."""
+    memory: Annotated[Size, Field(ge=128 << 20, le=64 << 30)] = DEFAULT_MEMORY
+    """Main memory."""
+    cpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """Virtual processors."""
+    accelerator: Accelerator = Accelerator.AUTO
+    """What runs its instructions; `--accel` overrules."""
+
+
+class IvshmemLink(_Model):
+    """Shared memory between nodes, and doorbells: a PCI device of QEMU in each of them."""
+
+    kind: Literal["ivshmem-doorbell"]
+    size: Annotated[Size, Field(ge=1 << 20, le=16 << 30)]
+    """Size of the segment, a power of two (it is a PCI base address register)."""
+    vectors: Annotated[int, Field(ge=1, le=32)] = 4
+    """Interrupt vectors a node."""
+    nodes: NodeSet
+    """The nodes that share it."""
+
+
+class EthernetLink(_Model):
+    """A virtual Ethernet segment between nodes."""
+
+    kind: Literal["ethernet"]
+    nodes: NodeSet
+    """The nodes on it."""
+
+
+Link = Annotated[IvshmemLink | EthernetLink, Field(discriminator="kind")]
+
+
+class Testbed(_Model):
+    """The machines and what connects them. A node's place in `nodes` is its kernel id."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    nodes: Annotated[dict[NodeName, Node], Field(min_length=1, max_length=KERNELS_MAX)]
+    links: dict[NodeName, Link] = {}
+    driver: Literal["embedded", "session", "system"] = "embedded"
+    """libvirt's driver: inside this process, or a daemon's."""
+
+
+class Coherency(_Model):
+    """The shared address space: one region of pages at the same address on every kernel."""
+
+    protocol: Annotated[str, AfterValidator(_protocol)] = "voting"
+    link: str
+    """The shared memory its messages and pages travel through."""
+    notify: Notify = Notify.ADAPTIVE
+    region: Annotated[Size, Field(ge=PAGE_BYTES, multiple_of=PAGE_BYTES)] = DEFAULT_REGION
+    """Size of the coherent memory, whole pages."""
+
+    @property
+    def pages(self) -> int:
+        return self.region // PAGE_BYTES
+
+
+Threads = Annotated[tuple[Role, ...], BeforeValidator(_one_or_many), Field(min_length=1, max_length=16)]
+
+
+class SharedArray(_Model):
+    """Threads store into and load from one array; every value that is loaded is checked."""
+
+    kind: Literal["shared-array"]
+    threads: dict[NodeName, Threads]
+    """Role of each node's thread, or a list of roles, one a thread. A node that is not named is idle."""
+    array: Annotated[Size, Field(ge=8)]
+    """Size of the array, from the start of the region."""
+    stride: Annotated[int, Field(ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
+    """Bytes from one element (8 bytes) to the next."""
+    iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """Rounds of storing and loading, with a barrier after each half."""
+
+    @property
+    def pages(self) -> int:
+        """Pages the array touches."""
+        return -(-self.array // PAGE_BYTES)
+
+    def roles(self, node: str) -> tuple[Role, ...]:
+        """Roles of the node's threads."""
+        return self.threads.get(node, (Role.IDLE,))
+
+
+class Experiment(_Model):
+    """An experiment file."""
+
+    name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+    """Part of the names of its results and of its testbed."""
+    testbed: Testbed
+    coherency: Coherency | None = None
+    workload: SharedArray | None = None
+    matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """Values to put in the place of others, by path (`workload.array: [4KiB, 256KiB]`); all combinations are run."""
+    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How often each combination is run."""
+    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    """Longest time one point may take with hardware acceleration; emulated guests are given ten times as long."""
+    expect: list[Annotated[str, BeforeValidator(_expectation)]] = ["verified == true"]
+    """Expressions over a point's results that must be true."""
