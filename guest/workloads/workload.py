@@ -1,0 +1,73 @@
+"""What every workload is: roles, a part for each thread, and records of the values that were wrong."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from guest.errors import GuestFailure
+
+PAGE_BYTES = 4096
+
+
+class WorkloadError(GuestFailure):
+    """The workload's description makes no sense; the message says which field, what was seen, what was expected."""
+
+    kind = "workload"
+
+
+class Mismatch(NamedTuple):
+    """One wrong value."""
+
+    kernel: int
+    thread: int
+    """Position among the threads of its kernel."""
+    iteration: int
+    """From 0."""
+    page: int
+    offset: int
+    """Bytes from the start of the page."""
+    expected: int
+    found: int
+
+
+class Place(NamedTuple):
+    """Where a thread stands among all threads of the workload."""
+
+    kernel: int
+    thread: int
+    """Position in `roles[kernel]`."""
+    roles: tuple[tuple[str, ...], ...]
+    """The roles of all threads: `roles[kernel][thread]`."""
+
+    @property
+    def role(self) -> str:
+        """What this thread does."""
+        return self.roles[self.kernel][self.thread]
+
+    def members(self, role: str) -> list[tuple[int, int]]:
+        """All (kernel, thread) with this role, in the order in which they share the work."""
+        return [(k, t) for k, names in enumerate(self.roles) for t, name in enumerate(names) if name == role]
+
+
+class AccessRecorder(Protocol):
+    """Takes down when each access to a page was made and how long it took."""
+
+    def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
+        """One access in bulk of one page, from `start_ns` to `end_ns` of CLOCK_MONOTONIC."""
+
+
+class Workload(Protocol):
+    """A workload as the application process runs it and as the daemon checks it."""
+
+    iterations: int
+
+    @property
+    def pages(self) -> int:
+        """Pages that the workload touches, from page 0 of the shared memory."""
+
+    def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
+        """Raise WorkloadError when these roles cannot run this workload."""
+
+    def run(
+        self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder
+    ) -> tuple[int, list[Mismatch]]:
+        """One thread's part. Returns how many values were wrong, and the first of them."""
