@@ -40,6 +40,7 @@ for name; do [[ " $ABSENT " == *" $name "* ]] || echo "installed $name"; done
 """
 APT_GET = """#!/bin/bash
 echo "apt-get $*" >>"$RECORD"
+[[ ! -e /proc/$$/fd/9 ]] || echo holds-the-lock >>"$RECORD"
 [[ $* != *install* || -z $FAIL_APT ]] || { echo 'E: Unable to locate package'; exit 100; }
 """
 SUDO = """#!/bin/bash
@@ -218,6 +219,12 @@ def test_two_at_once_set_up_once(tree: Tree) -> None:
     ]
     assert [one.communicate(timeout=60)[0] for one in both] == [b"testbed\n<ps>"] * 2
     assert len(tree.calls("python")) == 1
+
+
+def test_a_daemon_that_a_package_starts_cannot_keep_the_lock(tree: Tree) -> None:
+    tree.tb("ps", ABSENT="gcc")
+    assert len(tree.calls("apt-get")) == 2
+    assert tree.calls("holds-the-lock") == []
 
 
 def test_another_distribution_is_told_so(tree: Tree) -> None:
