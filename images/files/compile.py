@@ -1,0 +1,18 @@
+"""Run by the guests' interpreter on the host: compiles the files named on standard input, one a line.
+
+Arguments: the folder that they are relative to, and the path under which tracebacks are to show them. A file that does
+not compile ends this with its error.
+"""
+
+import os
+import py_compile
+import sys
+
+folder, prefix = sys.argv[1:]
+for name in sys.stdin.read().splitlines():
+    py_compile.compile(
+        os.path.join(folder, name),
+        dfile=os.path.join(prefix, name),
+        doraise=True,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )

@@ -1,0 +1,110 @@
+"""From a list of packages to a folder with their files, for any instruction set, without running one of its programs.
+
+mmdebstrap's variant `extract` lets apt find and verify the packages and unpacks them; no maintainer script runs. It
+chooses the mirror itself, and works as root and, in a user namespace, as an ordinary user. Its result comes as a tar
+stream, so that in both cases we unpack what we want as ourselves and can remove it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+
+from images.definition import Architecture, Definition
+from images.errors import HostError
+from images.program import failed, missing
+
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+ARCHIVES = "var/cache/apt/archives"
+PROVIDED = """Package: {name}
+Status: install ok installed
+Architecture: all
+Multi-Arch: foreign
+Version: 1:9999
+Maintainer: testbed
+Description: not part of this image
+
+"""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package that went into an image."""
+
+    name: str
+    version: str
+
+
+def unpack(definition: Definition, arch: Architecture, target: Path) -> list[Package]:
+    """Unpacks the packages of `definition` into `target`, an empty folder; returns what they were, sorted.
+
+    Raises HostError when mmdebstrap is missing or fails (no network, unknown package, full disk).
+    """
+    if not KEYRING.exists():
+        raise HostError(f"{KEYRING} is not there", "sudo apt-get install debian-archive-keyring")
+    with tempfile.NamedTemporaryFile("w", prefix="status-") as status, tempfile.TemporaryFile() as messages:
+        status.write("".join(PROVIDED.format(name=name) for name in definition.provided))
+        status.flush()
+        os.chmod(status.name, 0o644)
+        _pipe(_mmdebstrap(definition, arch, status.name), _tar(definition, target), messages.fileno())
+    packages = sorted(
+        (_package(deb.name) for deb in (target / ARCHIVES).glob("*.deb")), key=lambda package: package.name
+    )
+    for deb in (target / ARCHIVES).glob("*.deb"):
+        deb.unlink()
+    return packages
+
+
+def _mmdebstrap(definition: Definition, arch: Architecture, status: str) -> list[str]:
+    return [
+        "mmdebstrap",
+        "--mode=root" if os.geteuid() == 0 else "--mode=unshare",
+        "--variant=extract",
+        "--format=tar",
+        f"--architectures={arch.debian}",
+        f"--keyring={KEYRING}",
+        # We name the keyring, and the archives that stay behind tell which versions were taken.
+        "--skip=check/signed-by,cleanup/apt/cache",
+        f"--setup-hook=upload {status} /var/lib/dpkg/status",
+        f"--include={','.join((arch.kernel, *definition.packages))}",
+        definition.suite,
+        "-",
+    ]
+
+
+def _tar(definition: Definition, target: Path) -> list[str]:
+    excluded = [f"--exclude={pattern}" for pattern in definition.omitted]
+    return ["tar", "--extract", "--no-same-owner", "--preserve-permissions", f"--directory={target}", *excluded]
+
+
+def _pipe(producer: list[str], consumer: list[str], messages: int) -> None:
+    """Runs producer | consumer; the producer's failure is told before that of the consumer, who only follows it."""
+    try:
+        first = subprocess.Popen(producer, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
+    except FileNotFoundError as error:
+        raise missing(producer[0]) from error
+    try:
+        second = subprocess.run(consumer, stdin=first.stdout, stderr=messages, check=False)
+    finally:
+        assert first.stdout is not None
+        first.stdout.close()
+        code = first.wait()
+    if code or second.returncode:
+        os.lseek(messages, 0, os.SEEK_SET)
+        with open(messages, "rb", closefd=False) as file:
+            printed = file.read()
+        name = producer[0] if code else consumer[0]
+        raise failed(name, code or second.returncode, printed)
+
+
+def _package(archive: str) -> Package:
+    """`NAME_VERSION_ARCH.deb`, as apt names the files in its cache (with %xx for characters such as the colon)."""
+    match = re.fullmatch(r"([^_]+)_([^_]+)_[^_]+\.deb", archive)
+    if not match:
+        raise ValueError(f"{archive!r}: expected NAME_VERSION_ARCH.deb")
+    return Package(match[1], urllib.parse.unquote(match[2]))
