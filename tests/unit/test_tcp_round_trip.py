@@ -19,8 +19,11 @@ def test_every_message_comes_back_and_the_warm_up_is_not_counted() -> None:
 
 
 def test_a_peer_that_goes_away_is_an_error_and_no_sample() -> None:
+    def hang_up() -> None:
+        listener.accept()[0].close()
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        closer = threading.Thread(target=lambda: listener.accept()[0].close())
+        closer = threading.Thread(target=hang_up)
         closer.start()
         with pytest.raises(ConnectionError):
             tcp_round_trip.measure("127.0.0.1", listener.getsockname()[1], 20)
