@@ -47,7 +47,7 @@ def serve(listener: socket.socket) -> int:
 
 def measure(address: str, port: int, count: int) -> list[float]:
     """Microseconds of each of `count` round trips."""
-    samples = []
+    samples: list[float] = []
     with socket.create_connection((address, port), timeout=PATIENCE_S) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         buffer = memoryview(bytearray(MESSAGE_BYTES))
