@@ -1,0 +1,273 @@
+"""The shared region on one kernel: the pages this kernel has, and what its processes may do with them.
+
+The pages live in a memfd that every application process maps, shared, at the same address (`BASE`), and registers with
+a userfaultfd of its own. What the protocol calls a page's state becomes, in terms of memory:
+
+| state | in the memfd | in every process |
+|---|---|---|
+| U, I | absent | a fault, of either kind |
+| S | present | readable; a write faults |
+| N, M | present | readable and writable |
+
+**One page, many processes.** A page that is present in the memfd appears in every process that maps it without any
+event: a process that has no mapping of the page yet takes no userfault, only an ordinary fault that the kernel serves.
+So a change goes to every registered process, and in the order in which no process can slip through: protection is
+put into the others *before* a page for reading appears, and taken from them *after* a page for writing has. The
+protection of a page outlives its absence (the kernel keeps it as a mark in the page table, even over a discard).
+
+**One page, one moment.** Install is a single UFFDIO_COPY: the page is there complete or not at all. For the same reason
+a zero page for reading is copied, not zeroed: UFFDIO_ZEROPAGE cannot protect.
+"""
+
+import ctypes
+import mmap
+import os
+from collections.abc import Callable, Iterator
+
+from guest.errors import RegionError
+from guest.segment import address_of
+from guest.userfaultfd import FAULT_WRITE, FAULT_WRITE_PROTECT, PAGE_BYTES, ProcessGone, Userfaultfd
+
+BASE = 0x100000000000
+"""Where every process of every kernel maps the region: free on all ISAs in question, far from libraries and stacks."""
+
+_ABSENT, _PROTECTED, _WRITABLE, _POISONED = range(4)
+_WRITE = FAULT_WRITE | FAULT_WRITE_PROTECT
+
+_MAP_FIXED_NOREPLACE = 0x100000
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_PUNCH_HOLE_KEEP_SIZE = ctypes.c_int(3)  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
+_PAGE = ctypes.c_long(PAGE_BYTES)
+
+_libc = ctypes.PyDLL(None, use_errno=True)
+_fallocate = _libc.fallocate
+
+
+class Region:
+    """The region of `pages` pages on this kernel, all absent at first. Pages are counted from 0.
+
+    A process that has ended is noticed by the first operation that meets it and is served no more; the pages stay. The
+    caller still calls `unregister`, which closes the descriptor.
+    """
+
+    __slots__ = (
+        "_memory_fd",
+        "_offset",
+        "_processes",
+        "_registered",
+        "_state",
+        "_zero",
+        "memory_fd",
+        "pages",
+        "size_bytes",
+    )
+
+    def __init__(self, pages: int) -> None:
+        if pages < 1:
+            raise RegionError(f"a region of {pages} pages was asked for, expected at least 1", "")
+        self.pages = pages
+        self.size_bytes = pages * PAGE_BYTES
+        self.memory_fd = os.memfd_create("coherent-region", os.MFD_CLOEXEC)
+        """To be mapped by the applications, see `map_shared`."""
+        os.ftruncate(self.memory_fd, self.size_bytes)
+        self._memory_fd = ctypes.c_int(self.memory_fd)
+        self._offset = ctypes.c_long(0)
+        self._state = bytearray(pages)
+        self._registered: dict[int, Userfaultfd] = {}
+        self._processes: list[Userfaultfd] = []  # those of them that live
+        self._zero = mmap.mmap(-1, PAGE_BYTES)
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """The userfaultfds of the registered processes, to be watched for faults."""
+        return tuple(self._registered)
+
+    def register(self, fd: int) -> None:
+        """Serve one more process, which has mapped the region at BASE and registered it with the userfaultfd `fd`.
+
+        The process must not touch the region before this is done. The descriptor is this object's from now on.
+        """
+        process = Userfaultfd(fd)
+        for start, count in _runs(self._state, _PROTECTED):
+            process.write_protect_range(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
+        for start, count in _runs(self._state, _POISONED):
+            for page in range(start, start + count):
+                process.poison(BASE + page * PAGE_BYTES)
+        self._registered[fd] = process
+        self._processes.append(process)
+
+    def unregister(self, fd: int) -> None:
+        """Serve the process of `fd` no more, and close the descriptor. Before the process ends, or after."""
+        process = self._registered.pop(fd)
+        if process in self._processes:
+            self._processes.remove(process)
+        process.close()
+
+    def faults(self, fd: int) -> list[tuple[int, bool]]:
+        """The faults that wait in the process of `fd`: page, and whether it is a write. Never blocks; often empty."""
+        return [((address - BASE) // PAGE_BYTES, flags & _WRITE != 0) for address, flags in self._registered[fd].read()]
+
+    def install(self, page: int, source: int, writable: bool, wake: bool) -> None:
+        """Make the page present with the 4096 bytes at address `source`, instead of what it held, if anything.
+
+        `wake`: let the threads that wait for it try again.
+        """
+        if self._state[page]:
+            self.discard(page)
+        address = BASE + page * PAGE_BYTES
+        if len(self._processes) != 1:
+            self._install_everywhere(page, source, writable, wake)
+            return
+        try:
+            done = self._processes[0].copy(address, source, not writable, wake)
+        except ProcessGone:
+            self._processes.clear()
+            self._install_everywhere(page, source, writable, wake)
+            return
+        self._made_present(page, done, _WRITABLE if writable else _PROTECTED)
+
+    def zero(self, page: int, writable: bool) -> None:
+        """Make the page present and zero, instead of what it held, and wake the threads that wait for it."""
+        if writable and len(self._processes) == 1 and not self._state[page]:
+            try:
+                self._made_present(page, self._processes[0].zero(BASE + page * PAGE_BYTES), _WRITABLE)
+            except ProcessGone:
+                self._processes.clear()
+            else:
+                return
+        self.install(page, address_of(memoryview(self._zero)), writable, wake=True)
+
+    def grant(self, page: int) -> None:
+        """Let the present page be written, and wake the threads that wait to."""
+        self._expect_present(page, "granted for writing")
+        self._state[page] = _WRITABLE
+        address = BASE + page * PAGE_BYTES
+        self._apply(Userfaultfd.write_unprotect, address, True)
+
+    def protect(self, page: int) -> None:
+        """Write-protect the present page: when this returns, no process writes to it any more."""
+        self._expect_present(page, "write-protected")
+        self._state[page] = _PROTECTED
+        address = BASE + page * PAGE_BYTES
+        self._apply(Userfaultfd.write_protect, address)
+
+    def discard(self, page: int) -> None:
+        """Drop the page: absent until it is installed again. Dropping an absent page does nothing."""
+        if self._state[page] == _ABSENT:
+            return
+        self._offset.value = page * PAGE_BYTES
+        if _fallocate(self._memory_fd, _PUNCH_HOLE_KEEP_SIZE, self._offset, _PAGE):
+            raise RegionError(
+                f"page {page} cannot be dropped: {os.strerror(ctypes.get_errno())}",
+                "fallocate(2) with FALLOC_FL_PUNCH_HOLE on a memfd needs a kernel with tmpfs",
+            )
+        self._state[page] = _ABSENT
+
+    def wake(self, page: int) -> None:
+        """Let the threads that wait for the page try their access again."""
+        address = BASE + page * PAGE_BYTES
+        self._apply(Userfaultfd.wake, address)
+
+    def poison(self, page: int) -> None:
+        """Give SIGBUS to every thread that touches the page, those included that wait for it now. Needs Linux 6.6."""
+        self.discard(page)
+        self._state[page] = _POISONED
+        address = BASE + page * PAGE_BYTES
+        self._apply(Userfaultfd.poison, address)
+
+    def read_out(self, page: int, into: memoryview) -> None:
+        """Copy the present page into the 4096 bytes of `into`. Write-protect it first, or it may change meanwhile.
+
+        Read from the memfd, not through a mapping: that would make holes present.
+        """
+        self._expect_present(page, "read out")
+        count = os.preadv(self.memory_fd, [into], page * PAGE_BYTES)
+        if count != PAGE_BYTES:
+            raise RegionError(
+                f"page {page} gave {count} bytes, expected {PAGE_BYTES}",
+                f"give a buffer of one page; this one has {into.nbytes} bytes",
+            )
+
+    def close(self) -> None:
+        """Unregister every process and give the memory back, as far as no process maps it."""
+        for fd in self.descriptors:
+            self.unregister(fd)
+        os.close(self.memory_fd)
+
+    def _install_everywhere(self, page: int, source: int, writable: bool, wake: bool) -> None:
+        """Install with any number of processes, in the order that lets none of them write too early."""
+        address = BASE + page * PAGE_BYTES
+        if not writable:
+            self._apply(Userfaultfd.write_protect, address)
+        done = None
+        while done is None and self._processes:
+            try:
+                done = self._processes[0].copy(address, source, not writable, wake)
+            except ProcessGone:
+                del self._processes[0]
+        if done is None:
+            # Nobody maps it who could see half a page.
+            done = os.pwrite(self.memory_fd, ctypes.string_at(source, PAGE_BYTES), page * PAGE_BYTES) == PAGE_BYTES
+        self._made_present(page, done, _WRITABLE if writable else _PROTECTED)
+        if writable:
+            self._apply(Userfaultfd.write_unprotect, address, wake)
+        elif wake:
+            self._apply(Userfaultfd.wake, address)
+
+    def _made_present(self, page: int, done: bool, state: int) -> None:
+        if not done:
+            raise RegionError(
+                f"page {page} is present although it was never installed",
+                "something other than this daemon wrote to the region's memfd",
+            )
+        self._state[page] = state
+
+    def _expect_present(self, page: int, verb: str) -> None:
+        state = self._state[page]
+        if state != _PROTECTED and state != _WRITABLE:
+            raise RegionError(
+                f"page {page} was to be {verb}, but is {'poisoned' if state else 'absent'}",
+                "the protocol's state of the page and its memory have parted",
+            )
+
+    def _apply(self, operation: Callable[..., None], *arguments: int | bool) -> None:
+        """Do `operation` in every process that lives; those that turn out to be gone are served no more."""
+        gone = []
+        for process in self._processes:
+            try:
+                operation(process, *arguments)
+            except ProcessGone:
+                gone.append(process)
+        if gone:
+            self._processes = [process for process in self._processes if process not in gone]
+
+
+def map_shared(memory_fd: int, size_bytes: int, address: int = BASE) -> memoryview:
+    """Map a region's memfd into this process, at `address` exactly, and give it as bytes.
+
+    It stays mapped as long as the process lives. Raises RegionError when something else lies there.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    got = libc.mmap(
+        address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE, memory_fd, 0
+    )
+    if got != address:
+        # A kernel older than 4.17 ignores the flag and maps elsewhere; an error is the address -1.
+        reason = os.strerror(ctypes.get_errno()) if got == _MAP_FAILED else f"the kernel chose {got:#x} instead"
+        raise RegionError(
+            f"the region of {size_bytes} bytes cannot be mapped at {address:#x}: {reason}",
+            "EEXIST means that something is mapped there already; /proc/self/maps says what",
+        )
+    return memoryview((ctypes.c_char * size_bytes).from_address(address)).cast("B")
+
+
+def _runs(states: bytearray, wanted: int) -> Iterator[tuple[int, int]]:
+    """First page and length of every run of pages in state `wanted`."""
+    end = 0
+    while (start := states.find(wanted, end)) >= 0:
+        end = start + 1
+        while end < len(states) and states[end] == wanted:
+            end += 1
+        yield start, end - start
