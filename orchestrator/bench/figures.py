@@ -1,0 +1,133 @@
+"""Figures, the ratios between them, and the whole a bench run is summed up in."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Unit(StrEnum):
+    """Units of figures."""
+
+    MICROSECONDS = "us"
+    SECONDS = "s"
+
+
+class Quantity(StrEnum):
+    """What is measured; `MEANINGS` says it in words."""
+
+    BOOT = "boot"
+    C_ZERO = "c_zero"
+    C_COPY = "c_copy"
+    C_PROTECT = "c_protect"
+    LOCAL_FAULT = "local_fault"
+    REMOTE_READ = "remote_read"
+    REMOTE_WRITE = "remote_write"
+    RING_POLL = "ring_poll"
+    RING_INTERRUPT = "ring_interrupt"
+    RING_ADAPTIVE = "ring_adaptive"
+    TCP = "tcp"
+
+
+MEANINGS = {
+    Quantity.BOOT: "from the start of the machine until SSH answers",
+    Quantity.C_ZERO: "first touch, zero page from a handler in C",
+    Quantity.C_COPY: "missing page, copied in by a handler in C",
+    Quantity.C_PROTECT: "store to a write-protected page, handler in C",
+    Quantity.LOCAL_FAULT: "fault our daemon serves without any message",
+    Quantity.REMOTE_READ: "read of a page whose only valid copy is on the other node",
+    Quantity.REMOTE_WRITE: "write of a page that the other node holds too",
+    Quantity.RING_POLL: "ring round trip, both ends polling",
+    Quantity.RING_INTERRUPT: "ring round trip, woken by doorbell interrupts",
+    Quantity.RING_ADAPTIVE: "ring round trip, polling a while, then asleep",
+    Quantity.TCP: "TCP round trip over a virtual Ethernet link",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One quantity at one place, over all samples of the run."""
+
+    quantity: Quantity
+    nodes: tuple[str, ...]
+    """The node whose application waited, then the one it waited for, if any. For BOOT of a pair: both."""
+    unit: Unit
+    count: int
+    median: float
+    p99: float
+    smallest: float
+
+    @classmethod
+    def of(cls, quantity: Quantity, nodes: Sequence[str], unit: Unit, samples: Sequence[float]) -> "Figure":
+        """Nearest-rank percentiles, so that each is a value that was measured. Raises ValueError without samples."""
+        if not samples:
+            raise ValueError(f"{quantity} on {', '.join(nodes)}: no samples")
+        ordered = sorted(samples)
+        rank = {share: ordered[-(-len(ordered) * share // 100) - 1] for share in (50, 99)}
+        return cls(quantity, tuple(nodes), unit, len(ordered), rank[50], rank[99], ordered[0])
+
+    @property
+    def place(self) -> str:
+        """Where it was measured, in words."""
+        joint = " + " if self.quantity is Quantity.BOOT else " ← "
+        return joint.join(self.nodes)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How often the second fits into the first; both are medians of the same run, at the same place."""
+
+    numerator: Quantity
+    denominator: Quantity
+    nodes: tuple[str, ...]
+    value: float
+
+
+COMPARED = (
+    (Quantity.LOCAL_FAULT, Quantity.C_ZERO),
+    (Quantity.REMOTE_READ, Quantity.C_COPY),
+    (Quantity.REMOTE_WRITE, Quantity.C_PROTECT),
+    (Quantity.RING_INTERRUPT, Quantity.RING_POLL),
+    (Quantity.RING_ADAPTIVE, Quantity.RING_POLL),
+    (Quantity.TCP, Quantity.RING_POLL),
+    (Quantity.TCP, Quantity.RING_INTERRUPT),
+)
+"""Numerator and denominator. A figure between two nodes is compared with the waiting node's own where that is all there is."""
+
+
+def ratios(figures: Iterable[Figure]) -> list[Ratio]:
+    """The ratios of `COMPARED` wherever both sides were measured."""
+    known = {(figure.quantity, figure.nodes): figure.median for figure in figures}
+    found = []
+    for numerator, denominator in COMPARED:
+        for (quantity, nodes), median in known.items():
+            if quantity is numerator:
+                floor = known.get((denominator, nodes)) or known.get((denominator, nodes[:1]))
+                if floor:
+                    found.append(Ratio(numerator, denominator, nodes, median / floor))
+    return found
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A guest the figures are of."""
+
+    name: str
+    arch: str
+    accelerator: str
+    accelerator_reason: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """One run of `testbed bench`."""
+
+    machines: tuple[Machine, ...]
+    repeat: int
+    figures: tuple[Figure, ...]
+    versions: dict[str, str] = field(default_factory=dict)
+    duration_s: float = 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """What `--json` prints."""
+        return {**asdict(self), "ratios": [asdict(ratio) for ratio in ratios(self.figures)]}
