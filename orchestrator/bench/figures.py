@@ -92,7 +92,7 @@ COMPARED = (
     (Quantity.TCP, Quantity.RING_POLL),
     (Quantity.TCP, Quantity.RING_INTERRUPT),
 )
-"""Numerator and denominator. A figure between two nodes is compared with the waiting node's own where that is all there is."""
+"""Numerator, denominator. A figure between two nodes meets the waiting node's own where that is all there is."""
 
 
 def ratios(figures: Iterable[Figure]) -> list[Ratio]:
