@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from guest.errors import SegmentError
+from guest.segment import Layout
 from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION
 from orchestrator.marked_yaml import Path
 from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size, show_size
@@ -84,10 +86,13 @@ def _coherency(data: Any) -> Iterator[Contradiction]:
     if size and region > size:
         expected = f"at most {show_size(size)}, the size of {link}"
         yield Contradiction(("coherency", "region"), sentence(f"a region of {show_size(region)}", expected))
-    least = _segment_least(len(_words(look_up(links, (link, "nodes")))))
-    if size and size < least:
-        expected = f"at least {show_size(least)} for the rings and page slots of its nodes"
-        yield Contradiction(("testbed", "links", link, "size"), sentence(show_size(size), expected))
+    kernels = len(_words(look_up(links, (link, "nodes"))))
+    if size and kernels > 1:
+        try:
+            Layout.fit(size, kernels)
+        except SegmentError as error:
+            text = sentence(error.message, "room for a ring and page slots for every pair of nodes")
+            yield Contradiction(("testbed", "links", link, "size"), text)
     yield from _region_fits_nodes(data, region)
 
 
@@ -103,12 +108,6 @@ def _region_fits_nodes(data: Any, region: int) -> Iterator[Contradiction]:
         found = f"a region of {show_size(region)}, of which each kernel may hold a copy"
         expected = f"at most half of the {show_size(memories[smallest])} of node {smallest}"
         yield Contradiction(("coherency", "region"), sentence(found, expected))
-
-
-def _segment_least(kernels: int) -> int:
-    from guest.segment import required_bytes
-
-    return required_bytes(kernels) if kernels else 0
 
 
 def _workload(data: Any) -> Iterator[Contradiction]:

@@ -1,6 +1,7 @@
 """Ends of a command that are the user's file's or the experiment's; those of host and guest come from below."""
 
 from collections.abc import Sequence
+from signal import Signals
 
 from images.errors import Failure
 
@@ -31,8 +32,8 @@ class CheckFailed(Failure):
 
 
 class Stopped(BaseException):
-    """SIGTERM or SIGHUP arrived. Like KeyboardInterrupt it passes every `except Exception` on its way to teardown."""
+    """SIGINT, SIGTERM or SIGHUP arrived. Like KeyboardInterrupt it passes `except Exception` on its way to teardown."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(f"stopped by signal {signal_number}")
-        self.exit_code = 128 + signal_number
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by {Signals(number).name}")
+        self.exit_code = 128 + number

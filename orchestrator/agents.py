@@ -1,0 +1,142 @@
+"""The agents of a testbed, one on each node: commands out, answers in, as lines of JSON.
+
+An agent (`guest.agent`) answers each command with one line. Here a thread per agent reads those lines into one queue,
+so that whoever waits sees at once when any of them answers, fails, or is gone.
+"""
+
+import json
+import queue
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Protocol
+
+from orchestrator.progress import Say
+from testbed.deadline import Deadline
+from testbed.errors import GuestError
+
+SAID_LINES = 40
+"""Last lines of an agent's standard error that an error shows."""
+REMINDER_S = 10.0
+
+
+class AgentProcess(Protocol):
+    """A running agent: on a guest through SSH, or a process of this host."""
+
+    @property
+    def stdin(self) -> BinaryIO: ...
+
+    @property
+    def stdout(self) -> BinaryIO: ...
+
+    def said(self) -> str:
+        """The end of what it wrote to standard error."""
+
+    def ended(self) -> str:
+        """How it ended, in words (`exit code 1`); "" while it runs."""
+
+    def close(self) -> None:
+        """End it, by force if need be, and give back what it holds. May be called twice."""
+
+
+@dataclass
+class _Agent:
+    name: str
+    process: AgentProcess
+    noise: deque[str] = field(default_factory=lambda: deque(maxlen=SAID_LINES))
+    """Lines on its standard output that were no answers."""
+
+
+class Agents:
+    """All agents of a testbed, by node."""
+
+    def __init__(self, processes: Mapping[str, AgentProcess]) -> None:
+        self._agents = {name: _Agent(name, process) for name, process in processes.items()}
+        self._answers: queue.SimpleQueue[tuple[str, dict[str, Any] | None]] = queue.SimpleQueue()
+        for agent in self._agents.values():
+            threading.Thread(target=self._read, args=(agent,), name=f"agent {agent.name}", daemon=True).start()
+
+    def ask(self, commands: Mapping[str, dict[str, Any]], deadline: Deadline, say: Say) -> dict[str, dict[str, Any]]:
+        """Give each named node its command, all at once, and wait for all the answers.
+
+        Raises GuestError when a node answers with an error, ends, or says nothing until the deadline.
+        """
+        for name, command in commands.items():
+            self._send(self._agents[name], command)
+        operation = next(iter(commands.values()))["op"]
+        answers: dict[str, dict[str, Any]] = {}
+        while len(answers) < len(commands):
+            missing = [name for name in commands if name not in answers]
+            name, answer = self._next(missing, operation, deadline, say)
+            if answer is None:
+                raise self._gone(self._agents[name], operation)
+            if answer.get("event") == "error":
+                raise self._refused(self._agents[name], operation, answer)
+            answers[name] = answer
+        return answers
+
+    def close(self) -> None:
+        """Ask every agent to leave, then end them."""
+        for agent in self._agents.values():
+            try:
+                self._send(agent, {"op": "exit"})
+            except GuestError:
+                pass  # it has left already
+        for agent in self._agents.values():
+            agent.process.close()
+
+    def _next(
+        self, missing: list[str], operation: str, deadline: Deadline, say: Say
+    ) -> tuple[str, dict[str, Any] | None]:
+        while True:
+            try:
+                return self._answers.get(timeout=max(0.0, min(REMINDER_S, deadline.remaining())))
+            except queue.Empty:
+                waiting = f"waiting for {', '.join(missing)} to answer '{operation}'"
+                if deadline.expired:
+                    said = "".join(self._shown(self._agents[name]) for name in missing)
+                    raise GuestError(
+                        f"no answer to '{operation}' from {', '.join(missing)} in {deadline.seconds:g} s{said}",
+                        "if the point is that large, raise timeout_s in the experiment file",
+                    ) from None
+                say(waiting)
+
+    def _send(self, agent: _Agent, command: dict[str, Any]) -> None:
+        try:
+            agent.process.stdin.write(json.dumps(command).encode() + b"\n")
+            agent.process.stdin.flush()
+        except (OSError, ValueError):  # a closed pipe, a closed file
+            raise self._gone(agent, command["op"]) from None
+
+    def _read(self, agent: _Agent) -> None:
+        try:
+            for line in agent.process.stdout:
+                try:
+                    answer = json.loads(line)
+                except ValueError:
+                    answer = None
+                if isinstance(answer, dict) and "event" in answer:
+                    self._answers.put((agent.name, answer))
+                else:
+                    agent.noise.append(line.decode(errors="replace").rstrip())
+        except (OSError, ValueError):
+            pass  # closed from our side, or the connection broke: the end is reported the same way
+        self._answers.put((agent.name, None))
+
+    def _gone(self, agent: _Agent, operation: str) -> GuestError:
+        how = agent.process.ended() or "its output was closed"
+        return GuestError(
+            f"node {agent.name}: the agent ended ({how}) before it answered '{operation}'{self._shown(agent)}",
+            f"`testbed run … --keep` and `testbed ssh {agent.name}` show the guest as it is",
+        )
+
+    def _refused(self, agent: _Agent, operation: str, answer: dict[str, Any]) -> GuestError:
+        said = f"{answer.get('kind', 'error')}: {answer.get('message', answer)}"
+        return GuestError(f"node {agent.name}: '{operation}' failed: {said}", str(answer.get("hint", "")))
+
+    def _shown(self, agent: _Agent) -> str:
+        said = "\n".join([*agent.noise, agent.process.said().strip()]).strip()
+        if not said:
+            return f"\n{agent.name} said nothing"
+        return f"\n{agent.name} said:\n" + "\n".join("    " + line for line in said.splitlines()[-SAID_LINES:])

@@ -1,0 +1,197 @@
+"""The command `testbed`. This module holds what is about experiments; other commands are in `orchestrator.commands_*`.
+
+Whatever is slow to import (libvirt, paramiko, pydantic, rich) is imported where it is used: `testbed --help` and shell
+completion must answer at once.
+"""
+
+import json
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from images.errors import Failure
+from orchestrator import commands_image, commands_results, commands_testbed
+from orchestrator.errors import InputError, Stopped
+from orchestrator.signals import signals_raise
+
+DEFECT_EXIT_CODE = 3
+
+app = typer.Typer(
+    name="testbed",
+    help="""Machines of different instruction sets with one coherent memory: boot them, run on them, check it.
+
+\b
+Examples:
+  testbed run configs/quickstart.yaml                 boot an x86_64 and an aarch64 guest, run, check, report
+  testbed run configs/quickstart.yaml --stage local   the same as processes of this host, in two seconds
+  testbed up configs/quickstart.yaml                  machines to work with by hand
+  testbed ssh arm -- uname -m                         a command on one of them
+  testbed down                                        and away with them
+
+\b
+Exit codes: 0 passed, 1 failed, 2 wrong input, 3 the host or a guest failed, 128 + N stopped by signal N.
+""",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+class Stage(StrEnum):
+    """Mirrors `orchestrator.experiment.StageName`, which needs pydantic."""
+
+    VM = "vm"
+    LOCAL = "local"
+
+
+class Accel(StrEnum):
+    """Mirrors `orchestrator.experiment.Accelerator`."""
+
+    AUTO = "auto"
+    KVM = "kvm"
+    TCG = "tcg"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from orchestrator.versions import own
+
+        typer.echo(f"testbed {own()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+ExperimentArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (YAML).")]
+
+
+@app.command()
+def run(
+    file: ExperimentArgument,
+    stage: Annotated[
+        Stage, typer.Option(help="Real guests, or the same daemons as processes of this host.")
+    ] = Stage.VM,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print run.json to standard output, and nothing else.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors and the JSON only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Every step, and tracebacks of defects.")] = False,
+    accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
+    keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+) -> None:
+    r"""Run an experiment: boot, deploy, run, check, report.
+
+    \b
+    Examples:
+      testbed run configs/quickstart.yaml
+      testbed run configs/counts.yaml --stage local
+      testbed run configs/quickstart.yaml --json | jq '.points[].messages'
+      testbed run configs/quickstart.yaml --accel tcg --keep
+    """
+    from orchestrator.run_command import run_file
+
+    run_file(
+        file,
+        stage.value,
+        accelerator=accel.value if accel else None,
+        results=results,
+        keep=keep,
+        as_json=as_json,
+        quiet=quiet,
+        verbose=verbose,
+    )
+
+
+@app.command()
+def validate(file: ExperimentArgument) -> None:
+    r"""Check an experiment file without starting anything.
+
+    \b
+    Examples:
+      testbed validate configs/quickstart.yaml
+    """
+    from orchestrator.plan import load
+
+    plan = load(file)
+    count = len(plan.points)
+    typer.echo(f"{file}: ok, {count} point{'s' if count != 1 else ''}")
+
+
+@app.command()
+def schema() -> None:
+    r"""Print the JSON Schema of experiment files, for editors.
+
+    \b
+    Examples:
+      testbed schema > experiment.schema.json
+    """
+    from orchestrator.experiment import Experiment
+
+    typer.echo(
+        json.dumps(
+            {"$schema": "https://json-schema.org/draft/2020-12/schema", **Experiment.model_json_schema()}, indent=2
+        )
+    )
+
+
+commands_testbed.add_to(app)
+app.add_typer(commands_image.app, name="image")
+app.add_typer(commands_results.app, name="results")
+
+
+def main() -> NoReturn:
+    """Entry point: every end that was thought of has its exit code and no traceback."""
+    try:
+        with signals_raise():
+            app()
+        sys.exit(0)
+    except Failure as failure:
+        show_failure(failure)
+        sys.exit(failure.exit_code)
+    except Stopped as stopped:
+        sys.stderr.write(f"testbed: {stopped}\n")
+        sys.exit(stopped.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left; Python would complain once more at exit
+        sys.exit(0)
+    except Exception as error:  # noqa: BLE001 - a defect: said to be one, with all there is to report it
+        _show_defect(error)
+        sys.exit(DEFECT_EXIT_CODE)
+
+
+def show_failure(failure: Failure) -> None:
+    """Message and hint on standard error; with --json the same as JSON on standard output."""
+    kind = "" if isinstance(failure, InputError) and "\n" in failure.message else "testbed: error: "
+    sys.stderr.write(f"{kind}{failure.message}\n")
+    if failure.hint:
+        sys.stderr.write(f"hint: {failure.hint}\n")
+    if "--json" in sys.argv and not getattr(failure, "reported", False):
+        error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
+        typer.echo(json.dumps({"outcome": "error", "error": error}, indent=2))
+
+
+def _show_defect(error: Exception) -> None:
+    sys.stderr.write(f"testbed: a defect of testbed itself: {type(error).__name__}: {error}\n")
+    kept = getattr(error, "traceback_file", None)
+    if kept and "--verbose" not in sys.argv and "-v" not in sys.argv:
+        sys.stderr.write(f"hint: please report it, with {kept}\n")
+    else:
+        sys.stderr.write("".join(traceback.format_exception(error)))
+        sys.stderr.write("hint: please report it, with the lines above\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Testbeds to work with by hand: `testbed up`, `ps`, `ssh`, `down`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from testbed import Testbed
+
+UP_S = 60.0
+"""Longest time machines may take to come up with hardware acceleration."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the commands of this module commands of `app`."""
+    for command in (up, ps, ssh, down):
+        app.command()(command)
+
+
+def up(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file; its testbed is brought up.")],
+    name: Annotated[str | None, typer.Option(help="Name of the testbed; the experiment's when left out.")] = None,
+    accel: Annotated[
+        str | None, typer.Option(metavar="auto|kvm|tcg", help="Overrule every node's accelerator.")
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    r"""Bring up the machines of a file and leave them running.
+
+    \b
+    Examples:
+      testbed up configs/quickstart.yaml
+      testbed up configs/quickstart.yaml --name mine
+    """
+    from orchestrator.errors import InputError
+    from orchestrator.experiment import Accelerator
+    from orchestrator.machines import bring_up
+    from orchestrator.plan import load
+    from orchestrator.progress import Progress
+
+    if accel is not None and accel not in [each.value for each in Accelerator]:
+        raise InputError(f"found --accel {accel}, expected auto, kvm or tcg")
+    plan = load(file)
+    shape = plan.testbeds[0][0]
+    with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
+        running = bring_up(name or plan.name, shape, accel, progress.say)
+        for node, machine in running.nodes.items():
+            progress.say(f"{node}: {machine.arch}, {machine.accelerator} ({machine.accelerator_reason})")
+    typer.echo(f"{name or plan.name} is up: `testbed ssh {next(iter(shape.nodes))}` goes in, `testbed down` removes it")
+
+
+def ps(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
+) -> None:
+    r"""List testbeds: running ones, and what is left of broken ones.
+
+    \b
+    Examples:
+      testbed ps
+      testbed ps --json
+    """
+    from testbed import list_all
+
+    summaries = list_all()
+    if as_json:
+        typer.echo(json.dumps([summary.as_json() for summary in summaries], indent=2))
+        return
+    for summary in summaries:
+        typer.echo(str(summary))
+    if not summaries:
+        typer.echo("no testbeds; `testbed up FILE` makes one", err=True)
+
+
+def ssh(
+    node: Annotated[str, typer.Argument(help="A node's name.")],
+    command: Annotated[list[str] | None, typer.Argument(help="What to run; a shell when left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="The testbed, when several are running.")] = None,
+) -> None:
+    r"""Log in to a node with the real ssh, its host key verified; the exit code is the command's.
+
+    \b
+    Examples:
+      testbed ssh arm
+      testbed ssh x86 -- uname -a
+    """
+    from orchestrator.errors import InputError
+    from orchestrator.vocabulary import nearest
+
+    running = _the_testbed(name, node)
+    if node not in running.nodes:
+        near = nearest(node, running.nodes)
+        hint = f"did you mean '{near}'?" if near else ""
+        raise InputError(f"found no node '{node}' in {running.name}, expected {' or '.join(running.nodes)}", hint)
+    words = running.nodes[node].ssh_command(command or [])
+    sys.stdout.flush()
+    os.execvp(words[0], words)
+
+
+def down(
+    name: Annotated[str | None, typer.Argument(help="The testbed, when several are there.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every one of yours.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    r"""Stop a testbed and remove all that is left of it, however it ended.
+
+    \b
+    Examples:
+      testbed down
+      testbed down mine
+      testbed down --all
+    """
+    from orchestrator.progress import Progress
+    from testbed import list_all
+
+    names = [summary.name for summary in list_all()] if everything else [_the_name(name)]
+    with Progress(quiet=quiet) as progress:
+        for each in names:
+            with progress.step(f"removing {each}"):
+                from testbed import find
+
+                find(each).down(progress.say)
+
+
+def _the_testbed(name: str | None, node: str) -> "Testbed":
+    """The testbed meant: the named one, or the only one, or the only one with such a node."""
+    from testbed import find, list_all
+
+    if name is None:
+        with_node = [summary.name for summary in list_all() if node in summary.nodes]
+        if len(with_node) == 1:
+            name = with_node[0]
+    return find(_the_name(name))
+
+
+def _the_name(name: str | None) -> str:
+    from orchestrator.errors import InputError
+    from orchestrator.vocabulary import nearest
+    from testbed import list_all
+
+    names = [summary.name for summary in list_all()]
+    if name is not None:
+        if name in names:
+            return name
+        near = nearest(name, names)
+        raise InputError(
+            f"found no testbed '{name}', expected {' or '.join(names) or 'one that is there, and there is none'}",
+            f"did you mean '{near}'?" if near else "`testbed ps` lists them",
+        )
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise InputError("found no testbed", "`testbed up FILE` makes one")
+    raise InputError(
+        f"found {len(names)} testbeds: {', '.join(names)}, expected the name of one", "or --all, to remove them"
+    )

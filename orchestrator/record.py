@@ -1,0 +1,122 @@
+"""Keeping book of a run while it goes on: the summary, the event log, the time of each stage, and how it ended."""
+
+import resource
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from types import TracebackType
+
+from images.errors import Failure
+from orchestrator.errors import CheckFailed, Stopped
+from orchestrator.events import SCHEMA_VERSION, EventLog, EventName
+from orchestrator.plan import Plan, Point
+from orchestrator.progress import Progress
+from orchestrator.results import RunDirectory
+from orchestrator.summary import NodeSummary, Outcome, PointResult, Report, RunSummary
+
+STAGES = ("provision", "deploy", "run", "collect", "teardown")
+TRACEBACK = "traceback.txt"
+
+
+class Record:
+    """A run's book. A context: entering writes the first run.json, leaving the last, whatever happened between."""
+
+    def __init__(self, plan: Plan, stage: str, directory: RunDirectory, progress: Progress) -> None:
+        self.directory = directory
+        self._plan = plan
+        self._progress = progress
+        self._events = EventLog(directory.events)
+        self._started = time.monotonic()
+        self.summary = RunSummary(
+            run_id=directory.run_id,
+            experiment=plan.name,
+            stage=stage,
+            stages_s=dict.fromkeys(STAGES, 0.0),
+            planned_points=len(plan.points),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            results=str(directory.path),
+        )
+
+    def __enter__(self) -> "Record":
+        self.directory.keep("experiment.yaml", self._plan.text)
+        self.directory.write_summary(self.summary)
+        self._events.append(
+            EventName.RUN_STARTED,
+            schema=SCHEMA_VERSION,
+            run_id=self.summary.run_id,
+            experiment=self.summary.experiment,
+            stage=self.summary.stage,
+            points=self.summary.planned_points,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._judge_end(error)
+        self.summary.duration_s = round(time.monotonic() - self._started, 3)
+        self.summary.tool["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        self._events.append(EventName.RUN_FINISHED, outcome=self.summary.outcome, duration_s=self.summary.duration_s)
+        self.directory.write_summary(self.summary)
+        self._events.close()
+
+    def said(self, text: str) -> None:
+        """A line the person was shown, or could have been."""
+        self._events.append(EventName.SAID, text=text)
+
+    @contextmanager
+    def stage(self, name: str, doing: str) -> Iterator[None]:
+        """Time a stage of the run; its time adds up when there are several testbeds."""
+        begin = time.monotonic()
+        ok = False
+        self._events.append(EventName.STAGE_STARTED, name=name)
+        try:
+            with self._progress.step(doing):
+                yield
+            ok = True
+        finally:
+            duration_s = time.monotonic() - begin
+            self.summary.stages_s[name] = round(self.summary.stages_s[name] + duration_s, 3)
+            self._events.append(EventName.STAGE_FINISHED, name=name, duration_s=round(duration_s, 3), ok=ok)
+
+    def versions(self, versions: dict[str, str]) -> None:
+        """What the run is made with."""
+        self.summary.versions = versions
+
+    def node(self, node: NodeSummary) -> None:
+        """A machine is up and its agent answers. One that was booted before, for another testbed, is counted once."""
+        self._events.append(EventName.NODE_READY, **asdict(node))
+        self.summary.nodes = [known for known in self.summary.nodes if known.name != node.name] + [node]
+
+    def point_started(self, point: Point) -> None:
+        self._events.append(
+            EventName.POINT_STARTED, index=point.index, parameters=point.parameters, repetition=point.repetition
+        )
+
+    def agent_finished(self, point: Point, report: Report) -> None:
+        self._events.append(EventName.AGENT_FINISHED, index=point.index, node=report.node, report=asdict(report))
+
+    def point_finished(self, point: Point, result: PointResult) -> None:
+        self._events.append(EventName.POINT_FINISHED, index=point.index, result=asdict(result))
+        self.summary.points.append(result)
+
+    def _judge_end(self, error: BaseException | None) -> None:
+        if error is None:
+            self.summary.outcome, self.summary.error = Outcome.PASSED, None
+            return
+        match error:
+            case CheckFailed():
+                self.summary.outcome = Outcome.FAILED
+                end = {"kind": "check", "message": error.message, "hint": error.hint}
+            case Failure():
+                end = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+            case Stopped():
+                end = {"kind": "interrupted", "message": str(error), "hint": ""}
+            case _:
+                where = self.directory.keep(TRACEBACK, "".join(traceback.format_exception(error)))
+                end = {"kind": "defect", "message": f"{type(error).__name__}: {error}", "hint": f"see {where}"}
+        self.summary.error = end
+        self._events.append(EventName.FAILED, **end)

@@ -1,0 +1,107 @@
+"""Result directories: one a run, its name sorts by time, and nothing in it or beside it is ever overwritten.
+
+results/20260131T120000Z-quickstart-4f1c/
+    experiment.yaml     the file as it was given
+    run.json            the summary
+    events.jsonl        what happened, in order (`orchestrator.events`)
+    consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said
+    domains/NODE.xml    the machine as libvirt was told to make it
+"""
+
+import json
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from images.errors import HostError
+from orchestrator.errors import InputError
+from orchestrator.summary import RunSummary
+
+DEFAULT = Path("results")
+
+
+class RunDirectory:
+    """The directory of one run, while it is being written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+        self.events = path / "events.jsonl"
+
+    @classmethod
+    def create(cls, results: Path, experiment: str) -> "RunDirectory":
+        """Make a new one. Raises HostError when `results` cannot be written."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        path = results.absolute() / f"{stamp}-{experiment}-{secrets.token_hex(2)}"
+        try:
+            results.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o755)  # fails if it exists: two runs never mix
+        except OSError as error:
+            raise HostError(
+                f"cannot make the result directory {path}: {error.strerror}", "choose another with --results DIR"
+            ) from None
+        return cls(path)
+
+    def keep(self, name: str, content: str) -> Path:
+        """Write a file that does not exist yet; `name` may have folders in it."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+        return path
+
+    def keep_console(self, node: str, content: str) -> Path:
+        """Keep what a node said; of a machine that is booted again for another testbed of the run, under a number."""
+        return self._keep_numbered(f"consoles/{node}", ".log", content)
+
+    def keep_domain(self, node: str, xml: str) -> Path:
+        """Keep a node's domain XML, numbered in the same way."""
+        return self._keep_numbered(f"domains/{node}", ".xml", xml)
+
+    def _keep_numbered(self, stem: str, ending: str, content: str) -> Path:
+        name, number = f"{stem}{ending}", 1
+        while (self.path / name).exists():
+            number += 1
+            name = f"{stem}.{number}{ending}"
+        return self.keep(name, content)
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Put run.json in place in one step: a reader sees the old one or the new one, whole."""
+        text = json.dumps(summary.as_json(), indent=2) + "\n"
+        draft = self.path / ".run.json"
+        with draft.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self.path / "run.json")
+
+
+def find(results: Path, run: str) -> Path:
+    """The directory of the run called `run`: its id, an end of it, `last`, or a path. Raises InputError."""
+    if (Path(run) / "run.json").is_file():
+        return Path(run)
+    known = sorted(path.parent.name for path in results.glob("*/run.json"))
+    if run == "last" and known:
+        return results / known[-1]
+    fitting = [name for name in known if name.startswith(run) or name.endswith(run)]
+    if len(fitting) == 1:
+        return results / fitting[0]
+    found = f"{len(fitting)} runs called '{run}' in {results}/"
+    raise InputError(
+        f"found {found}, expected one" + (": " + ", ".join(fitting[:5]) if fitting else ""),
+        f"the latest are {', '.join(known[-3:])}" if known else f"there are no runs in {results}/ yet; see --results",
+    )
+
+
+def read_summary(directory: Path) -> dict[str, Any]:
+    """run.json of a run, as data. Raises InputError when it cannot be understood."""
+    path = directory / "run.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: found {error}, expected a run's summary") from None
+    if not isinstance(data, dict) or "outcome" not in data:
+        raise InputError(f"{path}: found other JSON, expected a run's summary")
+    return data

@@ -1,0 +1,185 @@
+"""One experiment's life: plan → provision → deploy → run → collect → judge → report."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from images.errors import Failure
+from orchestrator.agents import Agents
+from orchestrator.errors import CheckFailed
+from orchestrator.experiment import Experiment, Testbed
+from orchestrator.plan import Plan, Point
+from orchestrator.progress import Progress
+from orchestrator.record import Record
+from orchestrator.signals import signals_wait
+from orchestrator.stage import Stage
+from orchestrator.summary import HARNESS_NAMES, Mismatch, NodeSummary, PointResult, Report, summed
+
+HELLO_S = 10.0
+SHOWN = 5
+"""Wrong values and broken expectations that an error spells out; run.json has them all."""
+
+
+def run(
+    plan: Plan, stage_for: Callable[[Testbed], Stage], record: Record, progress: Progress, *, keep: bool = False
+) -> None:
+    """Run every point of the plan, each testbed it needs brought up once, and judge the results.
+
+    Whatever ends it, what was started is stopped, unless `keep`. Raises CheckFailed when a value was wrong or an
+    expectation does not hold, and whatever host, guests or the person in front of it ended it with.
+    """
+    for testbed, points in plan.testbeds:
+        stage = stage_for(testbed)
+        agents: Agents | None = None
+        try:
+            with record.stage("provision", f"starting {', '.join(testbed.nodes)}"):
+                nodes = stage.provision()
+            with record.stage("deploy", "deploying the daemon"):
+                agents = stage.deploy()
+                _greet(agents, nodes, stage, record, progress)
+            with record.stage("run", f"running {_count(len(points), 'point')}"):
+                for point in points:
+                    _run_point(point, stage, agents, record, progress)
+        finally:
+            with signals_wait(progress.say):
+                _end(stage, agents, record, progress, keep)
+    judge(record.summary.points)
+
+
+def judge(results: list[PointResult]) -> None:
+    """Raise CheckFailed unless all points passed."""
+    failed = [result for result in results if not result.passed]
+    if not failed:
+        return
+    lines = [f"{len(failed)} of {_count(len(results), 'point')} failed"]
+    for result in failed[:SHOWN]:
+        lines.append(f"  {describe(result.parameters)}")
+        lines += [f"    wrong value: {mismatch}" for mismatch in result.mismatches[:SHOWN]]
+        if result.mismatch_count > SHOWN:
+            lines.append(f"    … {result.mismatch_count} wrong values in all")
+        broken = [verdict for verdict in result.expectations if not verdict.holds]
+        lines += [f"    does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
+    raise CheckFailed("\n".join(lines), "`testbed results show last` lists every point; run.json has every value")
+
+
+def describe(parameters: dict[str, Any]) -> str:
+    """A point's parameters in a line: `threads x86=writer arm=reader, array 4KiB`."""
+    shown = [f"{path.rpartition('.')[2]} {_shown(value)}" for path, value in parameters.items()]
+    return ", ".join(shown) or "the only point"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key}={_shown(each)}" for key, each in value.items())
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Record, progress: Progress) -> None:
+    answers = agents.ask({node.name: {"op": "hello"} for node in nodes}, stage.deadline(HELLO_S), progress.say)
+    for node in nodes:
+        facts = {key: value for key, value in answers[node.name].items() if key not in ("event", "op")}
+        record.node(replace(node, facts=facts))
+
+
+def _run_point(point: Point, stage: Stage, agents: Agents, record: Record, progress: Progress) -> None:
+    experiment = point.experiment
+    assert experiment.coherency is not None, "a plan without coherent memory was run"
+    kernels = kernels_of(experiment)
+    deadline = stage.deadline(experiment.timeout_s)
+    record.point_started(point)
+    stage.format_segment(experiment.coherency.link, len(kernels))
+    opening = {node: _open(experiment, stage, kernels, node) for node in kernels}
+    agents.ask(opening, deadline, progress.say)
+    answers = agents.ask({node: _work(experiment, kernels, node) for node in kernels}, deadline, progress.say)
+    agents.ask({node: {"op": "close"} for node in kernels}, deadline, progress.say)
+    reports = [_report(node, answers[node]) for node in kernels]
+    for report in reports:
+        record.agent_finished(point, report)
+    assert experiment.workload is not None
+    roles = {node: [role.value for role in experiment.workload.roles(node)] for node in kernels}
+    result = summed(point, roles, reports)
+    record.point_finished(point, result)
+    verdict = "ok" if result.passed else "FAILED"
+    progress.say(
+        f"{describe(point.parameters)}: {verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
+    )
+
+
+def kernels_of(experiment: Experiment) -> list[str]:
+    """The nodes that share the coherent memory; a node's place in the list is its kernel id."""
+    assert experiment.coherency is not None
+    members = experiment.testbed.links[experiment.coherency.link].nodes
+    return [node for node in experiment.testbed.nodes if node in members]
+
+
+def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -> dict[str, Any]:
+    coherency = experiment.coherency
+    assert coherency is not None
+    return {
+        "op": "open",
+        "kernel": kernels.index(node),
+        "kernels": len(kernels),
+        "link": stage.link_for(coherency.link, node),
+        "protocol": coherency.protocol,
+        "notify": coherency.notify.value,
+        "pages": coherency.pages,
+    }
+
+
+def _work(experiment: Experiment, kernels: list[str], node: str) -> dict[str, Any]:
+    workload = experiment.workload
+    assert workload is not None
+    return {
+        "op": "run",
+        "workload": {
+            "kind": workload.kind,
+            "array_bytes": workload.array,
+            "stride": workload.stride,
+            "iterations": workload.iterations,
+        },
+        "roles": [role.value for role in workload.roles(node)],
+        "all_roles": [[role.value for role in workload.roles(kernel)] for kernel in kernels],
+    }
+
+
+def _report(node: str, answer: dict[str, Any]) -> Report:
+    """An agent's `finished` as a Report."""
+    wrong = tuple(
+        Mismatch(
+            node,
+            each["page"],
+            each["offset"],
+            each["expected"],
+            each["found"],
+            each["iteration"],
+            each.get("thread", 0),
+        )
+        for each in answer["mismatches"]
+    )
+    return Report(
+        node=node,
+        verified=bool(answer["verified"]),
+        mismatch_count=answer.get("mismatch_count", len(wrong)),
+        mismatches=wrong,
+        messages={name: count for name, count in answer["messages"].items() if name not in HARNESS_NAMES},
+        harness_messages=answer.get("harness_messages", {}),
+        latencies_us=answer["latency_us"],
+        duration_s=answer["duration_s"],
+    )
+
+
+def _end(stage: Stage, agents: Agents | None, record: Record, progress: Progress, keep: bool) -> None:
+    try:
+        with record.stage("collect", "collecting consoles"):
+            stage.collect(record.directory)
+    except Failure as failure:
+        progress.say(f"not all could be collected: {failure.message}")
+    finally:
+        with record.stage("teardown", "keeping the guests" if keep else "stopping the guests"):
+            if agents is not None:
+                agents.close()
+            stage.teardown(keep=keep)
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number != 1 else ''}"

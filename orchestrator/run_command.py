@@ -1,0 +1,94 @@
+"""`testbed run`: from an experiment file to a result directory, and to what is printed."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import typer
+
+from images.errors import Failure
+from orchestrator.errors import InputError
+from orchestrator.experiment import Testbed
+from orchestrator.plan import Plan, load
+from orchestrator.progress import Progress
+from orchestrator.record import Record
+from orchestrator.results import RunDirectory
+from orchestrator.run import run
+from orchestrator.stage import Stage
+from orchestrator.versions import of_tools
+
+
+def run_file(
+    file: Path,
+    stage: str,
+    *,
+    accelerator: str | None,
+    results: Path,
+    keep: bool,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
+    plan = load(file)
+    _check_runnable(plan)
+    directory = RunDirectory.create(results, plan.name)
+    with Progress(quiet=quiet, verbose=verbose) as progress:
+        record = Record(plan, stage, directory, progress)
+        try:
+            with record, progress.heard_by(record.said):
+                progress.say(f"{plan.name}: {len(plan.points)} points on stage {stage}, results in {directory.path}")
+                record.versions(of_tools(_architectures(plan) if stage == "vm" else []))
+                run(plan, _stage_factory(stage, directory, progress, accelerator), record, progress, keep=keep)
+        except Failure as failure:
+            failure.reported = True  # type: ignore[attr-defined]  # its JSON is the run's
+            _print(record, as_json, quiet, terminal_ok=bool(record.summary.points))
+            raise
+        except Exception as defect:
+            defect.traceback_file = directory.path / "traceback.txt"  # type: ignore[attr-defined]
+            _print(record, as_json, quiet, terminal_ok=False)
+            raise
+        except BaseException:
+            _print(record, as_json, quiet, terminal_ok=False)
+            raise
+    _print(record, as_json, quiet, terminal_ok=True)
+
+
+def _check_runnable(plan: Plan) -> None:
+    for point in plan.points:
+        if point.experiment.coherency is None or point.experiment.workload is None:
+            raise InputError(
+                f"{plan.path}: found no coherency and workload, expected both to run it",
+                "`testbed up` needs only the machines",
+            )
+
+
+def _architectures(plan: Plan) -> list[str]:
+    return [node.arch.value for testbed, _ in plan.testbeds for node in testbed.nodes.values()]
+
+
+def _stage_factory(
+    stage: str, directory: RunDirectory, progress: Progress, accelerator: str | None
+) -> Callable[[Testbed], Stage]:
+    if stage == "local":
+        from orchestrator.stage_local import LocalStage
+
+        return lambda testbed: LocalStage(testbed, progress.say)
+    from orchestrator.stage_vm import VmStage
+
+    return lambda testbed: VmStage(testbed, directory.run_id, accelerator, progress)
+
+
+def _print(record: Record, as_json: bool, quiet: bool, *, terminal_ok: bool) -> None:
+    summary = record.summary.as_json()
+    if as_json:
+        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
+        sys.stdout.flush()
+    elif terminal_ok and not quiet:
+        from orchestrator.report import render
+
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else None
+        typer.echo(render(summary, color=terminal, width=width), nl=False)

@@ -1,0 +1,51 @@
+"""SIGINT, SIGTERM and SIGHUP: they end what is going on, but never the tidying up after it."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from orchestrator.errors import Stopped
+from orchestrator.progress import Say
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def _raise(number: int, _frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Meanwhile each of them raises `Stopped` in the main thread, and unwinds the stack."""
+    before = {number: signal.signal(number, _raise) for number in _ENDING}
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+@contextmanager
+def signals_wait(say: Say) -> Iterator[None]:
+    """Meanwhile the first of them is only remembered, and raised at the end; the second one is obeyed at once."""
+    arrived: list[int] = []
+
+    def remember(number: int, frame: FrameType | None) -> None:
+        if arrived:
+            _raise(number, frame)
+        arrived.append(number)
+        say("stopping what was started; once more to leave it (`testbed down` then removes it)")
+
+    before = {number: signal.signal(number, remember) for number in _ENDING}
+    try:
+        yield
+    finally:
+        _restore(before)
+    if arrived:
+        _raise(arrived[0], None)
+
+
+def _restore(before: dict[signal.Signals, Any]) -> None:
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,0 +1,211 @@
+"""What came of a run, as it stands in run.json."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.expectation import HARNESS, LATENCIES, Expectation
+from orchestrator.plan import Point
+
+
+class Outcome(StrEnum):
+    """How a run ended: all as expected, something was not as expected, or it did not come to its end."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"
+
+
+@dataclass(frozen=True)
+class NodeSummary:
+    """One machine of the run; on the stage `local`, a process of this host."""
+
+    name: str
+    arch: str
+    accelerator: str
+    accelerator_reason: str
+    boot_s: float
+    """From the start of the machine to the moment it said that it can be logged in to."""
+    boot_stages_s: dict[str, float] = field(default_factory=dict)
+    """When each stage of booting was reached, in seconds since the start."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What its agent says of itself: kernel, Python, ISA."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of accesses that took a page fault, as the application saw them, in µs."""
+
+    count: int
+    median: float | None
+    p99: float | None
+
+    @classmethod
+    def of(cls, samples_us: Sequence[float]) -> "Latency":
+        """Nearest-rank percentiles: every figure is one that was measured."""
+        if not samples_us:
+            return cls(0, None, None)
+        ordered = sorted(samples_us)
+        return cls(len(ordered), *(round(ordered[-(-len(ordered) * share // 100) - 1], 1) for share in (50, 99)))
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """A value that was loaded and was not the one that had been stored."""
+
+    node: str
+    page: int
+    offset: int
+    """Bytes from the start of the page."""
+    expected: int
+    found: int
+    iteration: int
+    thread: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.node}, page {self.page}, offset {self.offset}: "
+            f"expected {self.expected:#x}, found {self.found:#x} (iteration {self.iteration}, thread {self.thread})"
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one expectation."""
+
+    expression: str
+    holds: bool
+    shown: str
+    """The values it was about."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one node's agent counted and measured in one point."""
+
+    node: str
+    verified: bool
+    mismatch_count: int
+    mismatches: tuple[Mismatch, ...]
+    messages: Mapping[str, int]
+    """Sent, by message name, without the harness's."""
+    harness_messages: Mapping[str, int]
+    latencies_us: Mapping[str, Sequence[float]]
+    duration_s: float
+
+
+@dataclass(frozen=True)
+class PointResult:
+    """One point: what was run, and what came of it."""
+
+    parameters: dict[str, Any]
+    repetition: int
+    verified: bool
+    iterations: int
+    pages: int
+    messages: dict[str, int]
+    """Sent by all kernels, by message name; barriers and control are in `harness_messages`."""
+    latency_us: dict[str, Latency]
+    duration_s: float
+    """Of the workload on the slowest kernel."""
+    messages_total: int
+    """Of the protocol; `messages.protocol` in an expectation."""
+    harness_messages: dict[str, int]
+    kernels: int
+    roles: dict[str, list[str]]
+    array_bytes: int
+    mismatches: tuple[Mismatch, ...] = ()
+    mismatch_count: int = 0
+    expectations: tuple[Verdict, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Whether no value was wrong and every expectation holds."""
+        return self.verified and all(verdict.holds for verdict in self.expectations)
+
+
+def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report]) -> PointResult:
+    """The point's result from its nodes' reports, with every expectation of its file judged."""
+    reports = list(reports)
+    workload = point.experiment.workload
+    assert workload is not None, "a point without a workload was run"
+    messages = _total(report.messages for report in reports)
+    result = PointResult(
+        parameters=point.parameters,
+        repetition=point.repetition,
+        verified=all(report.verified for report in reports),
+        iterations=workload.iterations,
+        pages=workload.pages,
+        messages=messages,
+        latency_us={
+            kind: Latency.of([sample for report in reports for sample in report.latencies_us.get(kind, ())])
+            for kind in LATENCIES
+        },
+        duration_s=round(max(report.duration_s for report in reports), 6),
+        messages_total=sum(messages.values()),
+        harness_messages=_total(report.harness_messages for report in reports),
+        kernels=len(reports),
+        roles=roles,
+        array_bytes=workload.array,
+        mismatches=tuple(mismatch for report in reports for mismatch in report.mismatches),
+        mismatch_count=sum(report.mismatch_count for report in reports),
+    )
+    return judged(result, point.experiment.expect)
+
+
+def judged(result: PointResult, expressions: Iterable[str]) -> PointResult:
+    """The result with a verdict on every expression."""
+    names = asdict(result)
+    threads = [role for roles in result.roles.values() for role in roles]
+    names |= {"readers": threads.count("reader"), "writers": threads.count("writer")}
+    names["messages"] = result.messages | {"protocol": result.messages_total}
+    verdicts = [
+        Verdict(expression, expectation.holds(names), expectation.shown(names))
+        for expression in expressions
+        for expectation in [Expectation.parse(expression)]
+    ]
+    return PointResult(**{**_shallow(result), "expectations": tuple(verdicts)})
+
+
+def _shallow(result: PointResult) -> dict[str, Any]:
+    return {name: getattr(result, name) for name in result.__dataclass_fields__}
+
+
+def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return {name: count for name, count in sorted(total.items()) if count}
+
+
+HARNESS_NAMES = frozenset(name.name for name in HARNESS)
+
+
+@dataclass
+class RunSummary:
+    """A whole run. Written when the run begins, as one that did not end, and again at its end."""
+
+    run_id: str
+    experiment: str
+    stage: str
+    outcome: Outcome = Outcome.ERROR
+    nodes: list[NodeSummary] = field(default_factory=list)
+    points: list[PointResult] = field(default_factory=list)
+    stages_s: dict[str, float] = field(default_factory=dict)
+    error: dict[str, str] | None = field(
+        default_factory=lambda: {"kind": "interrupted", "message": "the run did not come to its end", "hint": ""}
+    )
+    planned_points: int = 0
+    started: str = ""
+    duration_s: float = 0.0
+    versions: dict[str, str] = field(default_factory=dict)
+    tool: dict[str, Any] = field(default_factory=dict)
+    """The command's own use of the host: `peak_rss_mib`."""
+    results: str = ""
+    """The folder with everything about the run."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return asdict(self)
