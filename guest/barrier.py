@@ -1,8 +1,8 @@
 """The harness's barrier: all threads of all kernels meet, announced kernel to kernel by BARRIER messages.
 
 A kernel announces barrier n to every other kernel when the last of its own threads has arrived there; threads go on
-when all kernels have announced n. Barriers carry increasing numbers, so that a kernel that is already at the next one is
-never taken for a straggler of this one. Pure: who sends the messages and wakes the threads is the daemon's business.
+when all kernels have announced n. Barriers carry increasing numbers, so that a kernel that is already at the next one
+is never taken for a straggler of this one. Pure: who sends the messages and wakes the threads is the daemon's business.
 """
 
 from collections.abc import Iterable

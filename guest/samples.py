@@ -3,7 +3,7 @@
 An application notes each access in bulk of a page: when it began, how long it took. The daemon notes each page fault:
 when it was read from userfaultfd, when its thread was woken, and of which kind it was. Both read CLOCK_MONOTONIC of one
 kernel, so a fault belongs to the access during which it began. An access with exactly one fault is a sample of that
-fault's kind, as the program itself saw it; with none it is a hit; with several it belongs to no kind and is counted apart.
+fault's kind, as the program itself saw it; with none it is a hit; with several it is of no kind, and counted apart.
 """
 
 from collections import deque
@@ -39,8 +39,8 @@ class Access(NamedTuple):
 
 
 FaultRecord = tuple[int, int, int, int]
-"""One page fault: when the daemon read it (ns), page, kind, how long until its thread was woken (ns). A bare tuple: it is
-made on the fault path of a machine on which naming its fields would cost microseconds."""
+"""One page fault: when the daemon read it (ns), page, kind, how long until its thread was woken (ns). A bare tuple: it
+is made on the fault path of a machine on which naming its fields would cost microseconds."""
 
 
 class FaultLog:
@@ -82,7 +82,9 @@ def read_accesses(fd: int) -> tuple[int, list[Access]]:
     (count,) = _COUNT.unpack(pread(fd, _COUNT.size, 0))
     kept = min(count, ACCESSES_KEPT)
     data = pread(fd, kept * _ACCESS.size, _HEADER_BYTES)
-    records = [Access(begin, duration, page >> 1, bool(page & 1)) for begin, duration, page in _ACCESS.iter_unpack(data)]
+    records = [
+        Access(begin, duration, page >> 1, bool(page & 1)) for begin, duration, page in _ACCESS.iter_unpack(data)
+    ]
     oldest = count % ACCESSES_KEPT if count > kept else 0
     return count, records[oldest:] + records[:oldest]
 

@@ -58,7 +58,9 @@ class AccessRecorder(Protocol):
 class Workload(Protocol):
     """A workload as the application process runs it and as the daemon checks it."""
 
-    iterations: int
+    @property
+    def iterations(self) -> int:
+        """Iterations, each with two barriers."""
 
     @property
     def pages(self) -> int:

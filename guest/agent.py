@@ -1,0 +1,348 @@
+"""The agent of one node: `python3 -m guest.agent`. Commands come as JSON lines, each is answered by one line.
+
+    {"op":"hello"}                       → {"event":"hello",…}      who this is and what it can do
+    {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels'
+    {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
+    {"op":"close"}                       → {"event":"closed"}
+    {"op":"abort"}                       → {"event":"aborting"}     and the run's own answer, an error of kind `aborted`
+    {"op":"exit"}                        → {"event":"exiting"}      and the end of the process, as at the end of input
+
+What cannot be done is answered by {"event":"error","op","kind","message","hint"}, and the agent stays usable.
+
+This is the daemon's process too: between `open` and `close` it serves page faults and messages while it waits for
+commands. Only one thing is a process of its own: the launcher, from which applications are forked.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any
+
+from guest.daemon import Daemon
+from guest.errors import GuestFailure
+from guest.launcher import Launcher
+from guest.link import Link
+from guest.notify import Policy
+from guest.protocol.engine import ProtocolError
+from guest.protocol.registry import PROTOCOLS
+from guest.region import Region
+from guest.run import Run
+from guest.segment import NodeState, Segment
+from guest.workloads import WORKLOADS, WorkloadError, parse
+
+_READ_BYTES = 1 << 16
+_LINE_BYTES = 1 << 20
+"""A longer line is no command."""
+
+Answer = dict[str, Any]
+
+
+class CommandError(GuestFailure):
+    """A command that makes no sense, or not now."""
+
+    kind = "command"
+
+
+class Agent:
+    """Commands in, answers out."""
+
+    def __init__(self, commands_fd: int, answers_fd: int) -> None:
+        self._commands_fd = commands_fd
+        self._answers_fd = answers_fd
+        self._line = b""
+        self._ended = False
+        self._launcher = Launcher()
+        self._link: Link | None = None
+        self._link_fields: dict[str, Any] = {}
+        self._daemon: Daemon | None = None
+        self._run: Run | None = None
+        self._used = False
+        self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
+            "hello": self._hello,
+            "open": self._open,
+            "run": self._start,
+            "close": self._close,
+            "abort": self._abort,
+            "exit": self._exit,
+        }
+
+    def serve(self) -> None:
+        """Until `exit` or the end of input; then nothing of it is left."""
+        try:
+            while not self._ended:
+                if self._daemon is None:
+                    self._read()
+                else:
+                    self._serve_memory(self._daemon)
+        finally:
+            self._end()
+
+    def _serve_memory(self, daemon: Daemon) -> None:
+        """Until the daemon is stopped: the run is over, it is to be closed, or it cannot go on."""
+        try:
+            daemon.serve(self._tick)
+        except (GuestFailure, ProtocolError, OSError, AssertionError) as error:
+            self._broken(error)
+            return
+        run = self._run
+        if run is None:
+            return
+        self._run = None
+        if run.failure is None:
+            answer = {"event": "finished", "op": "run", **run.result()}
+        else:
+            answer = _error("run", run.failure)
+        run.close()
+        daemon.node.state = NodeState.OPEN
+        self._answer(answer)
+
+    def _broken(self, error: Exception) -> None:
+        """The memory can no longer be kept coherent: nothing may go on with it."""
+        operation = "open" if self._run is None else "run"
+        self._close({})
+        self._answer(_error(operation, error))
+
+    def _tick(self, now_ns: int) -> None:
+        if self._run is not None:
+            self._run.tick(now_ns)
+
+    # -- lines -------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        data = os.read(self._commands_fd, _READ_BYTES)
+        if not data:
+            self._ended = True
+            self._stop()
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        for line in lines:
+            if line.strip() and not self._ended:
+                self._command(line)
+        if len(self._line) > _LINE_BYTES:
+            self._line = b""
+            self._answer(_error(None, CommandError(f"a line of more than {_LINE_BYTES} bytes", "one command per line")))
+
+    def _command(self, line: bytes) -> None:
+        operation = None
+        try:
+            fields = _object(line)
+            operation = fields.get("op")
+            if not isinstance(operation, str) or operation not in self._operations:
+                raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
+            if self._run is not None and operation not in ("abort", "exit"):
+                raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
+            answer = self._operations[operation](fields)
+        except (GuestFailure, OSError) as error:
+            answer = _error(operation, error)
+        if answer is not None:
+            self._answer(answer)
+
+    def _answer(self, answer: Answer) -> None:
+        data = json.dumps(answer, separators=(",", ":")).encode() + b"\n"
+        while data:
+            data = data[os.write(self._answers_fd, data) :]
+
+    # -- commands ----------------------------------------------------------------------------------------------------
+
+    def _hello(self, _: dict[str, Any]) -> Answer:
+        system = os.uname()
+        return {
+            "event": "hello",
+            "op": "hello",
+            "isa": system.machine,
+            "python": sys.version.split()[0],
+            "kernel_release": system.release,
+            "features": {
+                "protocols": list(PROTOCOLS),
+                "notify": [policy.value for policy in Policy],
+                "workloads": list(WORKLOADS),
+                "links": ["ivshmem", "host"],
+            },
+        }
+
+    def _open(self, fields: dict[str, Any]) -> Answer:
+        if self._daemon is not None:
+            raise CommandError("the memory is open already", "send close first")
+        kernel = _number(fields, "kernel", 0, 63)
+        kernels = _number(fields, "kernels", 2, 64)
+        pages = _number(fields, "pages", 1, 1 << 24)
+        protocol = _choice(fields, "protocol", PROTOCOLS, "voting")
+        policy = Policy(_choice(fields, "notify", [policy.value for policy in Policy], "adaptive"))
+        link = self._find_link(fields.get("link"), kernel)
+        segment = Segment.open(link.memory)
+        if segment.layout.kernels != kernels:
+            raise CommandError(
+                f"the segment is formatted for {segment.layout.kernels} kernels, this command says {kernels}",
+                "format the segment anew before every open",
+            )
+        if segment.nodes[kernel].state is not NodeState.ABSENT:
+            raise CommandError(
+                f"kernel {kernel} of this segment is {segment.nodes[kernel].state.name} already, expected ABSENT",
+                "format the segment anew before every open; every kernel has an id of its own",
+            )
+        engine = PROTOCOLS[protocol](kernel, range(kernels), pages)
+        daemon = Daemon(segment, link, kernel, engine, Region(pages), policy)
+        daemon.watch(self._commands_fd, self._read)
+        self._daemon = daemon
+        self._used = False
+        gc.collect()
+        gc.freeze()
+        return {
+            "event": "opened",
+            "op": "open",
+            "kernel": kernel,
+            "generation": segment.generation,
+            "ring_slots": segment.layout.ring_slots,
+            "page_slots": segment.layout.page_slots,
+        }
+
+    def _start(self, fields: dict[str, Any]) -> None:
+        daemon = self._daemon
+        if daemon is None:
+            raise CommandError("there is no memory to run on", "send open first")
+        if self._used:
+            raise CommandError("this memory has been used by a run", "close, format the segment, and open it again")
+        described = fields.get("workload")
+        if not isinstance(described, dict):
+            raise WorkloadError(f"workload {described!r}, expected an object with a kind")
+        workload = parse(described)
+        roles = _roles(fields, daemon.kernel, len(daemon.kernels))
+        workload.check_roles(roles)
+        if workload.pages > daemon.region.pages:
+            raise WorkloadError(
+                f"the workload touches {workload.pages} pages, the region has {daemon.region.pages}",
+                "make the region larger or the workload smaller",
+            )
+        deadline_s = fields.get("deadline_s")
+        deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
+        self._used = True
+        self._run = Run(daemon, self._launcher, workload, deadline_ns)
+        daemon.node.state = NodeState.RUNNING
+        self._run.start(described, roles)
+
+    def _abort(self, _: dict[str, Any]) -> Answer:
+        if self._run is None:
+            raise CommandError("there is no run to abort")
+        self._run.abort()
+        return {"event": "aborting", "op": "abort"}
+
+    def _close(self, _: dict[str, Any]) -> Answer:
+        if self._daemon is None:
+            raise CommandError("nothing is open")
+        self._stop()
+        if self._run is not None:
+            self._run.close()
+            self._run = None
+        self._daemon.close()
+        self._daemon = None
+        gc.unfreeze()
+        gc.collect()
+        return {"event": "closed", "op": "close"}
+
+    def _exit(self, _: dict[str, Any]) -> Answer:
+        self._ended = True
+        self._stop()
+        return {"event": "exiting", "op": "exit"}
+
+    # -- parts -------------------------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        if self._daemon is not None:
+            self._daemon.stop()
+
+    def _end(self) -> None:
+        if self._daemon is not None:
+            self._close({})
+        self._launcher.close()
+        if self._link is not None:
+            self._link.close()
+
+    def _find_link(self, fields: Any, kernel: int) -> Link:
+        """The link that `fields` describe: it stays open, as taking a device costs more than many a run."""
+        if not isinstance(fields, dict) or fields.get("kind") not in ("ivshmem", "host"):
+            raise CommandError(f"link {fields!r}, expected an object of kind ivshmem or host")
+        wanted = {**fields, "kernel": kernel} if fields["kind"] == "host" else fields
+        if self._link is not None and self._link_fields == wanted:
+            return self._link
+        if self._link is not None:
+            self._link.close()
+            self._link = None
+        self._link = _open_link(fields, kernel)
+        self._link_fields = wanted
+        return self._link
+
+
+def _open_link(fields: dict[str, Any], kernel: int) -> Link:
+    if fields["kind"] == "host":
+        from guest.hostlink import HostLink  # each stage pays for its own link only
+
+        try:
+            return HostLink(int(fields["memory_fd"]), fields["doorbell_fds"], kernel)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CommandError(f"link {fields!r}: {error!r}", "expected memory_fd and doorbell_fds") from error
+    from guest.ivshmem import IvshmemLink
+
+    pci = fields.get("pci")
+    if pci is not None and not isinstance(pci, str):
+        raise CommandError(f"link: pci {pci!r}, expected an address like 0000:00:03.0, or null")
+    return IvshmemLink.open(pci)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise CommandError(f"this line is not JSON: {line[:80]!r}: {error}", "one JSON object per line") from error
+    if not isinstance(fields, dict):
+        raise CommandError(f"{line[:80]!r}, expected a JSON object")
+    return fields
+
+
+def _number(fields: dict[str, Any], name: str, least: int, most: int) -> int:
+    value = fields.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise CommandError(f"{name} {value!r}, expected a whole number from {least} to {most}")
+    return value
+
+
+def _choice(fields: dict[str, Any], name: str, known: Any, default: str) -> str:
+    value = fields.get(name, default)
+    if not isinstance(value, str) or value not in known:
+        raise CommandError(f"{name} {value!r}, expected one of: {', '.join(known)}")
+    return value
+
+
+def _roles(fields: dict[str, Any], kernel: int, kernels: int) -> list[list[str]]:
+    """The roles of all threads of all kernels. A kernel without any gets an idle one, which meets the barriers."""
+    everyone = fields.get("all_roles")
+    if not isinstance(everyone, list) or len(everyone) != kernels or not all(isinstance(own, list) for own in everyone):
+        raise CommandError(f"all_roles {everyone!r}, expected {kernels} lists of roles, one per kernel")
+    if fields.get("roles", everyone[kernel]) != everyone[kernel]:
+        raise CommandError(f"roles {fields['roles']!r}, but all_roles says {everyone[kernel]!r} for kernel {kernel}")
+    return [own or ["idle"] for own in everyone]
+
+
+def _error(operation: str | None, error: Exception) -> Answer:
+    if isinstance(error, GuestFailure):
+        kind, message, hint = error.kind, error.message, error.hint
+    elif isinstance(error, ProtocolError):
+        kind, message, hint = "protocol", str(error), ""
+    else:
+        kind, message, hint = "system" if isinstance(error, OSError) else "defect", str(error), ""
+    return {"event": "error", "op": operation, "kind": kind, "message": message, "hint": hint}
+
+
+def main() -> None:
+    """Serve standard input until it ends."""
+    # Ctrl-C reaches every process of the terminal; it is for the one that started this agent to end it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # a collection in the middle of a fault would be seen as latency
+    Agent(0, 1).serve()
+
+
+if __name__ == "__main__":
+    main()

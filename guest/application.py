@@ -1,0 +1,84 @@
+"""A program's side of coherent memory: attach once, then only load and store.
+
+`attach` is all that an application calls. What it returns is ordinary memory, at the same address in every process of
+every kernel; page faults bring the pages in. `run_thread` runs one thread of a workload over such a memory.
+"""
+
+import json
+from os import close
+from socket import recv_fds, send_fds, socket
+from typing import Any
+
+from guest import workloads
+from guest.region import BASE, map_shared
+from guest.samples import AccessLog
+from guest.userfaultfd import Userfaultfd
+from guest.workloads import Place
+
+# First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
+MEMORY = b"M"
+"""Daemon: the size of the memory in bytes (decimal), and its descriptor."""
+FAULTS = b"U"
+"""Application: its userfaultfd, with the memory registered."""
+REGISTERED = b"K"
+"""Daemon: faults will be served from now on."""
+ACCESSES = b"L"
+"""Application: the descriptor of its access log."""
+BARRIER = b"B"
+"""Application: this thread is at the next barrier."""
+RELEASED = b"R"
+"""Daemon: everyone is at the barrier."""
+FINISHED = b"F"
+"""Application: done; JSON of {wrong, mismatches}."""
+FAILED = b"E"
+"""Application: the workload raised an exception; JSON of {kind, message}."""
+
+PACKET_BYTES = 1 << 16
+
+
+class Detached(Exception):
+    """The daemon is gone, or is ending the run."""
+
+
+def attach(daemon: socket) -> memoryview:
+    """The shared memory, mapped at `guest.region.BASE`. Raises Detached, RegionError or UserfaultfdError."""
+    offer, (memory_fd,), _, _ = recv_fds(daemon, PACKET_BYTES, 1)
+    size_bytes = int(offer[1:])
+    memory = map_shared(memory_fd, size_bytes)
+    close(memory_fd)
+    faults = Userfaultfd()
+    faults.register(BASE, size_bytes)
+    # The descriptor stays open here too: should the daemon die, a fault then blocks until this process is killed as
+    # well. If the daemon's were the last one, the kernel would let go of the range, and a fault would read zeros.
+    send_fds(daemon, [FAULTS], [faults.fd])
+    _expect(daemon, REGISTERED)
+    return memory
+
+
+def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
+    """One thread of a workload: `thread` has the fields workload, kernel, thread, roles."""
+    workload = workloads.parse(thread["workload"])
+    place = Place(thread["kernel"], thread["thread"], tuple(tuple(names) for names in thread["roles"]))
+    log = AccessLog()
+    try:
+        memory = attach(daemon)
+        send_fds(daemon, [ACCESSES], [log.fd])
+
+        def barrier() -> None:
+            daemon.send(BARRIER)
+            _expect(daemon, RELEASED)
+
+        barrier()  # nobody begins before everybody is attached
+        wrong, mismatches = workload.run(memory, place, barrier, log)
+        daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": mismatches}).encode())
+        daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
+    except Detached:
+        return
+    except Exception as error:
+        daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
+        raise
+
+
+def _expect(daemon: socket, kind: bytes) -> None:
+    if daemon.recv(1) != kind:
+        raise Detached

@@ -1,0 +1,317 @@
+"""The coherency daemon of one kernel: page faults and messages in, effects of the protocol engine out.
+
+One loop serves everything: userfaultfds, rings, doorbells, sockets and the control descriptor. It never blocks while a
+ring is full, and it never makes two things at once, so the engine's effects are carried out completely before the next
+event. What matters is the time a blocked thread waits for its page:
+
+- while a fault waits for an answer, the rings are looked at hard, and other descriptors rarely: that is a system call;
+- right after a thread was woken, the daemon gives it the CPU, as there may be just one;
+- while threads compute on the only CPU there is, the daemon sleeps instead of looking, so that a doorbell or a fault
+  brings it back at once and nothing is taken from the threads in between.
+"""
+
+import os
+import select
+from collections.abc import Callable, Sequence
+from time import monotonic_ns
+from typing import Any
+
+from guest.kept_pages import KeptPages
+from guest.link import Link
+from guest.notify import SPIN_US, Notifier, Policy
+from guest.outbox import Outbox
+from guest.protocol import effects
+from guest.protocol.engine import Engine
+from guest.protocol.messages import Message, MessageName
+from guest.region import Region
+from guest.ring import Receiver, Sender
+from guest.samples import LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
+from guest.segment import ISA, NodeState, Segment
+
+_BARRIER = int(MessageName.BARRIER)
+_PAGE_DATA = int(MessageName.PAGE_DATA)
+_PASSES_PER_POLL = 32
+"""Looks at the rings between two looks at the other descriptors, while an answer is awaited."""
+_HEARTBEAT_NS = 1_000_000_000
+
+
+class Daemon:
+    """The memory of one kernel, kept coherent with the others'. Runs only inside `serve`."""
+
+    def __init__(
+        self, segment: Segment, link: Link, kernel: int, engine: Engine, region: Region, policy: Policy
+    ) -> None:
+        self.kernel = kernel
+        self.kernels = tuple(range(segment.layout.kernels))
+        self.region = region
+        self.node = segment.nodes[kernel]
+        self.on_harness: Callable[[int, Message], None] | None = None
+        """Who is told of the test harness's messages. While nobody is, they are kept."""
+        self.threads = 0
+        """Threads attached."""
+        self.parked = 0
+        """Of these, those that wait at a barrier: they touch no memory until they are released."""
+        self._engine = engine
+        self._policy = policy
+        peers = [k for k in self.kernels if k != kernel]
+        self._receivers = [Receiver(segment, peer, kernel) for peer in peers]
+        self._outboxes = {peer: Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers}
+        self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
+        self._handlers: dict[int, Callable[[], None]] = {}
+        self._epoll = select.epoll()
+        for bell in link.doorbell_fds:
+            self.watch(bell, link.drain)
+        self._faulting: dict[int, list[tuple[int, bool, FaultLog]]] = {}
+        self._blocked = 0
+        self._in_fault = False
+        self._payload = 0
+        self._kept = KeptPages()
+        self._backlog = False
+        self._woken = False
+        self._stopped = False
+        self._harness_kept: list[tuple[int, Message]] = []
+        self._single_cpu = len(os.sched_getaffinity(0)) == 1
+        self._spin_ns = {Policy.POLL: 1 << 62, Policy.INTERRUPT: 0, Policy.ADAPTIVE: SPIN_US * 1000}[policy]
+        self._carriers: dict[type[Any], Callable[[Any], None]] = {
+            effects.Send: self._send,
+            effects.Install: self._install,
+            effects.Keep: self._keep,
+            effects.Forget: self._forget,
+            effects.Zero: self._zero,
+            effects.Grant: self._grant,
+            effects.Protect: self._protect,
+            effects.Discard: self._discard,
+            effects.Wake: self._wake,
+            effects.Poison: self._poison,
+        }
+        self.node.publish(ISA.of(os.uname().machine), link.peer)
+
+    # -- who is served -----------------------------------------------------------------------------------------------
+
+    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+        """Call `handler` whenever `descriptor` is readable or hung up."""
+        self._handlers[descriptor] = handler
+        self._epoll.register(descriptor, select.EPOLLIN)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Forget `descriptor`; before it is closed."""
+        del self._handlers[descriptor]
+        self._epoll.unregister(descriptor)
+
+    def attach(self, userfaultfd: int, log: FaultLog) -> None:
+        """Serve the faults of one more thread, from now on."""
+        self.region.register(userfaultfd)
+        self.threads += 1
+        self.watch(userfaultfd, lambda: self._fault(userfaultfd, log))
+
+    def detach(self, userfaultfd: int, log: FaultLog) -> None:
+        """The thread has ended, perhaps in the middle of a fault: nobody waits for that page any more."""
+        self.unwatch(userfaultfd)
+        self.threads -= 1
+        self.region.unregister(userfaultfd)
+        for page, waiting in list(self._faulting.items()):
+            left = [entry for entry in waiting if entry[2] is not log]
+            self._blocked -= len(waiting) - len(left)
+            if left:
+                self._faulting[page] = left
+            else:
+                del self._faulting[page]
+                self._carry_out(self._engine.abandon(page))
+
+    def send_harness(self, name: MessageName, number: int) -> None:
+        """Send a message of the test harness to every other kernel."""
+        for peer, outbox in self._outboxes.items():
+            outbox.send(Message(name, request=number))
+            self._backlog = self._backlog or outbox.queued > 0
+            self._notifier.published(peer)
+
+    def deliver_kept(self) -> None:
+        """Give the harness's messages that came before anybody listened to `on_harness`."""
+        kept, self._harness_kept = self._harness_kept, []
+        for sender, message in kept:
+            self._harness(sender, message)
+
+    def woke(self) -> None:
+        """A thread was woken by other means than a page: it gets the CPU."""
+        self._woken = True
+
+    def waiting_pages(self) -> list[tuple[int, int]]:
+        """(page, waiting since) of every fault in flight; times in ns of CLOCK_MONOTONIC."""
+        return [(page, waiting[0][0]) for page, waiting in self._faulting.items()]
+
+    def close(self) -> None:
+        """Stop serving, for good. The link and its memory stay the caller's."""
+        self.node.state = NodeState.CLOSED
+        self._handlers.clear()
+        self._epoll.close()
+        self.region.close()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Let `serve` return after the event being handled."""
+        self._stopped = True
+
+    def serve(self, tick: Callable[[int], None]) -> None:
+        """Handle events until `stop` is called. `tick(now_ns)` is called at least once a second, for deadlines."""
+        poll = self._epoll.poll
+        handlers = self._handlers
+        progress_ns = tick_ns = monotonic_ns()
+        while True:
+            if self._stopped:
+                self._stopped = False
+                return
+            progress = self._receive()
+            if self._backlog:
+                progress |= self._flush()
+            if self._woken:
+                self._woken = False
+                os.sched_yield()
+            ready = poll(0)
+            for descriptor, _ in ready:
+                handler = handlers.get(descriptor)
+                if handler is not None:  # forgotten by one that was handled just before
+                    handler()
+            if ready or progress:
+                progress_ns = 0
+                continue
+            now_ns = monotonic_ns()
+            if progress_ns == 0:
+                progress_ns = now_ns
+            if now_ns - tick_ns >= _HEARTBEAT_NS:
+                tick_ns = now_ns
+                self.node.beat()
+                tick(now_ns)
+            computing = self._single_cpu and self.threads > self.parked + self._blocked
+            if computing or now_ns - progress_ns > self._spin_ns:
+                self._sleep(computing)
+            else:
+                self._spin()
+
+    def _spin(self) -> None:
+        for _ in range(_PASSES_PER_POLL):
+            for receiver in self._receivers:
+                if receiver.pending():
+                    return
+
+    def _sleep(self, computing: bool) -> None:
+        """Until a doorbell, a fault, or anything else; not at all while messages are queued for a full ring."""
+        if self._backlog or not self._notifier.arm():
+            if computing:
+                os.sched_yield()
+            return
+        try:
+            ready = self._epoll.poll(_HEARTBEAT_NS / 1e9)
+        finally:
+            self._notifier.disarm()
+        for descriptor, _ in ready:
+            handler = self._handlers.get(descriptor)
+            if handler is not None:
+                handler()
+
+    def _receive(self) -> bool:
+        """Handle every message that has arrived; true when there was one."""
+        progress = False
+        for receiver in self._receivers:
+            message = receiver.receive()
+            while message is not None:
+                progress = True
+                name = message[0]
+                if name >= _BARRIER:
+                    self._harness(receiver.sender, message)
+                elif name == _PAGE_DATA:
+                    self._payload = receiver.payload_address(message)
+                    self._carry_out(self._engine.receive(receiver.sender, message))
+                    receiver.release(message)
+                else:
+                    self._carry_out(self._engine.receive(receiver.sender, message))
+                message = receiver.receive()
+        return progress
+
+    def _flush(self) -> bool:
+        progress = False
+        for peer, outbox in self._outboxes.items():
+            if outbox.queued and outbox.flush():
+                progress = True
+                self._notifier.published(peer)
+        self._backlog = any(outbox.queued for outbox in self._outboxes.values())
+        return progress
+
+    def _harness(self, sender: int, message: Message) -> None:
+        if self.on_harness is None:
+            self._harness_kept.append((sender, message))
+        else:
+            self.on_harness(sender, message)
+
+    def _fault(self, userfaultfd: int, log: FaultLog) -> None:
+        begin_ns = monotonic_ns()
+        for page, write in self.region.faults(userfaultfd):
+            self._faulting.setdefault(page, []).append((begin_ns, write, log))
+            self._blocked += 1
+            self._in_fault = True
+            self._carry_out(self._engine.fault(page, write))
+            self._in_fault = False
+
+    def _served(self, page: int) -> None:
+        """The page's waiting threads go on: take down what they waited for."""
+        self._woken = True
+        end_ns = monotonic_ns()
+        for begin_ns, write, log in self._faulting.pop(page, ()):
+            self._blocked -= 1
+            kind = LOCAL_FAULT if self._in_fault else REMOTE_WRITE if write else REMOTE_READ
+            log.add((begin_ns, page, kind, end_ns - begin_ns))
+            self.node.count_fault(kind)
+
+    # -- effects -----------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, wanted: Sequence[effects.Effect]) -> None:
+        carriers = self._carriers
+        for effect in wanted:
+            carriers[type(effect)](effect)
+
+    def _send(self, effect: effects.Send) -> None:
+        to, message = effect
+        outbox = self._outboxes[to]
+        outbox.send(message)
+        if outbox.queued:
+            self._backlog = True
+        else:
+            self._notifier.published(to)
+
+    def _install(self, effect: effects.Install) -> None:
+        page, writable, wake, kept = effect
+        if kept:
+            self.region.install(page, self._kept.address(page), writable, wake)
+            self._kept.forget(page)
+        else:
+            self.region.install(page, self._payload, writable, wake)
+        if wake:
+            self._served(page)
+
+    def _keep(self, effect: effects.Keep) -> None:
+        self._kept.keep(effect[0], self._payload)
+
+    def _forget(self, effect: effects.Forget) -> None:
+        self._kept.forget(effect[0])
+
+    def _zero(self, effect: effects.Zero) -> None:
+        self.region.zero(effect[0], effect[1])
+        self._served(effect[0])
+
+    def _grant(self, effect: effects.Grant) -> None:
+        self.region.grant(effect[0])
+        self._served(effect[0])
+
+    def _protect(self, effect: effects.Protect) -> None:
+        self.region.protect(effect[0])
+
+    def _discard(self, effect: effects.Discard) -> None:
+        self.region.discard(effect[0])
+
+    def _wake(self, effect: effects.Wake) -> None:
+        self.region.wake(effect[0])
+        self._served(effect[0])
+
+    def _poison(self, effect: effects.Poison) -> None:
+        self.region.poison(effect[0])
+        self._served(effect[0])

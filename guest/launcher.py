@@ -1,0 +1,136 @@
+"""The process that application processes are forked from.
+
+Starting Python costs an emulated guest a second; a fork costs milliseconds. So one small process, forked from the agent
+before that opens any device, waits with all workloads imported. It shares nothing with the daemon but a socket: a page
+fault of an application never meets the daemon's interpreter lock, and no device descriptor leaks into an application.
+
+Whoever loses the process it depends on dies: the launcher with the agent, the applications with the launcher.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+from ctypes import CDLL
+from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
+from typing import Any
+
+from guest.application import run_thread
+
+_MESSAGE_BYTES = 1 << 18
+_CLEAR = b"null"
+_PATIENCE_S = 2.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Launcher:
+    """The agent's end of the launcher process."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        agent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                self._socket.close()
+                die_with(agent)
+                os.dup2(2, 1)  # standard output belongs to the agent's answers
+                _serve(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+
+    def launch(self, thread: dict[str, Any]) -> socket:
+        """Fork an application process for `thread` (see `run_thread`); returns the socket to it."""
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        with theirs:
+            send_fds(self._socket, [json.dumps(thread).encode()], [theirs.fileno()])
+        return ours
+
+    def ended(self, thread: int) -> str:
+        """How the application process of `thread`, which is known to have ended, did so."""
+        self._socket.settimeout(_PATIENCE_S)
+        try:
+            while data := self._socket.recv(_MESSAGE_BYTES):
+                number, how = json.loads(data)
+                if number == thread:
+                    return str(how)
+        except TimeoutError:
+            return "its exit status did not arrive"
+        return "the launcher has ended too"
+
+    def clear(self) -> None:
+        """End every application process; returns when they are gone."""
+        self._socket.settimeout(None)
+        self._socket.send(_CLEAR)
+        while self._socket.recv(_MESSAGE_BYTES) not in (_CLEAR, b""):
+            pass
+
+    def close(self) -> None:
+        """End the launcher and every application process."""
+        self._socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, its parent, dies (prctl(2), PR_SET_PDEATHSIG)."""
+    CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the call
+
+
+def _serve(control: socket) -> None:
+    threads: dict[int, int] = {}
+    signal.signal(signal.SIGCHLD, lambda _signal, _frame: _reap(threads, control))
+    gc.collect()
+    gc.freeze()  # forked processes share these pages; a collection would copy them
+    launcher = os.getpid()
+    while True:
+        data, fds, _, _ = recv_fds(control, _MESSAGE_BYTES, 1)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        if not data:
+            return
+        if data == _CLEAR:
+            for pid in threads:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            threads.clear()
+            control.send(_CLEAR)
+        else:
+            thread = json.loads(data)
+            pid = os.fork()
+            if pid == 0:
+                _become(thread, control, fds[0], launcher)
+            threads[pid] = thread["thread"]
+            os.close(fds[0])
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def _become(thread: dict[str, Any], control: socket, fd: int, launcher: int) -> None:
+    status = 1
+    try:
+        die_with(launcher)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        control.close()
+        with socket(fileno=fd) as daemon:
+            run_thread(daemon, thread)
+        status = 0
+    except BaseException:  # noqa: BLE001 - this process ends here whatever happened, and says why
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _reap(threads: dict[int, int], control: socket) -> None:
+    while threads:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        control.send(json.dumps((threads.pop(pid), how)).encode())

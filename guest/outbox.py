@@ -1,0 +1,69 @@
+"""What is on its way to one peer: straight into the ring, or in a queue while the ring is full.
+
+Order per peer is kept: as long as one message waits, every later one waits behind it. A queued PAGE_DATA holds the
+bytes the page had when the engine sent it. The queue is bounded by what peers can have asked for: one answer for each
+of their outstanding requests.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+from guest.protocol.messages import Message, MessageName
+from guest.ring import Sender
+from guest.segment import PAGE_BYTES
+
+_PAGE_DATA = int(MessageName.PAGE_DATA)
+
+
+class Outbox:
+    """The way to one peer. `read_out(page, into)` copies a page's present bytes."""
+
+    __slots__ = ("_queue", "_read_out", "_sender", "to")
+
+    def __init__(self, sender: Sender, read_out: Callable[[int, memoryview], object]) -> None:
+        self.to = sender.to
+        self._sender = sender
+        self._read_out = read_out
+        self._queue: deque[tuple[Message, memoryview | None]] = deque()
+
+    def send(self, message: Message) -> None:
+        """Publish the message, or queue it. Never blocks."""
+        if message[0] == _PAGE_DATA:
+            self._send_page(message)
+        elif self._queue or not self._sender.send(message):
+            self._queue.append((message, None))
+
+    @property
+    def queued(self) -> int:
+        """Messages that wait for room."""
+        return len(self._queue)
+
+    def flush(self) -> bool:
+        """Publish what there is room for now; true when at least one message went out."""
+        queue = self._queue
+        before = len(queue)
+        while queue:
+            message, page = queue[0]
+            if page is None:
+                if not self._sender.send(message):
+                    break
+            else:
+                slot = self._sender.page_slot()
+                if slot is None:
+                    break
+                slot[1][:] = page
+                if not self._sender.send_page(message):
+                    break
+            queue.popleft()
+        return len(queue) < before
+
+    def _send_page(self, message: Message) -> None:
+        if not self._queue:
+            slot = self._sender.page_slot()
+            if slot is not None:
+                self._read_out(message[1], slot[1])
+                if self._sender.send_page(message):
+                    return
+        page = memoryview(bytearray(PAGE_BYTES))
+        self._read_out(message[1], page)
+        self._queue.append((message, page))

@@ -1,0 +1,223 @@
+"""One run of a workload on one kernel: its threads, their steps in common with the other kernels', and the outcome."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from socket import MSG_DONTWAIT, recv_fds, send_fds, socket
+from time import monotonic_ns
+from typing import Any
+
+from guest import application
+from guest.barrier import Barrier
+from guest.daemon import Daemon
+from guest.errors import GuestFailure
+from guest.launcher import Launcher
+from guest.protocol.messages import Message, MessageName
+from guest.samples import KINDS, FaultLog, Samples, read_accesses
+from guest.workloads import Workload
+
+ENDED_EARLY = 1
+"""`request` of a CONTROL message: this kernel's part of the run has failed, nobody needs to wait for it."""
+_HARNESS = (MessageName.BARRIER, MessageName.CONTROL)
+SAMPLES_KEPT = 8192
+"""Latency samples of each kind that an answer carries."""
+_MISMATCHES_KEPT = 16
+
+
+class RunFailed(GuestFailure):
+    """The run could not be completed."""
+
+    def __init__(self, kind: str, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+        """`application`: a thread of this kernel ended early; `peer`: another kernel's did; `deadline`; `aborted`."""
+
+
+class _Thread:
+    """One application process, seen from the daemon."""
+
+    def __init__(self, number: int, daemon_end: socket) -> None:
+        self.number = number
+        self.socket = daemon_end
+        self.userfaultfd: int | None = None
+        self.accesses_fd: int | None = None
+        self.faults = FaultLog()
+        self.result: dict[str, Any] | None = None
+
+
+class Run:
+    """From `start` until `done`; all of it happens inside `Daemon.serve`, which is stopped when the run is over."""
+
+    def __init__(self, daemon: Daemon, launcher: Launcher, workload: Workload, deadline_ns: int | None) -> None:
+        self.failure: RunFailed | None = None
+        self._daemon = daemon
+        self._launcher = launcher
+        self._workload = workload
+        self._deadline_ns = deadline_ns
+        self._threads: list[_Thread] = []
+        self._barrier: Barrier
+        self._begun_ns = 0
+        self._ended_ns = 0
+        self._sent_before = daemon.node.messages
+
+    def start(self, fields: dict[str, Any], roles: Sequence[Sequence[str]]) -> None:
+        """Fork the threads of this kernel. `fields` describe the workload, `roles` the threads of every kernel."""
+        daemon = self._daemon
+        own = roles[daemon.kernel]
+        self._barrier = Barrier(daemon.kernel, daemon.kernels, len(own))
+        offer = application.MEMORY + b"%d" % daemon.region.size_bytes
+        for number in range(len(own)):
+            thread = _Thread(
+                number,
+                self._launcher.launch({"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}),
+            )
+            self._threads.append(thread)
+            send_fds(thread.socket, [offer], [daemon.region.memory_fd])
+            daemon.watch(thread.socket.fileno(), self._reader(thread))
+        daemon.on_harness = self._harness
+        daemon.deliver_kept()
+
+    def tick(self, now_ns: int) -> None:
+        """Time passes."""
+        if self._deadline_ns is not None and now_ns > self._deadline_ns:
+            self._fail(RunFailed("deadline", f"the run is not over in time: {self._where()}"))
+
+    def abort(self) -> None:
+        """End the run now, here and on the other kernels."""
+        self._fail(RunFailed("aborted", f"the run was ended by command: {self._where()}"))
+
+    def close(self) -> None:
+        """End every process of this run, and forget what belonged to it."""
+        daemon = self._daemon
+        daemon.on_harness = None
+        self._launcher.clear()
+        for thread in self._threads:
+            daemon.unwatch(thread.socket.fileno())
+            thread.socket.close()
+            if thread.userfaultfd is not None:
+                daemon.detach(thread.userfaultfd, thread.faults)
+            if thread.accesses_fd is not None:
+                os.close(thread.accesses_fd)
+        daemon.parked = 0
+        self._threads = []
+
+    def result(self) -> dict[str, Any]:
+        """What came of a run that did not fail, for the agent's answer. Before `close`."""
+        samples = Samples()
+        counts = [0] * len(KINDS)
+        total_ns = [0] * len(KINDS)
+        mismatches: list[dict[str, int]] = []
+        wrong = 0
+        for thread in self._threads:
+            assert thread.result is not None
+            assert thread.accesses_fd is not None
+            samples.join(*read_accesses(thread.accesses_fd), thread.faults.recent)
+            counts = [a + b for a, b in zip(counts, thread.faults.counts, strict=True)]
+            total_ns = [a + b for a, b in zip(total_ns, thread.faults.total_ns, strict=True)]
+            wrong += thread.result["wrong"]
+            mismatches += thread.result["mismatches"]
+        sent = self._sent()
+        return {
+            "verified": wrong == 0,
+            "wrong": wrong,
+            "mismatches": mismatches[:_MISMATCHES_KEPT],
+            "iterations": self._workload.iterations,
+            "pages": self._workload.pages,
+            "messages": {n.name: c for n, c in sent.items() if n not in _HARNESS},
+            "harness_messages": {n.name: c for n, c in sent.items() if n in _HARNESS},
+            "faults": {
+                kind: {"count": count, "mean_us": round(total / count / 1e3, 1) if count else None}
+                for kind, count, total in zip(KINDS, counts, total_ns, strict=True)
+            },
+            "accesses": {
+                "hits": samples.hits,
+                "several_faults": samples.several,
+                "dropped": samples.dropped,
+                "stray_faults": samples.stray_faults,
+            },
+            "latency_us": {
+                kind: [round(ns / 1e3, 1) for ns in times[-SAMPLES_KEPT:]]
+                for kind, times in zip(KINDS, samples.by_kind, strict=True)
+            },
+            "duration_s": round((self._ended_ns - self._begun_ns) / 1e9, 6),
+        }
+
+    # -- what happens ------------------------------------------------------------------------------------------------
+
+    def _reader(self, thread: _Thread) -> Callable[[], None]:
+        return lambda: self._read(thread)
+
+    def _read(self, thread: _Thread) -> None:
+        try:
+            packet, fds, _, _ = recv_fds(thread.socket, application.PACKET_BYTES, 1, MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        kind, body = packet[:1], packet[1:]
+        if kind == application.BARRIER:
+            self._arrived()
+        elif kind == application.FAULTS:
+            thread.userfaultfd = fds[0]
+            self._daemon.attach(thread.userfaultfd, thread.faults)
+            thread.socket.send(application.REGISTERED)
+            self._daemon.woke()
+        elif kind == application.ACCESSES:
+            thread.accesses_fd = fds[0]
+        elif kind == application.FINISHED:
+            thread.result = json.loads(body)
+            self._arrived()
+        elif kind == application.FAILED:
+            error = json.loads(body)
+            self._fail(RunFailed("application", f"thread {thread.number}: {error['kind']}: {error['message']}"))
+        else:
+            how = self._launcher.ended(thread.number)
+            self._fail(RunFailed("application", f"thread {thread.number} ended early: {how}; {self._where()}"))
+
+    def _harness(self, sender: int, message: Message) -> None:
+        if message.name == MessageName.BARRIER:
+            self._barrier.announce(sender, message.request)
+            self._go_on()
+        elif message.request == ENDED_EARLY and self.failure is None:
+            self.failure = RunFailed(
+                "peer", f"kernel {sender} ended the run early; {self._where()}", "see what it says"
+            )
+            self._daemon.stop()
+
+    def _arrived(self) -> None:
+        self._daemon.parked += 1
+        if self._barrier.arrive():
+            self._daemon.send_harness(MessageName.BARRIER, self._barrier.number)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        if not self._barrier.open():
+            return
+        self._ended_ns = monotonic_ns()
+        self._begun_ns = self._begun_ns or self._ended_ns
+        if all(thread.result is not None for thread in self._threads):
+            self._daemon.stop()
+            return
+        self._daemon.parked = 0
+        for thread in self._threads:
+            thread.socket.send(application.RELEASED)
+        self._daemon.woke()
+
+    def _fail(self, failure: RunFailed) -> None:
+        if self.failure is None:
+            self.failure = failure
+            self._daemon.send_harness(MessageName.CONTROL, ENDED_EARLY)
+            self._daemon.stop()
+
+    def _where(self) -> str:
+        """How far the run is, in words: what a person needs who asks why it does not end."""
+        barrier = self._barrier
+        parts = [f"barrier {barrier.number} (two an iteration) is not reached by kernels {barrier.missing()}"]
+        now_ns = monotonic_ns()
+        waits = [f"{page} for {(now_ns - since) / 1e9:.3f} s" for page, since in self._daemon.waiting_pages()]
+        if waits:
+            parts.append("threads here wait for pages " + ", ".join(waits[:4]))
+        return "; ".join(parts)
+
+    def _sent(self) -> dict[MessageName, int]:
+        after = self._daemon.node.messages
+        sent = {name: after[name] - self._sent_before[name] for name in MessageName}
+        return {name: count for name, count in sent.items() if count}

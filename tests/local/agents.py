@@ -1,0 +1,117 @@
+"""Agents of a few kernels as processes of this host, over a memfd and eventfds, for the tests."""
+
+import json
+import mmap
+import os
+import select
+import subprocess
+import sys
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from guest.segment import Segment, format_segment
+
+SEGMENT_BYTES = 8 << 20
+ANSWER_DEADLINE_S = 30.0
+Answer = dict[str, Any]
+
+
+class AgentProcess:
+    """One agent, spoken to in JSON lines."""
+
+    def __init__(self, kernel: int, inherited: list[int]) -> None:
+        self.kernel = kernel
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "guest.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited
+        )
+        self._rest = b""
+
+    def send(self, **command: Any) -> None:
+        self.send_line(json.dumps(command).encode())
+
+    def send_line(self, line: bytes) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + b"\n")
+        self.process.stdin.flush()
+
+    def answer(self) -> Answer:
+        assert self.process.stdout is not None
+        descriptor = self.process.stdout.fileno()
+        deadline = time.monotonic() + ANSWER_DEADLINE_S
+        while b"\n" not in self._rest:
+            left = deadline - time.monotonic()
+            assert left > 0, f"kernel {self.kernel} did not answer within {ANSWER_DEADLINE_S} s"
+            if select.select([descriptor], [], [], left)[0]:
+                data = os.read(descriptor, 1 << 20)
+                assert data, f"the agent of kernel {self.kernel} ended with {self.process.wait()}"
+                self._rest += data
+        line, self._rest = self._rest.split(b"\n", 1)
+        answer: Answer = json.loads(line)
+        return answer
+
+    def ask(self, **command: Any) -> Answer:
+        self.send(**command)
+        return self.answer()
+
+
+class Agents:
+    """`kernels` agents and the segment between them."""
+
+    def __init__(self, kernels: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+        self.kernels = kernels
+        self._memory_fd = os.memfd_create("segment")
+        os.ftruncate(self._memory_fd, segment_bytes)
+        self._mapping = mmap.mmap(self._memory_fd, segment_bytes)
+        self.memory = memoryview(self._mapping)
+        self._bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(kernels)]
+        self.agents = [AgentProcess(k, [self._memory_fd, *self._bells]) for k in range(kernels)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for agent in self.agents:
+            assert agent.process.stdin is not None
+            assert agent.process.stdout is not None
+            agent.process.stdin.close()
+            try:
+                agent.process.wait(ANSWER_DEADLINE_S)
+            finally:
+                agent.process.kill()
+                agent.process.wait()
+                agent.process.stdout.close()
+        for descriptor in (self._memory_fd, *self._bells):
+            os.close(descriptor)
+
+    def link(self) -> dict[str, Any]:
+        return {"kind": "host", "memory_fd": self._memory_fd, "doorbell_fds": [[bell] for bell in self._bells]}
+
+    def format(self) -> Segment:
+        return format_segment(self.memory, self.kernels)
+
+    def open(self, notify: str = "adaptive", pages: int = 64) -> None:
+        self.format()
+        for agent in self.agents:
+            agent.send(
+                op="open", kernel=agent.kernel, kernels=self.kernels, link=self.link(), notify=notify, pages=pages
+            )
+        for agent in self.agents:
+            answer = agent.answer()
+            assert answer["event"] == "opened", answer
+
+    def start(self, roles: list[list[str]], **workload: Any) -> None:
+        described = {"kind": "shared-array", "stride": 64, **workload}
+        for agent in self.agents:
+            agent.send(op="run", workload=described, roles=roles[agent.kernel], all_roles=roles, deadline_s=25)
+
+    def run(self, roles: list[list[str]], **workload: Any) -> list[Answer]:
+        self.start(roles, **workload)
+        return [agent.answer() for agent in self.agents]
+
+    def close(self) -> None:
+        for agent in self.agents:
+            answer = agent.ask(op="close")
+            assert answer["event"] == "closed", answer
