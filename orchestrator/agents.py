@@ -19,6 +19,8 @@ from testbed.errors import GuestError
 SAID_LINES = 40
 """Last lines of an agent's standard error that an error shows."""
 REMINDER_S = 10.0
+_CONSEQUENCES = frozenset(["peer"])
+"""Kinds of errors that say no more than that another node failed."""
 
 
 class AgentProcess(Protocol):
@@ -66,14 +68,20 @@ class Agents:
             self._send(self._agents[name], command)
         operation = next(iter(commands.values()))["op"]
         answers: dict[str, dict[str, Any]] = {}
-        while len(answers) < len(commands):
-            missing = [name for name in commands if name not in answers]
+        refused: dict[str, dict[str, Any]] = {}
+        while len(answers) + len(refused) < len(commands):
+            missing = [name for name in commands if name not in answers and name not in refused]
             name, answer = self._next(missing, operation, deadline, say)
             if answer is None:
                 raise self._gone(self._agents[name], operation)
-            if answer.get("event") == "error":
+            if answer["event"] != "error":
+                answers[name] = answer
+            elif answer.get("kind") in _CONSEQUENCES:
+                refused[name] = answer  # whoever caused it is about to answer too
+            else:
                 raise self._refused(self._agents[name], operation, answer)
-            answers[name] = answer
+        for name, answer in refused.items():
+            raise self._refused(self._agents[name], operation, answer)
         return answers
 
     def close(self) -> None:

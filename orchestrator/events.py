@@ -39,7 +39,7 @@ class EventName(StrEnum):
     POINT_STARTED = "point_started"
     """`index`, `parameters`, `repetition`."""
     AGENT_FINISHED = "agent_finished"
-    """`index` of the point, `node`, `report`: what its agent counted and measured, unabridged."""
+    """`index` of the point, `node`, `answer`: what its agent counted and measured, unabridged."""
     POINT_FINISHED = "point_finished"
     """`index`, `result`: the point as in run.json."""
     FAILED = "failed"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from types import TracebackType
+from typing import Any
 
 from images.errors import Failure
 from orchestrator.errors import CheckFailed, Stopped
@@ -15,7 +16,7 @@ from orchestrator.events import SCHEMA_VERSION, EventLog, EventName
 from orchestrator.plan import Plan, Point
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
-from orchestrator.summary import NodeSummary, Outcome, PointResult, Report, RunSummary
+from orchestrator.summary import NodeSummary, Outcome, PointResult, RunSummary
 
 STAGES = ("provision", "deploy", "run", "collect", "teardown")
 TRACEBACK = "traceback.txt"
@@ -96,8 +97,8 @@ class Record:
             EventName.POINT_STARTED, index=point.index, parameters=point.parameters, repetition=point.repetition
         )
 
-    def agent_finished(self, point: Point, report: Report) -> None:
-        self._events.append(EventName.AGENT_FINISHED, index=point.index, node=report.node, report=asdict(report))
+    def agent_finished(self, point: Point, node: str, answer: dict[str, Any]) -> None:
+        self._events.append(EventName.AGENT_FINISHED, index=point.index, node=node, answer=answer)
 
     def point_finished(self, point: Point, result: PointResult) -> None:
         self._events.append(EventName.POINT_FINISHED, index=point.index, result=asdict(result))

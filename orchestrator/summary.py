@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.expectation import HARNESS, LATENCIES, Expectation
+from orchestrator.expectation import LATENCIES, Expectation
 from orchestrator.plan import Point
 
 
@@ -62,7 +62,7 @@ class Mismatch:
     expected: int
     found: int
     iteration: int
-    thread: int = 0
+    thread: int
 
     def __str__(self) -> str:
         return (
@@ -178,9 +178,6 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     for each in counts:
         total.update(each)
     return {name: count for name, count in sorted(total.items()) if count}
-
-
-HARNESS_NAMES = frozenset(name.name for name in HARNESS)
 
 
 @dataclass
