@@ -70,7 +70,8 @@ def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
 
         barrier()  # nobody begins before everybody is attached
         wrong, mismatches = workload.run(memory, place, barrier, log)
-        daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": mismatches}).encode())
+        found = [mismatch._asdict() for mismatch in mismatches]
+        daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found}).encode())
         daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
     except Detached:
         return

@@ -193,6 +193,8 @@ class Daemon:
             for receiver in self._receivers:
                 if receiver.pending():
                     return
+        if not self._single_cpu:
+            os.sched_yield()  # where kernels share a machine, the one that is waited for may need this very CPU
 
     def _sleep(self, computing: bool) -> None:
         """Until a doorbell, a fault, or anything else; not at all while messages are queued for a full ring."""

@@ -92,6 +92,10 @@ class Agents:
     def format(self) -> Segment:
         return format_segment(self.memory, self.kernels)
 
+    def segment(self) -> Segment:
+        """The segment as the host sees it while agents have it open."""
+        return Segment.open(self.memory)
+
     def open(self, notify: str = "adaptive", pages: int = 64) -> None:
         self.format()
         for agent in self.agents:
