@@ -44,7 +44,8 @@ def render(summary: dict[str, Any], *, color: bool = False, width: int | None = 
         console.print(table)
     for line in _lines(summary):
         console.print(line, markup=False, soft_wrap=True)
-    return text.getvalue().lstrip("\n")
+    lines = [line.rstrip() for line in text.getvalue().splitlines()]
+    return "\n".join(lines).lstrip("\n") + "\n"
 
 
 def _row(point: dict[str, Any], kernels: list[str], names: list[str], color: bool) -> Iterator[str]:

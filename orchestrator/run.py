@@ -17,7 +17,7 @@ from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, sum
 
 HELLO_S = 10.0
 GUESTS_SHARE = 0.9
-"""Of a point's time, what the guests may take before they give up by themselves: they know best what they waited for."""
+"""Of a point's time, what the guests may take before they give up: they know best what they waited for."""
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
 

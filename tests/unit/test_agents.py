@@ -1,0 +1,118 @@
+"""What the host makes of its agents' answers, of their silence, and of their end."""
+
+import io
+import json
+import os
+import threading
+from typing import Any, BinaryIO
+
+import pytest
+
+from orchestrator.agents import Agents
+from testbed.deadline import Deadline
+from testbed.errors import GuestError
+
+
+class Scripted:
+    """An agent that answers each command with the next of its lines; None ends its output."""
+
+    def __init__(self, *lines: bytes | dict[str, Any] | None, said: str = "") -> None:
+        self.lines = list(lines)
+        self.words = said
+        self.closed = 0
+        commands, self._stdin = os.pipe()
+        self._out, answers = os.pipe()
+        self.stdin: BinaryIO = os.fdopen(self._stdin, "wb")
+        self.stdout: BinaryIO = os.fdopen(self._out, "rb")
+        threading.Thread(target=self._answer, args=(commands, answers), daemon=True).start()
+
+    def _answer(self, commands: int, answers: int) -> None:
+        with os.fdopen(commands, "rb") as asked, os.fdopen(answers, "wb") as out:
+            for _ in asked:
+                if not self.lines:
+                    continue
+                line = self.lines.pop(0)
+                if line is None:
+                    return
+                out.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
+                out.flush()
+
+    def said(self) -> str:
+        return self.words
+
+    def ended(self) -> str:
+        return "exit code 7"
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+HELLO = {"event": "hello", "op": "hello"}
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def ask(agents: Agents, *names: str, seconds: float = 20.0) -> dict[str, dict[str, Any]]:
+    return agents.ask({name: {"op": "hello"} for name in names}, Deadline(seconds), silent)
+
+
+def test_all_are_asked_before_any_answer_is_awaited() -> None:
+    agents = Agents({"x86": Scripted(HELLO | {"isa": "x86_64"}), "arm": Scripted(HELLO | {"isa": "aarch64"})})
+    assert {name: answer["isa"] for name, answer in ask(agents, "x86", "arm").items()} == {
+        "x86": "x86_64",
+        "arm": "aarch64",
+    }
+
+
+def test_an_error_names_the_node_and_what_it_said() -> None:
+    refusal = {"event": "error", "op": "hello", "kind": "segment", "message": "magic 0x0", "hint": "format it"}
+    agents = Agents({"x86": Scripted(HELLO), "arm": Scripted(refusal)})
+    with pytest.raises(GuestError) as caught:
+        ask(agents, "x86", "arm")
+    assert caught.value.message == "node arm: 'hello' failed: segment: magic 0x0"
+    assert caught.value.hint == "format it"
+    assert caught.value.exit_code == 3
+
+
+def test_a_node_that_only_suffered_does_not_hide_the_one_that_failed() -> None:
+    suffered = {"event": "error", "op": "hello", "kind": "peer", "message": "kernel 1 ended early"}
+    cause = {"event": "error", "op": "hello", "kind": "application", "message": "killed by SIGBUS"}
+    agents = Agents({"x86": Scripted(suffered), "arm": Scripted(cause)})
+    with pytest.raises(GuestError, match=r"node arm: .* killed by SIGBUS"):
+        ask(agents, "x86", "arm")
+
+
+def test_an_agent_that_ends_shows_its_last_words() -> None:
+    agents = Agents({"arm": Scripted(None, said="Traceback …\nMemoryError\n")})
+    with pytest.raises(GuestError) as caught:
+        ask(agents, "arm")
+    assert "node arm: the agent ended (exit code 7) before it answered 'hello'" in caught.value.message
+    assert "    MemoryError" in caught.value.message
+
+
+def test_noise_on_standard_output_is_no_answer_but_is_shown_when_things_go_wrong() -> None:
+    agents = Agents({"arm": Scripted(b'warning: clock\n{"event": "hello", "op": "hello"}\n', None)})
+    assert ask(agents, "arm")["arm"] == HELLO
+    with pytest.raises(GuestError, match="warning: clock"):
+        ask(agents, "arm")
+
+
+def test_silence_ends_at_the_deadline_and_names_who_was_silent() -> None:
+    agents = Agents({"x86": Scripted(HELLO), "arm": Scripted(said="stuck")})
+    with pytest.raises(GuestError) as caught:
+        ask(agents, "x86", "arm", seconds=0.2)
+    assert "no answer to 'hello' from arm in 0.2 s" in caught.value.message
+    assert "    stuck" in caught.value.message
+    assert "timeout_s" in caught.value.hint
+
+
+def test_closing_asks_every_agent_to_leave_and_then_ends_it() -> None:
+    agent, gone = Scripted(), Scripted()
+    gone.stdin.close()
+    gone.stdin = io.BytesIO()
+    gone.stdin.close()
+    agents = Agents({"x86": agent, "arm": gone})
+    agents.close()
+    assert (agent.closed, gone.closed) == (1, 1)

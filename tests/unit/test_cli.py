@@ -1,0 +1,102 @@
+"""The command line: what it answers at once, exit codes, and which stream says what."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.test_experiment_errors import GOOD
+
+ROOT = Path(__file__).parents[2]
+
+
+def command_line(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "orchestrator", *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, env=environment)
+
+
+COMMANDS = [
+    ["run"], ["up"], ["ps"], ["ssh"], ["down"], ["validate"], ["schema"],
+    ["image", "list"], ["image", "build"], ["results", "show"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_of_every_command_has_an_example(command: list[str]) -> None:
+    done = command_line(*command, "--help")
+    assert done.returncode == 0
+    assert f"testbed {' '.join(command)}" in done.stdout.partition("Examples:")[2]
+
+
+def test_help_and_completion_import_nothing_heavy() -> None:
+    code = "import sys, orchestrator.cli; print(*sorted(sys.modules.keys() & sys.argv[1:]))"
+    heavy = ["libvirt", "paramiko", "pydantic", "yaml", "rich"]
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.strip() == "", done.stderr
+
+
+def test_version_is_the_packages() -> None:
+    assert re.fullmatch(r"testbed \d+\.\d+\S*\n", command_line("--version").stdout)
+
+
+def test_a_right_file_validates(tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text(GOOD)
+    done = command_line("validate", "pair.yaml", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "pair.yaml: ok, 1 point\n")
+
+
+def test_the_schema_knows_every_key_and_every_word() -> None:
+    schema = json.loads(command_line("schema").stdout)
+    assert set(schema["properties"]) >= {"name", "testbed", "coherency", "workload", "matrix", "repeat", "expect"}
+    assert schema["additionalProperties"] is False
+    assert schema["$defs"]["Arch"]["enum"] == ["x86_64", "aarch64"]
+
+
+@pytest.mark.parametrize("command", ["run", "up", "validate"])
+def test_wrong_input_ends_with_two_before_anything_starts(command: str, tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text(GOOD.replace("x86_64", "x86-64").replace("kind:", "knid:"))
+    done = command_line(command, "pair.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "pair.yaml:4:17: found 'x86-64', expected x86_64 or aarch64 (did you mean 'x86_64'?)" in done.stderr
+    assert "problems; nothing was started" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pair.yaml"]
+
+
+def test_a_missing_file_ends_with_two(tmp_path: Path) -> None:
+    done = command_line("run", "nowhere.yaml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("testbed: error: nowhere.yaml: found no such file, expected an experiment file")
+
+
+def test_with_json_standard_output_holds_json_even_for_a_wrong_file(tmp_path: Path) -> None:
+    done = command_line("run", "nowhere.yaml", "--json", cwd=tmp_path)
+    assert done.returncode == 2
+    answer = json.loads(done.stdout)
+    assert answer["outcome"] == "error"
+    assert answer["error"]["kind"] == "FileError"
+
+
+def test_machines_without_a_workload_cannot_be_run(tmp_path: Path) -> None:
+    (tmp_path / "machines.yaml").write_text(GOOD.partition("coherency:")[0])
+    assert command_line("validate", "machines.yaml", cwd=tmp_path).returncode == 0
+    done = command_line("run", "machines.yaml", "--stage", "local", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "found no coherency and workload, expected both to run it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["fly"], ["run"], ["run", "x.yaml", "--stage", "moon"], ["image", "build", "vax"], ["results", "show", "x"]],
+)
+def test_words_that_mean_nothing_end_with_two(words: list[str], tmp_path: Path) -> None:
+    done = command_line(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr
+    assert "Traceback" not in done.stderr
