@@ -44,6 +44,8 @@ class Copies:
     """Mask of this kernel alone."""
     _alive: int
     """Mask of all living kernels, this one included."""
+    _dead: int
+    """Mask of the kernels known to be dead."""
     _died: bool
     """Whether a kernel ever died: only then can a page be lost."""
 
@@ -100,7 +102,7 @@ class Copies:
         page.phase = phase
         page.awaiting = kernels
         page.request += 1
-        message = Message(_REQUEST, page.number, page.request, flags, 0, 0, page.stamp, self.epoch)
+        message = Message(_REQUEST, page.number, page.request, flags, 0, self._dead, page.stamp, self.epoch)
         self._send(kernels, message, effects)
 
     def _send(self, kernels: int, message: Message, effects: list[Effect]) -> None:

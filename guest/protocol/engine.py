@@ -3,13 +3,16 @@
 from collections.abc import Hashable, Iterable
 from typing import Protocol, Self
 
+from guest.errors import GuestFailure
 from guest.protocol.effects import Effect
 from guest.protocol.messages import Message
 from guest.protocol.table import State
 
 
-class ProtocolError(Exception):
+class ProtocolError(GuestFailure):
     """Something arrived that the protocol rules out: a fault of a peer, of the transport, or of the protocol."""
+
+    kind = "protocol"
 
 
 class Engine(Protocol):

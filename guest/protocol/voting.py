@@ -14,9 +14,10 @@ from guest.protocol.table import TABLE, Event, State, U
 from guest.protocol.votes import Votes
 
 _MAY_WAIT = (MessageName.PAGE_REQUEST, MessageName.INVALIDATE)
-"""Messages of a newer epoch that wait until it is reached. An answer does not: its question was ours."""
+"""Messages that wait until we know what their sender knew. Answers do not: their question was ours."""
 
 _IDLE = Phase.IDLE
+_REQUEST = MessageName.PAGE_REQUEST
 
 _LOCAL = Message(0)
 """Stands for the message where an event has none."""
@@ -36,6 +37,7 @@ class VotingEngine(Votes):
         for other in kernels:
             self._alive |= 1 << other
         self._died = False
+        self._dead = 0
         self._clock = 0
         self._pages: list[Page | None] = [None] * pages
         self._later: tuple[tuple[int, Message], ...] = ()
@@ -58,7 +60,7 @@ class VotingEngine(Votes):
         if not self._alive >> sender & 1:
             return []
         name = message.name
-        if message.epoch > self.epoch and name in _MAY_WAIT:
+        if name in _MAY_WAIT and self._is_ahead(message):
             self._later += ((sender, message),)
             return []
         rules = self._on_message[name] if 0 <= name < len(self._on_message) else None
@@ -86,22 +88,35 @@ class VotingEngine(Votes):
         if kernel == self.kernel or not self._alive >> kernel & 1:
             return effects
         self._alive &= ~(1 << kernel)
+        self._dead |= 1 << kernel
         self._died = True
         self._later = tuple(entry for entry in self._later if entry[0] != kernel)
         for record in self._pages:
             if record is not None:
                 record.bury(kernel)
                 self._on_peer_down[record.state](record, kernel, _LOCAL, effects)
-        return effects
+        return effects + self._catch_up()
 
     def peer_up(self, kernel: int) -> list[Effect]:
         """A kernel is there, with nothing mapped. See `Engine.peer_up`."""
         self._alive |= 1 << kernel
-        return []
+        self._dead &= ~(1 << kernel)
+        effects: list[Effect] = []
+        for record in self._pages:
+            if record is not None and record.phase in (Phase.FETCHING, Phase.READING):
+                self._on_peer_down[record.state](record, kernel, _LOCAL, effects)
+        return effects + self._catch_up()
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """Requests that were ahead of us are answered now. See `Engine.enter_epoch`."""
         self.epoch = epoch
+        return self._catch_up()
+
+    def _is_ahead(self, message: Message) -> bool:
+        """Whether its sender knows of an address-space operation, or of a death, that we have not heard of yet."""
+        return message.epoch > self.epoch or (message.name == _REQUEST and message.copyset & ~self._dead != 0)
+
+    def _catch_up(self) -> list[Effect]:
         later, self._later = self._later, ()
         return [effect for sender, message in later for effect in self.receive(sender, message)]
 
@@ -118,11 +133,11 @@ class VotingEngine(Votes):
     def freeze(self) -> Hashable:
         """The whole state as a value. See `Engine.freeze`."""
         pages = tuple(record and record.freeze() for record in self._pages)
-        return self._clock, self.epoch, self._alive, self._died, self._later, pages
+        return self._clock, self.epoch, self._alive, self._dead, self._died, self._later, pages
 
     def thaw(self, frozen: Any) -> Self:
         """Take on a frozen state. See `Engine.thaw`."""
-        self._clock, self.epoch, self._alive, self._died, self._later, pages = frozen
+        self._clock, self.epoch, self._alive, self._dead, self._died, self._later, pages = frozen
         self._pages = [value and Page.thaw(number, value) for number, value in enumerate(pages)]
         return self
 
