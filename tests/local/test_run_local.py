@@ -1,0 +1,152 @@
+"""Whole experiments on the stage `local`: real daemons, real userfaultfd, processes of this host."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUICK = """\
+name: quick
+testbed:
+  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}}
+  links: {shm0: {kind: ivshmem-doorbell, size: 16MiB, nodes: [x86, arm]}}
+coherency: {link: shm0, region: 1MiB}
+workload: {kind: shared-array, threads: {x86: writer, arm: reader}, array: 16KiB, iterations: 4}
+"""
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", *words]
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def run(tmp_path: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+    (tmp_path / "quick.yaml").write_text(text)
+    line = command("run", "quick.yaml", "--stage", "local", *words)
+    return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=100, env=environment())
+
+
+def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout)
+    return summary
+
+
+def agents_alive() -> set[int]:
+    """Agents that are running on this host, whoever started them."""
+    alive = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = entry.read_bytes().split(b"\0")
+        except OSError:
+            continue  # ended meanwhile
+        if b"guest.agent" in words:
+            alive.add(int(entry.parent.name))
+    return alive
+
+
+def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None:
+    summary = summary_of(run(tmp_path, QUICK, "--json", "--results", "out"))
+    (point,) = summary["points"]
+    assert (summary["outcome"], point["verified"], point["pages"], point["iterations"]) == ("passed", True, 4, 4)
+    # One writer and one reader: first touch, then INVALIDATE, VOTE, PAGE_REQUEST and PAGE_DATA a page and iteration.
+    assert point["messages"]["INVALIDATE"] == point["messages"]["VOTE"] == 4 * 3
+    assert point["messages_total"] <= 4 * 4 * 4 + 4 * 4
+    assert point["latency_us"]["remote_read"]["count"] >= 4 * 3
+    directory = tmp_path / "out" / summary["run_id"]
+    assert {path.name for path in directory.iterdir()} == {"run.json", "events.jsonl", "experiment.yaml", "consoles"}
+    assert json.loads((directory / "run.json").read_text()) == summary
+    assert summary["tool"]["peak_rss_mib"] < 200
+
+
+def test_reading_twice_costs_nothing_after_the_first_iteration(tmp_path: Path) -> None:
+    text = QUICK.replace("x86: writer", "x86: reader") + "matrix: {workload.iterations: [1, 4]}\n"
+    totals = [point["messages_total"] for point in summary_of(run(tmp_path, text, "--json"))["points"]]
+    # Each page is fetched by both; with one of them first there are 2 messages, with both at once 4.
+    assert all(2 * 4 <= total <= 4 * 4 for total in totals)
+
+
+@pytest.mark.parametrize("notify", ["poll", "interrupt", "adaptive"])
+def test_every_policy_of_notification_comes_to_the_same_values(tmp_path: Path, notify: str) -> None:
+    text = QUICK.replace("link: shm0,", f"link: shm0, notify: {notify},").replace("arm: reader", "arm: writer")
+    assert summary_of(run(tmp_path, text, "--json"))["points"][0]["verified"]
+
+
+def test_three_kernels_share_one_memory(tmp_path: Path) -> None:
+    text = QUICK.replace("arm: {arch: aarch64}", "arm: {arch: aarch64}, third: {arch: x86_64}")
+    text = text.replace("[x86, arm]", "[x86, arm, third]").replace("arm: reader}", "arm: writer, third: reader}")
+    summary = summary_of(run(tmp_path, text, "--json"))
+    assert summary["points"][0]["kernels"] == 3
+    assert summary["points"][0]["verified"]
+
+
+def test_an_expectation_that_does_not_hold_ends_with_one(tmp_path: Path) -> None:
+    done = run(tmp_path, QUICK + "expect: [messages.protocol == 1]\n")
+    assert done.returncode == 1
+    assert "does not hold: messages.protocol == 1   (messages.protocol = " in done.stderr
+    assert "UNEXPECTED" in done.stdout
+
+
+def test_a_point_that_takes_too_long_ends_with_three_and_says_who_was_late(tmp_path: Path) -> None:
+    text = QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB") + "timeout_s: 1\n"
+    done = run(tmp_path, text, "--json")
+    assert done.returncode == 3
+    assert "'run' failed: deadline" in done.stderr or "no answer to 'run'" in done.stderr
+    summary = json.loads(done.stdout)
+    assert (summary["outcome"], summary["points"]) == ("error", [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number: signal.Signals) -> None:
+    before = agents_alive()
+    (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))
+    line = command("run", "quick.yaml", "--stage", "local")
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for said in process.stderr:
+            if "running 1 point" in said:
+                break
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait(60) == 128 + number
+    (path,) = (tmp_path / "results").glob("*/run.json")
+    summary = json.loads(path.read_text())
+    assert (summary["outcome"], summary["error"]["kind"]) == ("error", "interrupted")
+    assert agents_alive() <= before
+
+
+def test_killed_without_warning_it_leaves_no_process_behind(tmp_path: Path) -> None:
+    before = agents_alive()
+    (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))
+    line = command("run", "quick.yaml", "--stage", "local")
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for said in process.stderr:
+            if "running 1 point" in said:
+                break
+        started = agents_alive() - before
+        process.kill()
+        process.wait(60)
+    assert started
+    for pid in started:
+        wait_for_end(pid)
+
+
+def wait_for_end(pid: int) -> None:
+    """Returns when the process is gone; fails when it is still there after 30 s."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with os.fdopen(fd) as ended:
+        assert select.select([ended], [], [], 30)[0], f"process {pid} is still there"
