@@ -1,0 +1,98 @@
+"""One machine as libvirt is to see it: a typed model in, domain XML out. Nothing else builds XML."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from testbed.errors import Failure
+from testbed.spec import Accelerator
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).parent / "templates"
+# Slots of the root bus. All devices have fixed ones: names in the guest follow them, and whatever sits behind a bridge
+# shares an IOMMU group with others, which VFIO refuses.
+DISK_SLOT = 0x03
+SHARED_MEMORY_SLOT = 0x08
+NETWORK_SLOT = 0x10
+
+
+@dataclass(frozen=True)
+class SharedMemory:
+    """The guest's end of an ivshmem-doorbell link; `server` is the server's socket."""
+
+    name: str
+    server: Path
+    vectors: int
+    slot: int
+
+
+@dataclass(frozen=True)
+class Domain:
+    """All that differs between two machines of the project.
+
+    `maximum_cpus` can be more than `cpus` (see `cpus_to_declare`); `arguments` are appended to QEMU's command line.
+    """
+
+    name: str
+    uuid: str
+    arch: str
+    accelerator: Accelerator
+    memory_bytes: int
+    cpus: int
+    emulator: Path
+    kernel: Path
+    initramfs: Path
+    command_line: str
+    root: Path
+    console_log: Path
+    console_socket: Path
+    shared_memory: tuple[SharedMemory, ...] = ()
+    arguments: tuple[str, ...] = ()
+
+    @property
+    def maximum_cpus(self) -> int:
+        """What the machine is declared to be able to hold."""
+        return cpus_to_declare(self.cpus, self.accelerator)
+
+
+def cpus_to_declare(cpus: int, accelerator: Accelerator) -> int:
+    """Under TCG a machine of one CPU is declared to have room for two.
+
+    TCG leaves memory barriers of the guest out when the machine can have one CPU only (tcg_gen_mb, CF_PARALLEL; seen
+    in QEMU 7.2: `mfence` becomes no host instruction at all). This guest shares memory with another one: without
+    them a store may pass a later load, and the other side sleeps through what it should have seen.
+    """
+    return max(cpus, 2) if accelerator is Accelerator.TCG else cpus
+
+
+@functools.cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+def architectures() -> list[str]:
+    """Instruction sets there is a machine for."""
+    return sorted(path.name.removesuffix(".xml.j2") for path in TEMPLATES.glob("*.xml.j2") if path.name[0] != "_")
+
+
+def render(domain: Domain) -> str:
+    """The domain XML. Raises Failure for an architecture without a template."""
+    if domain.arch not in architectures():
+        raise Failure(
+            f"node {domain.name}: no machine for architecture {domain.arch!r}, expected of {', '.join(architectures())}"
+        )
+    return _environment().get_template(f"{domain.arch}.xml.j2").render(domain=domain, disk_slot=DISK_SLOT)

@@ -1,0 +1,199 @@
+"""libvirt, for the time in which machines are started. By default its QEMU driver runs inside this process.
+
+A running domain does not need libvirt any more, and neither does any later command: the embedded driver admits one
+process at a time to its folder, and what it would do to end a machine (`testbed.teardown`) needs no more than a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from testbed.errors import HostError
+from testbed.process import ProcessId, arguments_of, naming
+from testbed.spec import Driver
+
+ROOT = "l"
+"""libvirt's folder in a run directory. One letter: the paths of its sockets are long as they are."""
+_event_loop = threading.Lock()
+_event_loop_runs = False
+
+
+def emulator(arch: str) -> Path:
+    """QEMU's program for an architecture. Raises HostError when it is not installed."""
+    found = shutil.which(f"qemu-system-{arch}")
+    if found is None:
+        package = "qemu-system-x86" if arch == "x86_64" else "qemu-system-arm"
+        raise HostError(f"no qemu-system-{arch} on this host", f"apt-get install {package}")
+    return Path(found)
+
+
+class Connection:
+    """A connection to libvirt's QEMU driver; for the embedded one, its files are below `directory`/ROOT."""
+
+    def __init__(self, driver: Driver, directory: Path) -> None:
+        self.root = directory / ROOT
+        self.driver = driver
+        self._domains: dict[str, Any] = {}
+        with _logging_to(directory / "libvirt.log"):
+            try:
+                import libvirt
+            except ImportError as error:
+                raise HostError(f"Python cannot load libvirt: {error}", "./tb sets it up again") from error
+        self._libvirt = libvirt
+        libvirt.registerErrorHandler(lambda _context, _error: None, None)  # errors are raised, and told once
+        uri = {Driver.SESSION: "qemu:///session", Driver.SYSTEM: "qemu:///system"}.get(driver, "")
+        if driver is Driver.EMBEDDED:
+            self._write_configuration()
+            _restore_capabilities(self.root)
+            uri = f"qemu:///embed?root={quote(str(self.root))}"
+        _run_event_loop(libvirt)
+        try:
+            self._connection = libvirt.open(uri)
+        except libvirt.libvirtError as error:
+            raise HostError(f"libvirt cannot open {uri}: {error}", _hint(driver, str(error))) from error
+
+    def _write_configuration(self) -> None:
+        configuration = self.root / "etc" / "qemu.conf"
+        configuration.parent.mkdir(parents=True)
+        lines = [
+            'stdio_handler = "file"  # no virtlogd',
+            "namespaces = []",
+            "cgroup_controllers = []",
+            'security_driver = "none"',
+        ]
+        if os.geteuid() == 0:
+            # Machines run as whoever started them; libvirt would change to a user who cannot enter our folders.
+            lines += ['user = "+0"', 'group = "+0"', "dynamic_ownership = 0"]
+        configuration.write_text("\n".join(lines) + "\n")
+
+    def prepare(self, program: Path, arch: str, virtualization: str) -> None:
+        """Lets libvirt ask QEMU what it can do, so that a machine's start does not wait for it."""
+        with contextlib.suppress(self._libvirt.libvirtError):  # whatever is wrong, the start says it better
+            self._connection.getDomainCapabilities(str(program), arch, None, virtualization, 0)
+        if self.driver is Driver.EMBEDDED:
+            _keep_capabilities(self.root)
+
+    def start(self, name: str, xml: str) -> None:
+        """Starts a machine that is gone when it ends. Raises HostError with what QEMU said."""
+        try:
+            self._domains[name] = self._connection.createXML(xml, 0)
+        except self._libvirt.libvirtError as error:
+            raise HostError(str(error)) from error
+
+    def monitor(self, name: str, command: str) -> str:
+        """What QEMU's human monitor answers. Raises HostError when the machine has ended."""
+        import libvirt_qemu
+
+        try:
+            answer = libvirt_qemu.qemuMonitorCommand(
+                self._domains[name], command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
+            )
+        except self._libvirt.libvirtError as error:
+            raise HostError(f"QEMU's monitor did not answer {command!r}: {error}") from error
+        return str(answer)
+
+    def log(self, name: str) -> list[str]:
+        """The embedded driver's log of a machine: QEMU's command line and what it said; empty when there is none."""
+        try:
+            return (self.root / "log" / "qemu" / f"{name}.log").read_text(errors="replace").splitlines()
+        except OSError:
+            return []
+
+    def close(self) -> None:
+        """Machines go on running."""
+        # The embedded driver lives as long as any object of it does.
+        self._domains.clear()
+        with contextlib.suppress(self._libvirt.libvirtError):
+            self._connection.close()
+
+
+def process_of(uuid: str) -> ProcessId | None:
+    """The QEMU process of the domain with this uuid, whichever driver started it."""
+    for process in naming(uuid):
+        arguments = arguments_of(process.pid)
+        if "-uuid" in arguments[:-1] and arguments[arguments.index("-uuid") + 1] == uuid:
+            return process
+    return None
+
+
+def command_line(log: list[str]) -> str:
+    """QEMU's command line out of a driver's log, which has it before the program starts; "" when it is not there."""
+    lines = iter(log)
+    for line in lines:
+        if re.match(r"^(/\S*/)?qemu-system-\S+ \\$", line):
+            words = [line]
+            for word in lines:
+                words.append(word)
+                if not word.endswith("\\"):
+                    return " ".join(word.rstrip("\\").strip() for word in words)
+    return ""
+
+
+def _run_event_loop(libvirt: Any) -> None:
+    """The driver wants one; it serves every connection of this process for its whole life."""
+    global _event_loop_runs
+    with _event_loop:
+        if _event_loop_runs:
+            return
+        libvirt.virEventRegisterDefaultImpl()
+
+        def run() -> None:
+            while True:
+                with contextlib.suppress(libvirt.libvirtError):
+                    libvirt.virEventRunDefaultImpl()
+
+        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
+        _event_loop_runs = True
+
+
+@contextlib.contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
+    """libvirt reads where to log to from the environment, when it is loaded; its default is the terminal."""
+    before = os.environ.get("LIBVIRT_LOG_OUTPUTS")
+    if before is None:
+        os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{file}"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("LIBVIRT_LOG_OUTPUTS", None)
+
+
+def _capabilities_kept() -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("testbed") / "libvirt-capabilities"
+
+
+def _restore_capabilities(root: Path) -> None:
+    """Asking QEMU what it can do takes seconds. libvirt keeps the answers, and sees when they are out of date."""
+    kept = _capabilities_kept()
+    if kept.is_dir():
+        shutil.copytree(kept, root / "cache" / "qemu" / "capabilities", ignore=shutil.ignore_patterns(".*"))
+
+
+def _keep_capabilities(root: Path) -> None:
+    kept = _capabilities_kept()
+    kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for file in (root / "cache" / "qemu" / "capabilities").glob("*.xml"):
+        target = kept / file.name
+        if not target.exists() or target.read_bytes() != file.read_bytes():
+            draft = kept / f".{file.name}.{os.getpid()}"
+            shutil.copy2(file, draft)
+            draft.replace(target)
+
+
+def _hint(driver: Driver, error: str) -> str:
+    if driver is not Driver.EMBEDDED:
+        return f"is libvirt's daemon there, and may this user reach it? driver: embedded needs neither ({driver})"
+    if os.geteuid() == 0 and "libvirt-qemu" in error:
+        return "./tb makes the system user libvirt-qemu, which libvirt asks for when run as root"
+    return "apt-get install libvirt-daemon-driver-qemu; libvirt.log beside the consoles says more"

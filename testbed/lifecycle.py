@@ -1,0 +1,304 @@
+"""Starting a testbed, and finding those that there are."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from pathlib import Path
+
+from images import Image, boot_archive, seed_archive
+from testbed import accelerator, ivshmem_server, keys, network, process, readiness, record, ssh_config
+from testbed.accelerator import Choice
+from testbed.console import Console
+from testbed.deadline import Deadline
+from testbed.domain import SHARED_MEMORY_SLOT, Domain, SharedMemory, render
+from testbed.driver import Connection, command_line, emulator, process_of
+from testbed.errors import Failure, GuestError, HostError
+from testbed.keys import KeyPair
+from testbed.machine import Testbed, console_log, domain_file, server_socket
+from testbed.process import ProcessId
+from testbed.record import Journal, Record, State
+from testbed.spec import Accelerator, LinkKind, NodeSpec, TestbedSpec
+
+Say = Callable[[str], None]
+BOOT_S = 15.0
+"""What a guest may take to be ready under KVM, on a host that is busy with others."""
+PARALLEL_STARTS_MAX = 16
+"""Machines on their way up at the same time; more of them would only slow one another down."""
+
+
+class Condition(StrEnum):
+    """What is true of a testbed now, whatever its record says."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    DEGRADED = "degraded"
+    """Some of its machines or servers have ended."""
+    LEFT_OVER = "left over"
+    """The command that was starting it died."""
+
+
+@dataclass(frozen=True)
+class NodeSummary:
+    """One line about a node."""
+
+    name: str
+    arch: str
+    accelerator: str
+    alive: bool
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One testbed in a list. `created` is None when not even a record was completed."""
+
+    name: str
+    condition: Condition
+    created: datetime | None
+    nodes: tuple[NodeSummary, ...]
+    run_directory: Path | None
+
+
+def find(name: str) -> Testbed:
+    """The testbed of this name. Raises Failure when there is none, or none that was completely written down."""
+    found = record.read(name)
+    if found is None:
+        raise Failure(
+            f"the start of testbed {name} was interrupted at once", f"`testbed down {name}` removes what is left"
+        )
+    return Testbed(found)
+
+
+def list_all() -> list[Summary]:
+    """All testbeds of this user, also those whose start was interrupted and those that did not survive the host."""
+    return [_summary(name, record.read(name)) for name in record.names()]
+
+
+def _summary(name: str, found: Record | None) -> Summary:
+    if found is None:
+        return Summary(name, Condition.LEFT_OVER, None, (), None)
+    nodes = tuple(
+        NodeSummary(
+            node.name,
+            node.arch,
+            found.nodes[node.name].accelerator or "",
+            (qemu := found.nodes[node.name].qemu) is not None and qemu.alive(),
+        )
+        for node in found.spec.nodes
+    )
+    if found.state is State.STARTING:
+        condition = Condition.STARTING if found.owner.alive() else Condition.LEFT_OVER
+    elif all(each.alive() for each in found.processes):
+        condition = Condition.RUNNING
+    else:
+        condition = Condition.DEGRADED
+    return Summary(name, condition, found.created, nodes, found.run_directory)
+
+
+def up(
+    spec: TestbedSpec,
+    images: Mapping[str, Image],
+    say: Say,
+    deadline: Deadline | None = None,
+    evidence: Path | None = None,
+) -> Testbed:
+    """Starts a testbed and waits until every node answers SSH; it then lives on until `down`.
+
+    `images` are by architecture. Without a `deadline` each node has the time that its accelerator usually needs, with a
+    wide margin. On any failure nothing is left behind, except that consoles and logs are copied to `evidence`. Raises
+    Failure, HostError or GuestError.
+    """
+    for node in spec.nodes:
+        if node.arch not in images:
+            raise Failure(f"node {node.name}: no image for {node.arch}, there are: {', '.join(images) or 'none'}")
+    journal = record.create(spec)
+    say(f"{spec.name}: recorded, files in {journal.record.run_directory}")
+    try:
+        Start(journal, images, say, deadline).run()
+    except BaseException:
+        testbed = Testbed(journal.record)
+        if evidence is not None:
+            testbed.collect(evidence)
+        if record.directory(spec.name).exists():  # another command may have taken it down meanwhile
+            testbed.down(say)
+        raise
+    return Testbed(journal.record)
+
+
+class Start:
+    """One start of one testbed."""
+
+    def __init__(self, journal: Journal, images: Mapping[str, Image], say: Say, deadline: Deadline | None) -> None:
+        self.journal = journal
+        self.spec = journal.record.spec
+        self.directory = journal.record.run_directory
+        self.images = images
+        self.say = say
+        self.deadline = deadline
+        self.cancel = threading.Event()
+
+    def run(self) -> None:
+        """Reads as the order of things: what machines need, then the machines, all at once."""
+        choices = self._choose_accelerators()
+        host_keys = self._make_keys()
+        self._start_servers()
+        connection = Connection(self.spec.driver, self.directory)
+        try:
+            for arch, chosen in {(node.arch, choices[node.name].accelerator) for node in self.spec.nodes}:
+                virtualization = "kvm" if chosen is Accelerator.KVM else "qemu"
+                connection.prepare(emulator(arch), arch, virtualization)
+            domains = {
+                node.name: self._domain(node, choices[node.name], host_keys[node.name]) for node in self.spec.nodes
+            }
+            self._in_parallel(lambda node: self._boot(connection, node, domains[node.name]))
+        finally:
+            connection.close()
+        self.journal.change(lambda record: replace(record, state=State.RUNNING))
+
+    def _choose_accelerators(self) -> dict[str, Choice]:
+        choices = {}
+        for node in self.spec.nodes:
+            choice = accelerator.choose(node, self.images[node.arch], self.directory, self.say)
+            self.say(f"{node.name}: {node.arch} by {choice.accelerator} ({choice.reason})")
+            self.journal.change_node(node.name, accelerator=choice.accelerator, accelerator_reason=choice.reason)
+            choices[node.name] = choice
+        return choices
+
+    def _make_keys(self) -> dict[str, KeyPair]:
+        client = KeyPair.generate()
+        hosts = {node.name: KeyPair.generate() for node in self.spec.nodes}
+        keys.write_private(self.directory / keys.CLIENT_KEY, client.private)
+        (self.directory / f"{keys.CLIENT_KEY}.pub").write_text(client.public + "\n")
+        known = ssh_config.known_hosts({name: pair.public for name, pair in hosts.items()})
+        (self.directory / keys.KNOWN_HOSTS).write_text(known)
+        return hosts
+
+    def _start_servers(self) -> None:
+        for link in self.spec.links:
+            if link.kind is not LinkKind.IVSHMEM_DOORBELL:
+                continue
+            path = server_socket(self.directory, link.name)
+            # It listens before the server is there: whoever connects early is served as soon as it is.
+            with ivshmem_server.listen(str(path)) as listener:
+                argv = [process.python(), "-I", "-S", ivshmem_server.__file__, "--socket", str(path)]
+                argv += ["--size", str(link.size_bytes), "--vectors", str(link.vectors), "--listener", "3"]
+                server = process.spawn_detached(argv, {3: listener.fileno()}, path.with_suffix(".log"))
+            self.say(f"{link.name}: ivshmem server started")
+            self.journal.change(
+                lambda record, name=link.name, server=server: replace(  # type: ignore[misc]
+                    record, servers={**record.servers, name: server}
+                )
+            )
+
+    def _domain(self, node: NodeSpec, choice: Choice, host_key: KeyPair) -> Domain:
+        image = self.images[node.arch]
+        interfaces = network.interfaces(self.spec, node.name, self.directory)
+        initramfs = self.directory / f"{node.name}.initramfs"
+        client = (self.directory / f"{keys.CLIENT_KEY}.pub").read_bytes()
+        seed = seed_archive(
+            {
+                "hostname": (0o644, f"{node.name}\n".encode()),
+                "ssh_host_ed25519_key": (0o600, host_key.private),
+                "ssh_host_ed25519_key.pub": (0o644, f"{host_key.public}\n".encode()),
+                "authorized_keys": (0o600, client),
+                "network": (0o644, "".join(f"{each.seed_line}\n" for each in interfaces).encode()),
+            }
+        )
+        keys.write_private(initramfs, boot_archive(image, seed))
+        links = self.spec.links_of(node.name, LinkKind.IVSHMEM_DOORBELL)
+        return Domain(
+            name=f"{self.spec.name}-{node.name}",
+            uuid=str(uuid.uuid4()),
+            arch=node.arch,
+            accelerator=choice.accelerator,
+            memory_bytes=node.memory_bytes,
+            cpus=node.cpus,
+            emulator=emulator(node.arch),
+            kernel=image.kernel,
+            initramfs=initramfs,
+            command_line=" ".join(image.command_line),
+            root=image.root,
+            console_log=console_log(self.directory, node.name),
+            console_socket=self.directory / f"{node.name}.sock",
+            shared_memory=tuple(
+                SharedMemory(
+                    link.name, server_socket(self.directory, link.name), link.vectors, SHARED_MEMORY_SLOT + slot
+                )
+                for slot, link in enumerate(links)
+            ),
+            arguments=tuple(argument for each in interfaces for argument in each.arguments),
+        )
+
+    def _in_parallel(self, boot: Callable[[NodeSpec], None]) -> None:
+        """Boots all nodes at once; the first failure stops the others and is raised."""
+        with ThreadPoolExecutor(PARALLEL_STARTS_MAX, thread_name_prefix="boot") as pool:
+            futures: list[Future[None]] = [pool.submit(boot, node) for node in self.spec.nodes]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                # Also when we are interrupted while waiting.
+                self.cancel.set()
+        errors = [error for future in futures if (error := future.exception())]
+        for error in sorted(errors, key=lambda each: isinstance(each, readiness.Cancelled)):
+            raise error
+
+    def _boot(self, connection: Connection, node: NodeSpec, domain: Domain) -> None:
+        if self.cancel.is_set():
+            raise readiness.Cancelled
+        xml = render(domain)
+        domain_file(self.directory, node.name).write_text(xml)
+        deadline = self.deadline or Deadline.scaled(BOOT_S, domain.accelerator)
+        self.say(f"{node.name}: starting")
+        started = time.monotonic()
+        self._create(connection, node, domain, xml)
+        qemu, port = self._identify(connection, node, domain)
+        boot = readiness.Boot(
+            node=node.name,
+            kind=f"{node.arch}, {domain.accelerator}",
+            console=Console(domain.console_log),
+            qemu=qemu,
+            port=port,
+            started=started,
+            command_line=" ".join(process.arguments_of(qemu.pid)) or command_line(connection.log(domain.name)),
+        )
+
+        def on_stage(stages: dict[str, float]) -> None:
+            self.say(f"{node.name}: {boot.elapsed_s:.1f} s, stage {next(reversed(stages))}")
+            self.journal.change_node(node.name, stages=stages)
+
+        boot_s = readiness.await_ready(boot, deadline, self.say, self.cancel, on_stage)
+        self.journal.change_node(node.name, boot_s=boot_s)
+        self.say(f"{node.name}: ready for SSH {boot_s:.1f} s after its start")
+
+    def _create(self, connection: Connection, node: NodeSpec, domain: Domain, xml: str) -> None:
+        try:
+            connection.start(domain.name, xml)
+        except HostError as error:
+            how = command_line(connection.log(domain.name))
+            shown = f"\n  QEMU was: {how}" if how else ""
+            raise GuestError(
+                f"node {node.name} ({node.arch}, {domain.accelerator}) was refused: {error.message}{shown}",
+                "run that command line by hand" if how else "libvirt did not come as far as starting QEMU",
+            ) from error
+
+    def _identify(self, connection: Connection, node: NodeSpec, domain: Domain) -> tuple[ProcessId, int]:
+        qemu = process_of(domain.uuid)
+        if qemu is None:
+            log = "\n".join(f"    {line}" for line in connection.log(domain.name)[-5:])
+            raise GuestError(f"node {node.name}: QEMU ended at once; the end of its log:\n{log}")
+        self.journal.change_node(node.name, qemu=qemu)
+        answer = connection.monitor(domain.name, "info usernet")
+        port = network.forwarded_port(answer)
+        if port is None:
+            raise HostError(f"node {node.name}: QEMU forwards no port to SSH; `info usernet` says:\n{answer}")
+        self.journal.change_node(node.name, ssh_port=port)
+        record = self.journal.record
+        ports = {name: each.ssh_port for name, each in record.nodes.items() if each.ssh_port is not None}
+        ssh_config.write(self.directory, ports)
+        return qemu, port
