@@ -5,7 +5,7 @@ rings once more**, and sleeps only if they are empty. A sender publishes, fences
 the receiver. Of the two looks at least one sees what the other side wrote before its fence, so either the sleeper stays
 awake or the sender rings. (The original implementation left the second look out, and lost wake-ups.)
 
-    sleeper:  waiting := 1 · fence · look at the rings · sleep on the doorbell · waiting := 0 · drain · look at rings
+    sleeper:  waiting := 1 · fence · look at the rings · sleep on the doorbell · waiting := 0 · look at the rings
     sender:   publish      · fence · look at waiting   · ring the doorbell if set
 
 A doorbell costs the sender a write to a device and the receiver an interrupt and a process switch: some hundred
@@ -58,6 +58,7 @@ class Notifier:
         "_spin_s",
         "_waiting",
         "_words",
+        "policy",
     )
 
     def __init__(
@@ -69,6 +70,7 @@ class Notifier:
         receivers: Sequence[Receiver],
         spin_us: int = SPIN_US,
     ) -> None:
+        self.policy = policy
         self._words = segment.words
         self._node = segment.nodes[me]
         self._nodes = segment.nodes
@@ -78,13 +80,14 @@ class Notifier:
         self._rings = policy is not Policy.POLL
         self._spin_s = {Policy.POLL: float("inf"), Policy.INTERRUPT: 0.0, Policy.ADAPTIVE: spin_us / 1e6}[policy]
         self._bells = frozenset(link.doorbell_fds)
-        self._poller = select.poll()
+        self._poller = select.epoll()
         for bell in link.doorbell_fds:
-            self._poller.register(bell, select.POLLIN)
+            # Edge-triggered, every ring of an eventfd is an event of its own, and none has to be read away.
+            self._poller.register(bell, select.EPOLLIN | select.EPOLLET)
 
     def watch(self, descriptor: int) -> None:
         """Let `wait` return when `descriptor` becomes readable or is hung up."""
-        self._poller.register(descriptor, select.POLLIN)
+        self._poller.register(descriptor, select.EPOLLIN)
 
     def unwatch(self, descriptor: int) -> None:
         """Forget `descriptor`; before it is closed."""
@@ -118,42 +121,45 @@ class Notifier:
         return True
 
     def disarm(self) -> None:
-        """The sleep is over: forget the doorbell. Look at the rings only after this."""
+        """The sleep is over: nobody needs to ring any more. Look at the rings only after this.
+
+        A doorbell that was heard stays readable until `Link.drain`, unless it is watched edge-triggered, as here.
+        """
         self._words[self._node.waiting_word] = 0
-        self._link.drain()
 
     def wait(self, timeout_s: float, spin: bool = True) -> list[int]:
         """Wait until a message is there, a watched descriptor is ready, or `timeout_s` has passed.
 
-        Returns the watched descriptors that are ready, none of them the doorbell's. `spin=False` makes ADAPTIVE sleep
-        at once: for a caller that expects nothing soon and has a CPU to leave to somebody.
+        Returns the watched descriptors that are ready, none of them the doorbells; when a message is there they may not
+        have been asked. `spin=False` makes ADAPTIVE sleep at once: for a caller that expects nothing soon and has a CPU
+        to leave to somebody.
         """
-        spin_s = self._spin_s if spin or self._spin_s == float("inf") else 0.0
-        if spin_s > 0.0:
-            started = time.monotonic()
-            spin_until = started + min(spin_s, timeout_s)
-            while True:
+        now = time.monotonic()
+        end = now + timeout_s
+        spin_end = min(now + self._spin_s, end) if spin or not self._rings else now
+        while True:
+            while now < spin_end:
                 for _ in range(_PASSES_PER_POLL):
                     for receiver in self._receivers:
                         if receiver.pending():
                             return []
-                ready = self._ready(0)
+                if ready := self._ready(0):
+                    return ready
                 now = time.monotonic()
-                if ready or now >= spin_until:
-                    break
-            timeout_s -= now - started
-            if ready or timeout_s <= 0.0:
+            if not self.arm():
+                return self._ready(0)
+            try:
+                ready = self._ready(max(0.0, end - now))
+            finally:
+                self.disarm()
+            now = time.monotonic()
+            if ready or now >= end or self.pending():
                 return ready
-        if not self.arm():
-            return self._ready(0)
-        try:
-            return self._ready(max(0, round(timeout_s * 1e3)))
-        finally:
-            self.disarm()
+            # A doorbell for a message that was seen before the sleep: sleep on.
 
-    def _ready(self, timeout_ms: int) -> list[int]:
+    def _ready(self, timeout_s: float) -> list[int]:
         bells = self._bells
-        return [descriptor for descriptor, _ in self._poller.poll(timeout_ms) if descriptor not in bells]
+        return [descriptor for descriptor, _ in self._poller.poll(timeout_s) if descriptor not in bells]
 
     def _wake(self, to: int) -> None:
         peer = self._nodes[to].peer

@@ -1,10 +1,12 @@
 """Message rings and page slots between two kernels: one writes, one reads, nobody locks.
 
 Publishing, by the sender: page slot, message slot, full fence, head. Reading, by the receiver: head, full fence,
-message slot, page slot. The receiver gives slots back by the tail and by a count of released page slots. Both must be
-written only after the last look at what they give back; the fence that follows the next look at the head has to be
-there anyway, so they are written right after that one and cost nothing on the way of a message. An idle receiver gives
-back what it still holds as soon as it finds the ring empty.
+message slot, page slot.
+
+The receiver gives slots back by the tail and by a count of released page slots. Both may be written only behind a fence
+that follows its last look at what they give back. It writes them when it finds the ring empty, when nobody waits for
+it, and otherwise in batches, behind the fence that follows a look at the head anyway. A sender that finds the ring full
+therefore gets room as soon as the receiver has handled what is there.
 
 Page slots are given back in order, one by one, because a pair's messages are handled in order: no message and no
 free list is needed for that.
@@ -13,13 +15,16 @@ These few lines run several times in every remote fault, on a Python that emulat
 indices are computed once, words are read through memoryviews, and nothing is allocated but the message itself.
 """
 
+from typing import NoReturn
+
 from guest.errors import RingError
 from guest.fence import full_fence
-from guest.protocol.messages import WIRE, WIRE_VERSION, Message
+from guest.protocol.messages import FIELDS, STAMP, STAMP_BYTES, WIRE_VERSION, Message, new_message
 from guest.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, SLOT_BYTES, Segment
 
 _SEQUENCE_MASK = 0xFFFFFFFF  # a message names its page slot by the lower 32 bits of the running number
-_new_message = tuple.__new__
+_pack = FIELDS.pack_into
+_unpack = FIELDS.unpack_from
 
 
 class Sender:
@@ -27,7 +32,7 @@ class Sender:
 
     __slots__ = (
         "_counters",
-        "_first",
+        "_fields",
         "_head_word",
         "_limit",
         "_mask",
@@ -37,7 +42,6 @@ class Sender:
         "_pages",
         "_pages_sent",
         "_released_word",
-        "_ring",
         "_sent",
         "_tail_word",
         "_words",
@@ -55,10 +59,9 @@ class Sender:
         self._tail_word = control + PAIR_TAIL
         self._released_word = control + PAIR_RELEASED
         self._counters = segment.nodes[me].message_words
-        self._ring = layout.ring_offset(me, to)
+        self._fields = layout.ring_offset(me, to) + STAMP_BYTES
         self._mask = layout.ring_slots - 1
         self._page_mask = layout.page_slots - 1
-        self._first = WIRE_VERSION | me << 8
         self._pages = [
             segment.memory[offset : offset + PAGE_BYTES]
             for offset in range(pages, pages + layout.page_slots * PAGE_BYTES, PAGE_BYTES)
@@ -73,12 +76,15 @@ class Sender:
         sent = self._sent
         if sent == self._limit and not self._has_room():
             return False
-        WIRE.pack_into(self._memory, self._ring + (sent & self._mask) * SLOT_BYTES, self._first, *message)
+        # Names for the fields: faster than unpacking them in the call.
+        name, page, request, flags, version, copyset, stamp, epoch, slot = message
+        offset = self._fields + (sent & self._mask) * SLOT_BYTES
+        _pack(self._memory, offset, name, page, request, flags, version, copyset, stamp, epoch, slot)
         full_fence()
         words = self._words
         self._sent = sent = sent + 1
         words[self._head_word] = sent
-        words[self._counters + message[0]] += 1
+        words[self._counters + name] += 1
         return True
 
     def page_slot(self) -> tuple[int, memoryview] | None:
@@ -105,7 +111,7 @@ class Sender:
                 f"a page was sent to kernel {self.to} while it holds all {len(self._pages)} page slots",
                 "fill the slot that page_slot() offers, and send only then",
             )
-        if not self.send(_new_message(Message, (*message[:8], sequence & _SEQUENCE_MASK))):
+        if not self.send(new_message(Message, (*message[:8], sequence & _SEQUENCE_MASK))):
             return False
         self._pages_sent = sequence + 1
         return True
@@ -134,8 +140,9 @@ class Receiver:
     """The reading end of the pair (sender→me). One object per pair and daemon; it owns the tail."""
 
     __slots__ = (
+        "_batch",
         "_control",
-        "_first",
+        "_fields",
         "_given_back",
         "_head_word",
         "_mask",
@@ -145,7 +152,6 @@ class Receiver:
         "_pages",
         "_received",
         "_released",
-        "_ring",
         "_seen",
         "_words",
         "sender",
@@ -159,10 +165,10 @@ class Receiver:
         self._words = segment.words
         self._control = layout.pair_offset(sender, me) // 8
         self._head_word = self._control + PAIR_HEAD
-        self._ring = layout.ring_offset(sender, me)
+        self._fields = layout.ring_offset(sender, me) + STAMP_BYTES
         self._mask = layout.ring_slots - 1
         self._page_mask = layout.page_slots - 1
-        self._first = WIRE_VERSION | sender << 8
+        self._batch = layout.page_slots // 2
         offsets = range(pages, pages + layout.page_slots * PAGE_BYTES, PAGE_BYTES)
         self._pages = [segment.memory[offset : offset + PAGE_BYTES] for offset in offsets]
         self._page_addresses = [segment.address + offset for offset in offsets]
@@ -170,6 +176,7 @@ class Receiver:
         self._seen = self._received
         self._given_back = self._received
         self._released: int = self._words[self._control + PAIR_RELEASED]
+        self._check_stamps(layout.ring_offset(sender, me), layout.ring_slots)
 
     def pending(self) -> bool:
         """Whether `receive` would return a message. One look at one word."""
@@ -178,14 +185,22 @@ class Receiver:
     def receive(self) -> Message | None:
         """The next message, or None. The payload of one with a page stays until `release` is called for it."""
         position = self._received
-        if position == self._seen and not self._look():
-            return None
-        fields = WIRE.unpack_from(self._memory, self._ring + (position & self._mask) * SLOT_BYTES)
-        if fields[0] != self._first:
-            self._refuse(fields[0])
+        if position == self._seen:
+            head = self._words[self._head_word]
+            if head == position:
+                if self._given_back != position:
+                    full_fence()
+                    self._give_back()
+                return None
+            if head < position:
+                self._refuse_head(head)
+            full_fence()
+            self._seen = head
+            if position - self._given_back >= self._batch:
+                self._give_back()
+        offset = self._fields + (position & self._mask) * SLOT_BYTES
         self._received = position + 1
-        message: Message = _new_message(Message, fields[1:])
-        return message
+        return new_message(Message, _unpack(self._memory, offset))
 
     def payload(self, message: Message) -> memoryview:
         """The page that came with `message`, in place."""
@@ -208,26 +223,7 @@ class Receiver:
                 "handle the messages of a pair in order, and release each payload once",
             )
         self._released = released + 1
-        self._given_back = -1
-
-    def _look(self) -> bool:
-        """Look at the head; give back what was handled since the last look. False when there is nothing new."""
-        position = self._received
-        head = self._words[self._head_word]
-        if head == position:
-            if self._given_back != position:
-                full_fence()
-                self._give_back()
-            return False
-        if not 0 < head - position <= self._mask + 1:
-            raise RingError(
-                f"ring from kernel {self.sender}: head {head}, while {position} messages were received",
-                "the segment was formatted or overwritten while a daemon had it open",
-            )
-        full_fence()
-        self._give_back()
-        self._seen = head
-        return True
+        self._given_back = -1  # no position: there is something to give back, whatever was received since
 
     def _give_back(self) -> None:
         """Let the sender reuse all that was received so far. Only behind a fence: our reads of it come first."""
@@ -236,10 +232,19 @@ class Receiver:
         words[control + PAIR_TAIL] = self._given_back = self._received
         words[control + PAIR_RELEASED] = self._released
 
-    def _refuse(self, first: int) -> None:
-        version, sender = first & 0xFF, first >> 8
+    def _check_stamps(self, ring: int, slots: int) -> None:
+        """Formatting stamps every slot, and no sender changes that: checked here, and never again."""
+        for offset in range(ring, ring + slots * SLOT_BYTES, SLOT_BYTES):
+            version, sender = STAMP.unpack_from(self._memory, offset)
+            if version != WIRE_VERSION or sender != self.sender:
+                raise RingError(
+                    f"the ring from kernel {self.sender} is stamped with wire version {version} of kernel {sender}, "
+                    f"expected version {WIRE_VERSION} of kernel {self.sender}",
+                    "the segment was overwritten, or host and guests run different versions of this project",
+                )
+
+    def _refuse_head(self, head: int) -> NoReturn:
         raise RingError(
-            f"slot {self._received} of the ring from kernel {self.sender} holds wire version {version} "
-            f"of kernel {sender}, expected version {WIRE_VERSION} of kernel {self.sender}",
-            "the segment was overwritten, or two daemons run with the same kernel id",
+            f"ring from kernel {self.sender}: head {head}, while {self._received} messages were received",
+            "the segment was formatted or overwritten while a daemon had it open",
         )

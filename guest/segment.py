@@ -26,6 +26,7 @@ from enum import IntEnum
 
 from guest.errors import SegmentError
 from guest.fence import full_fence
+from guest.protocol.messages import STAMP, WIRE_VERSION
 
 MAGIC = int.from_bytes(b"mk-segmt", "little")
 LAYOUT_VERSION = 1
@@ -329,9 +330,11 @@ def format_segment(buffer: memoryview, kernels: int) -> Segment:
         first = layout.node_offset(kernel) // _WORD
         words[first + _N_KERNEL] = kernel
         words[first + _N_PEER] = NO_PEER
+        ring = STAMP.pack(WIRE_VERSION, kernel).ljust(SLOT_BYTES, b"\0") * layout.ring_slots
         for other in range(kernels):
             if other != kernel:
-                _clear(buffer, layout.pair_offset(kernel, other), layout.pages_offset(kernel, other))
+                _clear(buffer, layout.pair_offset(kernel, other), layout.ring_offset(kernel, other))
+                buffer[layout.ring_offset(kernel, other) : layout.pages_offset(kernel, other)] = ring
     words[_H_VERSION] = LAYOUT_VERSION
     words[_H_KERNELS] = kernels
     words[_H_RING_SLOTS] = layout.ring_slots

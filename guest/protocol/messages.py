@@ -63,7 +63,9 @@ class Message(NamedTuple):
     version: int = 0
     """How often the page was granted for writing."""
     copyset: int = 0
-    """Bit k set: kernel k was given a copy at some time. 64 kernels at most on the wire, any number in memory."""
+    """Bit k set: kernel k was given a copy at some time. 64 kernels at most on the wire, any number in memory.
+
+    In a PAGE_REQUEST: the kernels that the asker knows to be dead. Who has not heard of them yet answers later."""
     stamp: int = 0
     """Lamport timestamp, `counter << 16 | kernel`: integers compare as the pairs do."""
     epoch: int = 0
@@ -72,24 +74,27 @@ class Message(NamedTuple):
     """Sequence number of the page slot that holds the payload. Written by the ring; the engine leaves it 0."""
 
 
-WIRE = Struct("<HHxxxxQIIQQQII")
-"""Version byte and sender byte as one number, name, then the other fields of `Message` in their own order: a slot is
-packed from a message and turned into one without touching its fields one by one. Every field lies at a multiple of its
-size, as device memory on arm64 demands."""
-WIRE_BYTES = WIRE.size
+STAMP = Struct("<BB")
+"""The first two bytes of a slot: wire version, sender. They are the same in all slots of a ring, and written once."""
+STAMP_BYTES = STAMP.size
+FIELDS = Struct("<H4xQIIQQQII")
+"""The rest: the fields of `Message` in their own order, so that a slot becomes a message without touching them one by
+one. In a slot, every field lies at a multiple of its size, as device memory on arm64 demands."""
+WIRE_BYTES = STAMP_BYTES + FIELDS.size
 
-_new_tuple = tuple.__new__  # what Message._make() does, without its check of the length
+new_message = tuple.__new__
+"""`new_message(Message, fields)` is Message._make(fields) without its check of the length."""
 
 
 def pack_into(buffer: memoryview, offset: int, sender: int, message: Message) -> None:
     """Write `message` into a ring slot at `offset` bytes."""
-    WIRE.pack_into(buffer, offset, WIRE_VERSION | sender << 8, *message)
+    STAMP.pack_into(buffer, offset, WIRE_VERSION, sender)
+    FIELDS.pack_into(buffer, offset + STAMP_BYTES, *message)
 
 
 def unpack_from(buffer: memoryview, offset: int) -> tuple[int, Message]:
     """Read the slot at `offset`: the sender it names, and the message. Raises ValueError on another wire version."""
-    fields = WIRE.unpack_from(buffer, offset)
-    first = fields[0]
-    if first & 0xFF != WIRE_VERSION:
-        raise ValueError(f"message of wire version {first & 0xFF}, this side speaks {WIRE_VERSION}")
-    return first >> 8, _new_tuple(Message, fields[1:])
+    version, sender = STAMP.unpack_from(buffer, offset)
+    if version != WIRE_VERSION:
+        raise ValueError(f"message of wire version {version}, this side speaks {WIRE_VERSION}")
+    return sender, new_message(Message, FIELDS.unpack_from(buffer, offset + STAMP_BYTES))
