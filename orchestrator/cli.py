@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from images.errors import Failure
-from orchestrator import commands_image, commands_results, commands_testbed
+from orchestrator import commands_bench, commands_image, commands_results, commands_testbed
 from orchestrator.errors import InputError, Stopped
 from orchestrator.signals import signals_raise
 
@@ -148,6 +148,7 @@ def schema() -> None:
 
 
 commands_testbed.add_to(app)
+commands_bench.add_to(app)
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")
 

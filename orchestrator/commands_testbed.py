@@ -3,16 +3,16 @@
 import json
 import os
 import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from testbed import Testbed
-
-UP_S = 60.0
-"""Longest time machines may take to come up with hardware acceleration."""
+    from testbed.lifecycle import NodeSummary, Summary
+    from testbed.machine import Testbed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,7 +38,6 @@ def up(
     """
     from orchestrator.errors import InputError
     from orchestrator.experiment import Accelerator
-    from orchestrator.machines import bring_up
     from orchestrator.plan import load
     from orchestrator.progress import Progress
 
@@ -46,11 +45,12 @@ def up(
         raise InputError(f"found --accel {accel}, expected auto, kvm or tcg")
     plan = load(file)
     shape = plan.testbeds[0][0]
+    from orchestrator.machines import bring_up, checked_name, name_for  # libvirt: not before the file is right
+
+    name = checked_name(name) if name else name_for(plan.name)
     with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
-        running = bring_up(name or plan.name, shape, accel, progress.say)
-        for node, machine in running.nodes.items():
-            progress.say(f"{node}: {machine.arch}, {machine.accelerator} ({machine.accelerator_reason})")
-    typer.echo(f"{name or plan.name} is up: `testbed ssh {next(iter(shape.nodes))}` goes in, `testbed down` removes it")
+        bring_up(name, shape, Accelerator(accel) if accel else None, progress.say)
+    typer.echo(f"{name} is up: `testbed ssh {next(iter(shape.nodes))}` goes in, `testbed down {name}` removes it")
 
 
 def ps(
@@ -67,12 +67,37 @@ def ps(
 
     summaries = list_all()
     if as_json:
-        typer.echo(json.dumps([summary.as_json() for summary in summaries], indent=2))
+        typer.echo(json.dumps([_plain(summary) for summary in summaries], indent=2))
         return
     for summary in summaries:
-        typer.echo(str(summary))
+        nodes = ", ".join(f"{node.name} ({node.arch}, {_state(node)})" for node in summary.nodes)
+        typer.echo(f"{summary.name:24} {summary.condition:10} {_age(summary.created):>8}  {nodes}")
     if not summaries:
         typer.echo("no testbeds; `testbed up FILE` makes one", err=True)
+
+
+def _plain(summary: "Summary") -> dict[str, Any]:
+    return {
+        "name": summary.name,
+        "condition": summary.condition.value,
+        "created": summary.created.isoformat() if summary.created else None,
+        "nodes": [asdict(node) for node in summary.nodes],
+        "run_directory": str(summary.run_directory) if summary.run_directory else None,
+    }
+
+
+def _state(node: "NodeSummary") -> str:
+    return node.accelerator or "not started" if node.alive or not node.accelerator else f"{node.accelerator}, ended"
+
+
+def _age(created: datetime | None) -> str:
+    if created is None:
+        return "-"
+    seconds = int((datetime.now(UTC) - created).total_seconds())
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
 
 
 def ssh(
@@ -114,15 +139,13 @@ def down(
       testbed down --all
     """
     from orchestrator.progress import Progress
-    from testbed import list_all
+    from testbed import list_all, teardown
 
     names = [summary.name for summary in list_all()] if everything else [_the_name(name)]
     with Progress(quiet=quiet) as progress:
         for each in names:
             with progress.step(f"removing {each}"):
-                from testbed import find
-
-                find(each).down(progress.say)
+                teardown.down(each, progress.say)
 
 
 def _the_testbed(name: str | None, node: str) -> "Testbed":
@@ -130,7 +153,7 @@ def _the_testbed(name: str | None, node: str) -> "Testbed":
     from testbed import find, list_all
 
     if name is None:
-        with_node = [summary.name for summary in list_all() if node in summary.nodes]
+        with_node = [each.name for each in list_all() if node in [known.name for known in each.nodes]]
         if len(with_node) == 1:
             name = with_node[0]
     return find(_the_name(name))

@@ -10,7 +10,7 @@ import typer
 
 from images.errors import Failure
 from orchestrator.errors import InputError
-from orchestrator.experiment import Testbed
+from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.record import Record
@@ -41,7 +41,8 @@ def run_file(
             with record, progress.heard_by(record.said):
                 progress.say(f"{plan.name}: {len(plan.points)} points on stage {stage}, results in {directory.path}")
                 record.versions(of_tools(_architectures(plan) if stage == "vm" else []))
-                run(plan, _stage_factory(stage, directory, progress, accelerator), record, progress, keep=keep)
+                stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
+                run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
             failure.reported = True  # type: ignore[attr-defined]  # its JSON is the run's
             _print(record, as_json, quiet, terminal_ok=bool(record.summary.points))
@@ -70,15 +71,18 @@ def _architectures(plan: Plan) -> list[str]:
 
 
 def _stage_factory(
-    stage: str, directory: RunDirectory, progress: Progress, accelerator: str | None
+    stage: str, experiment: str, directory: RunDirectory, progress: Progress, accelerator: str | None
 ) -> Callable[[Testbed], Stage]:
     if stage == "local":
         from orchestrator.stage_local import LocalStage
 
         return lambda testbed: LocalStage(testbed, progress.say)
+    from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
 
-    return lambda testbed: VmStage(testbed, directory.run_id, accelerator, progress)
+    name = name_for(experiment, f"-{directory.run_id[-4:]}")
+    wanted = Accelerator(accelerator) if accelerator else None
+    return lambda testbed: VmStage(name, testbed, wanted, directory, progress)
 
 
 def _print(record: Record, as_json: bool, quiet: bool, *, terminal_ok: bool) -> None:

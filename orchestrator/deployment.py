@@ -1,0 +1,86 @@
+"""The guest side's code on its way into guests: compiled once, cached, unpacked, and started as an agent."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from images import Image, compile_tree
+from orchestrator.agents import AgentProcess
+from testbed import Deadline, GuestError
+from testbed.machine import Node
+from testbed.shell import Process, Shell
+
+SOURCES = Path(__file__).parents[1] / "guest"
+TARGET = "/opt/testbed"
+# One command a node: each costs an emulated guest a process of its shell and another of its SSH server. The archive's
+# length is known, so what follows it on standard input is left for the agent. `-S`: there are no site packages.
+_START = 'mkdir -p "$2" && cd "$2" && head -c "$1" | tar -x -f - && exec python3 -S -m guest.agent'
+
+
+def archive(image: Image, say: Callable[[str], None]) -> bytes:
+    """A tar of the package `guest`, compiled by the interpreter of the guests; made again when a file of it changes."""
+    from platformdirs import user_cache_path
+
+    cached = user_cache_path("testbed") / "guest" / f"{image.key}-{_hash(SOURCES)}.tar"
+    try:
+        return cached.read_bytes()
+    except FileNotFoundError:
+        pass
+    say("compiling the guest side's code")
+    content = compile_tree(image, SOURCES)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    for old in sorted(cached.parent.glob("*.tar"), key=lambda path: path.stat().st_mtime)[:-8]:
+        old.unlink(missing_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as draft:
+        draft.write(content)
+    os.replace(draft.name, cached)  # noqa: PTH105 - its name is a string
+    return content
+
+
+def _hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+class GuestAgent:
+    """An agent on a guest; implements `orchestrator.agents.AgentProcess`."""
+
+    def __init__(self, node: Node, shell: Shell, process: Process) -> None:
+        self._node, self._shell, self._process = node, shell, process
+        self.stdin, self.stdout = process.stdin, process.stdout
+
+    def said(self) -> str:
+        return self._process.errors().decode(errors="replace")
+
+    def ended(self) -> str:
+        try:
+            self._node.check()
+            code = self._process.wait(Deadline(1.0))
+        except GuestError as error:
+            return error.message
+        return f"exit code {code}" if code >= 0 else "killed by a signal"
+
+    def close(self) -> None:
+        self._process.close()
+        self._shell.close()
+
+
+def start_agent(node: Node, code: bytes, deadline: Deadline) -> AgentProcess:
+    """Log in to the node, unpack the code, and start the agent from it. Raises GuestError."""
+    shell = node.shell(deadline)
+    try:
+        process = shell.spawn(["sh", "-c", _START, "start", str(len(code)), TARGET], deadline)
+        process.stdin.write(code)
+    except (OSError, EOFError) as error:
+        shell.close()
+        raise GuestError(f"node {node.name}: cannot deploy the agent: {error}") from error
+    except BaseException:
+        shell.close()
+        raise
+    return GuestAgent(node, shell, process)

@@ -1,0 +1,65 @@
+"""From the `testbed:` part of an experiment file to running machines."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from images import ensure_all
+from images.errors import Failure
+from orchestrator.errors import InputError
+from orchestrator.experiment import Accelerator, IvshmemLink, Testbed
+from testbed import LinkKind, LinkSpec, NodeSpec, TestbedSpec, up
+from testbed import Testbed as RunningTestbed
+from testbed.spec import Accelerator as SpecAccelerator
+from testbed.spec import Driver, check_name
+
+Say = Callable[[str], None]
+
+
+def bring_up(
+    name: str, shape: Testbed, accelerator: Accelerator | None, say: Say, evidence: Path | None = None
+) -> RunningTestbed:
+    """Build the images that are missing, start the machines, and wait until they can be logged in to.
+
+    When they do not come up nothing is left of them, but their last words are copied to `evidence`.
+    """
+    spec = specification(name, shape, accelerator)
+    images = ensure_all([node.arch for node in spec.nodes], say)
+    return up(spec, images, say, evidence=evidence)
+
+
+def specification(name: str, shape: Testbed, accelerator: Accelerator | None) -> TestbedSpec:
+    """The same machines in the words of the lower layer; `accelerator` overrules that of every node."""
+    nodes = [
+        NodeSpec(
+            node,
+            settings.arch.value,
+            settings.memory,
+            settings.cpus,
+            SpecAccelerator((accelerator or settings.accelerator).value),
+        )
+        for node, settings in shape.nodes.items()
+    ]
+    links = [
+        LinkSpec(link, LinkKind.IVSHMEM_DOORBELL, settings.size, settings.vectors, settings.nodes)
+        if isinstance(settings, IvshmemLink)
+        else LinkSpec(link, LinkKind.ETHERNET, 0, 0, settings.nodes)
+        for link, settings in shape.links.items()
+    ]
+    return TestbedSpec(name, tuple(nodes), tuple(links), Driver(shape.driver))
+
+
+def name_for(wanted: str, ending: str = "") -> str:
+    """`wanted` as a testbed may be called, with `ending` behind it."""
+    letters = "".join(each if each.isalnum() and each.isascii() else "-" for each in wanted.lower()).strip("-")
+    if not letters[:1].isalpha():
+        letters = f"t-{letters}"
+    return letters[: 31 - len(ending)].rstrip("-") + ending
+
+
+def checked_name(name: str) -> str:
+    """`name` if a testbed may be called that. Raises InputError."""
+    try:
+        check_name("testbed", name)
+    except Failure as error:
+        raise InputError(f"--name: {error.message}", f"for example {name_for(name)}") from None
+    return name

@@ -1,0 +1,119 @@
+"""Stage `vm`: real guests, booted for the run, linked by ivshmem."""
+
+import platform
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from guest.segment import format_segment
+from images import ensure
+from orchestrator.agents import AgentProcess, Agents
+from orchestrator.deployment import archive, start_agent
+from orchestrator.experiment import Accelerator, Testbed
+from orchestrator.machines import bring_up
+from orchestrator.progress import Progress
+from orchestrator.results import RunDirectory
+from orchestrator.summary import NodeSummary
+from testbed import Deadline
+from testbed import Testbed as RunningTestbed
+from testbed.ivshmem_client import HostPeer
+
+DEPLOY_S = 20.0
+EVIDENCE = "evidence"
+"""Folder in the results with the last words of machines that did not come up."""
+
+
+class VmStage:
+    """Implements `orchestrator.stage.Stage`."""
+
+    def __init__(
+        self,
+        name: str,
+        shape: Testbed,
+        accelerator: Accelerator | None,
+        directory: RunDirectory,
+        progress: Progress,
+    ) -> None:
+        self._name = name
+        self._shape = shape
+        self._accelerator = accelerator
+        self._directory = directory
+        self._progress = progress
+        self._running: RunningTestbed | None = None
+        self._segments: dict[str, HostPeer] = {}
+
+    def deadline(self, seconds: float) -> Deadline:
+        """Scaled by the slowest accelerator there is among the nodes."""
+        nodes = self._up().nodes.values()
+        return max((Deadline.scaled(seconds, node.accelerator) for node in nodes), key=lambda each: each.seconds)
+
+    def provision(self) -> list[NodeSummary]:
+        """Boot all nodes, and join each shared memory as a peer, to format it."""
+        evidence = self._directory.path / EVIDENCE
+        self._running = bring_up(self._name, self._shape, self._accelerator, self._progress.detail, evidence)
+        for link, settings in self._shape.links.items():
+            if settings.kind == "ivshmem-doorbell":
+                self._segments[link] = self._running.segment(link)
+        summaries = []
+        for node in self._running.nodes.values():
+            boot_s = node.boot_s or 0.0
+            reason = node.accelerator_reason
+            self._progress.say(f"{node.name}: {node.arch}, ready in {boot_s:.1f} s, {node.accelerator} ({reason})")
+            stages = dict(node.stages)
+            summaries.append(
+                NodeSummary(node.name, node.arch, node.accelerator.value, reason, round(boot_s, 3), stages)
+            )
+        return summaries
+
+    def deploy(self) -> Agents:
+        """The same compiled code to all nodes at once."""
+        nodes = list(self._up().nodes.values())
+        code = archive(ensure(platform.machine(), self._progress.detail), self._progress.say)
+        deadline = self.deadline(DEPLOY_S)
+        processes: dict[str, AgentProcess] = {}
+        with ThreadPoolExecutor(len(nodes), thread_name_prefix="deploy") as pool:
+            started = {node.name: pool.submit(start_agent, node, code, deadline) for node in nodes}
+        for name, future in started.items():
+            processes[name] = future.result()
+        return Agents(processes)
+
+    def format_segment(self, link: str, kernels: int) -> None:
+        format_segment(self._segments[link].memory, kernels)
+
+    def link_for(self, _link: str, _node: str) -> dict[str, Any]:
+        # A node's devices come in the order of its links; the agent finds the only one by itself.
+        return {"kind": "ivshmem", "pci": None}
+
+    def collect(self, directory: RunDirectory) -> None:
+        """Consoles and domain XML, of machines that did not come up too."""
+        evidence = directory.path / EVIDENCE
+        for name in self._shape.nodes:
+            node = self._running.nodes[name] if self._running else None
+            console = node.console if node else evidence / f"{name}.console"
+            if console.exists():
+                directory.keep_console(name, console.read_text(errors="replace"))
+            xml = node.domain_xml if node else _text(evidence / f"{name}.xml")
+            if xml:
+                directory.keep_domain(name, xml)
+
+    def teardown(self, *, keep: bool) -> None:
+        for segment in self._segments.values():
+            segment.close()
+        self._segments.clear()
+        if self._running is None:
+            return
+        if keep:
+            first = next(iter(self._shape.nodes))
+            ways = f"`testbed ssh {first} --name {self._name}`, `testbed down {self._name}`"
+            self._progress.say(f"kept as {self._name}: {ways}")
+        else:
+            self._running.down(self._progress.detail)
+        self._running = None
+
+    def _up(self) -> RunningTestbed:
+        assert self._running is not None, "the stage was not provisioned"
+        return self._running
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
