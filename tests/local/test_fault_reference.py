@@ -21,12 +21,10 @@ def test_every_kind_of_fault_is_served_for_every_page_and_round(reference: Path)
     done = subprocess.run([reference, "32", "3"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     kinds = json.loads(done.stdout)
-    assert list(kinds) == ["zero", "copy", "protect", "discard"]
-    for name, kind in kinds.items():
-        assert kind["count"] == 32 * 3, name
-        assert 0 < kind["median_us"] <= kind["p99_us"], name
-    # A fault that went through another process costs more than a system call.
-    assert kinds["protect"]["median_us"] > kinds["discard"]["median_us"]
+    assert list(kinds) == ["zero", "copy", "protect"]
+    for samples in kinds.values():
+        assert len(samples) == 32 * 3
+        assert min(samples) > 1  # a fault goes through another process: two switches cannot be had for less
 
 
 @pytest.mark.parametrize("arguments", [[], ["8"], ["0", "1"], ["1", "0"], ["x", "1"], ["99999999", "99999999"]])

@@ -1,0 +1,146 @@
+"""The measurements, each a function from the guests to figures."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.bench.figures import Figure, Quantity, Unit
+from orchestrator.bench.guests import NODES, SHAPE, Guests
+from orchestrator.bench.reference import compile_reference
+from testbed import GuestError
+
+PAGES = 256
+ROUNDS = 4
+"""Times that all pages are touched, for local faults."""
+ITERATIONS = 16
+"""In each, every page is written by one node and read by the other."""
+STRIDE_BYTES = 4096
+"""One element a page: what is measured is the fault, not what a program does with the page."""
+ROUND_TRIPS = {"poll": 2000, "interrupt": 200, "adaptive": 500}
+TCP_ROUND_TRIPS = 300
+_BINARY = "/run/fault_reference"
+
+
+class Section(StrEnum):
+    """Parts of a bench run that can be had alone."""
+
+    BOOT = "boot"
+    FAULT = "fault"
+    RING = "ring"
+    TCP = "tcp"
+
+
+def faults(guests: Guests, repeat: int) -> list[Figure]:
+    """Local faults with the handler in C and with our daemon; remote faults in both directions."""
+    figures = []
+    for node in NODES:
+        figures += _in_c(guests, node, repeat)
+        figures.append(_local(guests, node, repeat))
+    for writer, reader in (NODES, NODES[::-1]):
+        figures += _remote(guests, writer, reader, repeat)
+    return figures
+
+
+def rings(guests: Guests, repeat: int) -> list[Figure]:
+    """Round trips over the rings by each policy, begun by each node."""
+    figures = []
+    for policy, count in ROUND_TRIPS.items():
+        samples: dict[str, list[float]] = {node: [] for node in NODES}
+        for _ in range(repeat):
+            guests.format_segment()
+            with ThreadPoolExecutor(len(NODES), thread_name_prefix="ring") as pool:
+                running = {
+                    node: pool.submit(guests.run_module, node, "guest.bench", "ring", str(kernel), str(count), policy)
+                    for kernel, node in enumerate(NODES)
+                }
+            for node, each in running.items():
+                samples[node] += each.result()[policy]
+        for node, other in (NODES, NODES[::-1]):
+            figures.append(Figure.of(Quantity(f"ring_{policy}"), (node, other), Unit.MICROSECONDS, samples[node]))
+    return figures
+
+
+def tcp(guests: Guests, repeat: int) -> list[Figure]:
+    """Round trips over TCP, begun by each node."""
+    figures = []
+    for node, other in (NODES, NODES[::-1]):
+        samples: list[float] = []
+        for _ in range(repeat):
+            samples += _tcp_once(guests, node, other)
+        figures.append(Figure.of(Quantity.TCP, (node, other), Unit.MICROSECONDS, samples))
+    return figures
+
+
+MEASUREMENTS: dict[Section, Callable[[Guests, int], list[Figure]]] = {
+    # The agents keep the device once they have opened it, so the rings come before them.
+    Section.RING: rings,
+    Section.TCP: tcp,
+    Section.FAULT: faults,
+}
+"""All that need running guests, in the order in which they are made."""
+
+
+def boots(samples: dict[str, list[float]]) -> list[Figure]:
+    """Boot times by node, and of the pair: both are started together, and ready when the slower one is."""
+    figures = [Figure.of(Quantity.BOOT, (node,), Unit.SECONDS, each) for node, each in samples.items()]
+    pairs = [max(together) for together in zip(*samples.values(), strict=True)]
+    return [*figures, Figure.of(Quantity.BOOT, tuple(samples), Unit.SECONDS, pairs)]
+
+
+def _in_c(guests: Guests, node: str, repeat: int) -> list[Figure]:
+    guests.shells[node].put(compile_reference(SHAPE.nodes[node].arch), _BINARY, 0o755)
+    kinds: dict[str, list[float]] = guests.run(node, _BINARY, str(PAGES), str(ROUNDS * repeat))
+    return [Figure.of(Quantity(f"c_{kind}"), (node,), Unit.MICROSECONDS, each) for kind, each in kinds.items()]
+
+
+def _local(guests: Guests, node: str, repeat: int) -> Figure:
+    found = guests.run_module(node, "guest.bench", "local-fault", str(PAGES), str(ROUNDS * repeat))
+    return Figure.of(Quantity.LOCAL_FAULT, (node,), Unit.MICROSECONDS, found["samples_us"])
+
+
+def _remote(guests: Guests, writer: str, reader: str, repeat: int) -> list[Figure]:
+    """One node writes all pages, then the other reads them, over and over, both daemons polling."""
+    reads: list[float] = []
+    writes: list[float] = []
+    for _ in range(repeat):
+        answers = _run(guests, [["writer" if node == writer else "reader"] for node in NODES])
+        reads += answers[reader]["latency_us"]["remote_read"]
+        writes += answers[writer]["latency_us"]["remote_write"]
+    return [
+        Figure.of(Quantity.REMOTE_READ, (reader, writer), Unit.MICROSECONDS, reads),
+        Figure.of(Quantity.REMOTE_WRITE, (writer, reader), Unit.MICROSECONDS, writes),
+    ]
+
+
+def _run(guests: Guests, roles: list[list[str]]) -> dict[str, dict[str, Any]]:
+    guests.format_segment()
+    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": "poll", "pages": PAGES}
+    link = {"kind": "ivshmem", "pci": None}
+    guests.ask({node: {**opening, "kernel": kernel, "link": link} for kernel, node in enumerate(NODES)})
+    workload = {
+        "kind": "shared-array",
+        "array_bytes": PAGES * STRIDE_BYTES,
+        "stride": STRIDE_BYTES,
+        "iterations": ITERATIONS,
+    }
+    answers = guests.ask({node: {"op": "run", "workload": workload, "all_roles": roles} for node in NODES})
+    guests.ask({node: {"op": "close"} for node in NODES})
+    for node, answer in answers.items():
+        if not answer["verified"]:  # a figure of memory that is not coherent is worth nothing
+            raise GuestError(f"node {node} read {answer['wrong']} wrong values while it was measured")
+    return answers
+
+
+def _tcp_once(guests: Guests, node: str, other: str) -> list[float]:
+    address = guests.address(other)
+    server = guests.shells[other].spawn(guests.module_command("guest.tcp_round_trip", "serve", address))
+    try:
+        port = server.stdout.readline().strip().decode()
+        if not port.isdigit():
+            said = server.errors().decode(errors="replace").strip()
+            raise GuestError(f"node {other}: the TCP server on {address} said {port!r}, expected its port:\n{said}")
+        found = guests.run_module(node, "guest.tcp_round_trip", "measure", address, port, str(TCP_ROUND_TRIPS))
+    finally:
+        server.close()
+    return list(found["samples_us"])

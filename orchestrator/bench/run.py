@@ -1,0 +1,70 @@
+"""A bench run from its first boot to its figures."""
+
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from orchestrator.bench.figures import Bench, Figure, Machine
+from orchestrator.bench.guests import NODES, SHAPE, Guests
+from orchestrator.bench.measure import MEASUREMENTS, Section, boots
+from orchestrator.experiment import Accelerator
+from orchestrator.machines import bring_up
+from orchestrator.progress import Progress
+from orchestrator.results import RunDirectory
+from orchestrator.signals import signals_wait
+from orchestrator.versions import of_tools
+from testbed import Testbed
+
+
+def bench(
+    sections: Sequence[Section],
+    repeat: int,
+    accelerator: Accelerator | None,
+    directory: RunDirectory,
+    progress: Progress,
+) -> Bench:
+    """Boot the guests, `repeat` times if that is measured, and make the other measurements on the last ones.
+
+    Whatever ends it, the guests are removed. Consoles of guests that do not come up go to `directory`.
+    """
+    started = time.monotonic()
+    boot_s: dict[str, list[float]] = {node: [] for node in NODES}
+    figures: list[Figure] = []
+    machines: tuple[Machine, ...] = ()
+    wanted = [section for section in MEASUREMENTS if section in sections]
+    boot_count = repeat if Section.BOOT in sections else 1
+    for index in range(boot_count):
+        with progress.step(f"booting {' and '.join(NODES)} ({index + 1} of {boot_count})"):
+            name = f"bench-{directory.run_id[-4:]}"
+            testbed = bring_up(name, SHAPE, accelerator, progress.detail, directory.path / "evidence")
+        try:
+            machines = _machines(testbed)
+            for node in NODES:
+                boot_s[node].append(testbed.nodes[node].boot_s or 0.0)
+            if index == boot_count - 1 and wanted:
+                figures += _measured(testbed, wanted, repeat, progress)
+        finally:
+            with signals_wait(progress.say), progress.step("removing the guests"):
+                testbed.down(progress.detail)
+    if Section.BOOT in sections:
+        figures = [*boots(boot_s), *figures]
+    versions = of_tools([machine.arch for machine in machines])
+    return Bench(machines, repeat, tuple(figures), versions, round(time.monotonic() - started, 3))
+
+
+def _measured(testbed: Testbed, sections: Sequence[Section], repeat: int, progress: Progress) -> list[Figure]:
+    figures: list[Figure] = []
+    with ExitStack() as stack:
+        with progress.step("deploying"):
+            guests = stack.enter_context(Guests(testbed, progress.detail))
+        for section in sections:
+            with progress.step(f"measuring {section.value}"):
+                figures += MEASUREMENTS[section](guests, repeat)
+    return figures
+
+
+def _machines(testbed: Testbed) -> tuple[Machine, ...]:
+    return tuple(
+        Machine(node.name, node.arch, node.accelerator.value, node.accelerator_reason)
+        for node in testbed.nodes.values()
+    )
