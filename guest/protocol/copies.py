@@ -102,7 +102,8 @@ class Copies:
         page.phase = phase
         page.awaiting = kernels
         page.request += 1
-        message = Message(_REQUEST, page.number, page.request, flags, 0, self._dead, page.stamp, self.epoch)
+        needed = 0 if flags == _FETCH else page.needed()
+        message = Message(_REQUEST, page.number, page.request, flags, needed, self._dead, page.stamp, self.epoch)
         self._send(kernels, message, effects)
 
     def _send(self, kernels: int, message: Message, effects: list[Effect]) -> None:
@@ -142,15 +143,16 @@ class Copies:
 
     def queue(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
         """A loser that asks has counted all its votes: none of them can meet a newer version any more."""
-        page.wait(sender, message.request, message.stamp)
+        page.wait(sender, message)
         if message.stamp:
             page.losers = without(page.losers, message.stamp)
         self._release(page, effects)
 
     def give(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
-        """A valid copy may be handed on at any time, except while the votes that make it stale are under way."""
-        if page.phase is _VOTE_PHASE or self._goes_first(page, message.stamp):
-            page.wait(sender, message.request, message.stamp)
+        """A valid copy may be handed on at any time, except while the votes that make it stale are under way. Who needs
+        a newer one has granted a write that we have not heard of yet: it will come, and asking on would not help."""
+        if page.phase is _VOTE_PHASE or message.version > page.version or self._goes_first(page, message.stamp):
+            page.wait(sender, message)
         else:
             self._give(page, sender, message.request, effects)
 
@@ -158,7 +160,7 @@ class Copies:
         """We know who has been here; a loser that asks us, because we refused it, gets the page from us in the end."""
         page.copyset |= 1 << sender
         if self._goes_first(page, message.stamp):
-            page.wait(sender, message.request, message.stamp)
+            page.wait(sender, message)
         else:
             self._deny(page, sender, message.request, 0, effects)
 
@@ -172,7 +174,7 @@ class Copies:
         effects.append(Send(kernel, message))
 
     def _deny(self, page: Page, kernel: int, request: int, flags: int, effects: list[Effect]) -> None:
-        message = Message(_ABSENT, page.number, request, flags, 0, page.copyset, 0, self.epoch)
+        message = Message(_ABSENT, page.number, request, flags, page.version, page.copyset, 0, self.epoch)
         effects.append(Send(kernel, message))
 
     def _release(self, page: Page, effects: list[Effect]) -> None:
@@ -185,12 +187,13 @@ class Copies:
         self._serve(page, effects)
 
     def _serve(self, page: Page, effects: list[Effect]) -> None:
-        """In S or I, with no vote under way: answer those who wait, except later losers."""
+        """In S or I, with no vote under way: answer those who wait, as if they asked now."""
         waiting, page.waiting = page.waiting, ()
-        for kernel, request, stamp in waiting:
+        for entry in waiting:
+            kernel, request, stamp, needed = entry
             page.copyset |= 1 << kernel
-            if self._goes_first(page, stamp):
-                page.waiting += ((kernel, request, stamp),)
+            if self._goes_first(page, stamp) or (page.state is S and needed > page.version):
+                page.waiting += (entry,)
             elif page.state is S:
                 self._give(page, kernel, request, effects)
             else:
@@ -218,10 +221,12 @@ class Copies:
             self._arrive(page, version, False, effects)
 
     def collect_absence(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
-        """No copy there. That nobody has one does not make it a page of zeros if somebody once had."""
+        """No copy there. That nobody has one does not make it a page of zeros if somebody once had, and the version he
+        had makes older ones stale: he may have written it unknown to whoever gave us his copy."""
         if not page.answered(sender, message.request):
             return
         page.copyset |= message.copyset & self._alive
+        page.version = max(page.version, message.version)
         if message.flags & _FETCHING:
             page.fetched_by_others = True
         elif message.copyset:
@@ -256,7 +261,7 @@ class Copies:
 
     def _arrive(self, page: Page, version: int, kept: bool, effects: list[Effect]) -> None:
         """A fetch ends with this copy; if it was invalidated on its way, a read begins."""
-        if self._is_stale(page, version):
+        if version < page.needed():
             if kept:
                 effects.append(Forget(page.number))
             page.state = I
@@ -272,16 +277,12 @@ class Copies:
         page.wanted &= WRITE
         self._go_on(page, effects)
 
-    def _is_stale(self, page: Page, version: int) -> bool:
-        """Whether we granted the invalidation of this version, or of a later one."""
-        return any(granted >= version for granted, _ in page.granted)
-
     def accept(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
         """A copy for a read. What we granted away may not come back: its writer may have changed it by now."""
         if not page.answered(sender, message.request):
             return
         page.copyset |= message.copyset & self._alive
-        if not self._is_stale(page, message.version):
+        if message.version >= page.needed():
             self._install(page, message.version, False, effects)
             return
         page.barren = 0

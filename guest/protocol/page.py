@@ -2,6 +2,7 @@
 
 from enum import IntEnum
 
+from guest.protocol.messages import Message
 from guest.protocol.table import State
 
 READ = 1
@@ -69,6 +70,7 @@ class Page:
         self.number = number
         self.state = State.U
         self.version = 0
+        """Of the copy held here, or last held; before there was one, the newest that others say they had."""
         self.owner = NOBODY
         """Whom an invalidation was granted to last: he should have the page."""
         self.copyset = 0
@@ -89,8 +91,8 @@ class Page:
         """Stamps of the writers that refused us in this vote."""
         self.abandoned: tuple[int, ...] = ()
         """Stamps given up by voters whose vote is still awaited."""
-        self.waiting: tuple[tuple[int, int, int], ...] = ()
-        """(kernel, request, stamp or 0) of requests to be answered later; a stamp says read-for-write."""
+        self.waiting: tuple[tuple[int, int, int, int], ...] = ()
+        """(kernel, request, stamp, version needed) of requests to be answered later; a stamp says read-for-write."""
         self.kept = NOTHING_KEPT
         """Version of the payload laid aside while a fetch awaits further answers."""
         self.fetched_by_others = False
@@ -111,15 +113,23 @@ class Page:
         self.awaiting ^= 1 << kernel
         return True
 
-    def wait(self, kernel: int, request: int, stamp: int) -> None:
+    def needed(self) -> int:
+        """The lowest version not known to be stale: newer than every grant, not older than what was heard of."""
+        needed = self.version
+        for version, _ in self.granted:
+            if version >= needed:
+                needed = version + 1
+        return needed
+
+    def wait(self, kernel: int, message: Message) -> None:
         """Answer this request later; of one kernel only the newest counts."""
         others = []
         for entry in self.waiting:
             if entry[0] != kernel:
                 others.append(entry)
-            elif entry[1] > request:
+            elif entry[1] > message.request:
                 return
-        self.waiting = (*others, (kernel, request, stamp))
+        self.waiting = (*others, (kernel, message.request, message.stamp, message.version))
 
     def bury(self, kernel: int) -> None:
         """Take a dead kernel out of everything remembered, but for the answers awaited from it."""

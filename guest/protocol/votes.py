@@ -58,10 +58,13 @@ class Votes(Copies):
         self._vote(page, sender, message, _ALSO_WRITING, effects)
 
     def judge(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
-        """Of two writes the older one goes first."""
+        """Of two writes the older one goes first, and a write of a stale copy never."""
         self._see(message.stamp)
         if self._goes_first(page, message.stamp):
             self._vote(page, sender, message, _ALSO_WRITING, effects)
+            return
+        if page.state is S and message.version < page.version:
+            self._vote(page, sender, message, 0, effects)
             return
         if page.state is S or page.lost:
             effects.append(Discard(page.number))
@@ -70,10 +73,16 @@ class Votes(Copies):
         page.owner = sender
         page.barren = 0
         page.granted += ((message.version, message.stamp),)
-        self._vote(page, sender, message, _GRANT | _ALSO_WRITING if page.stamp else _GRANT, effects)
+        if page.phase is _VOTE_PHASE:
+            self._vote(page, sender, message, _GRANT | _ALSO_WRITING, effects)
+        else:
+            self._vote(page, sender, message, _GRANT, effects)
+            self._serve(page, effects)
 
     def _vote(self, page: Page, kernel: int, message: Message, flags: int, effects: list[Effect]) -> None:
-        vote = Message(_VOTE, page.number, message.request, flags, page.version, 0, page.stamp, self.epoch)
+        """Without a write of our own the stamp is the smallest there is: who has the newest copy is asked first."""
+        stamp = page.stamp or self.kernel
+        vote = Message(_VOTE, page.number, message.request, flags, page.version, 0, stamp, self.epoch)
         effects.append(Send(kernel, vote))
 
     def _see(self, stamp: int) -> None:
@@ -116,7 +125,7 @@ class Votes(Copies):
         page.owner = self.kernel
         page.wanted = 0
         page.abandoned = ()
-        asked = [stamp for _, _, stamp in page.waiting]
+        asked = [stamp for _, _, stamp, _ in page.waiting]
         page.losers = tuple(stamp for stamp in page.losers if stamp not in asked)
         effects.append(Grant(page.number))
         self._release(page, effects)
@@ -137,11 +146,14 @@ class Votes(Copies):
             page.stamp = 0
         self._serve(page, effects)
 
-    def void(self, page: Page, _sender: int, message: Message, _effects: list[Effect]) -> None:
+    def void(self, page: Page, _sender: int, message: Message, effects: list[Effect]) -> None:
         """The write never was and never will be: the version it was to replace is the latest."""
         stamp = message.stamp
-        page.granted = tuple(entry for entry in page.granted if entry[1] != stamp)
-        if page.phase is _VOTE_PHASE:
+        granted = page.granted
+        page.granted = tuple(entry for entry in granted if entry[1] != stamp)
+        if page.phase is _READ_PHASE and page.granted != granted:
+            self._ask_copyset(page, effects)
+        elif page.phase is _VOTE_PHASE:
             page.losers = without(page.losers, stamp)
             page.abandoned += (stamp,)
 

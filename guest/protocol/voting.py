@@ -19,8 +19,9 @@ _MAY_WAIT = (MessageName.PAGE_REQUEST, MessageName.INVALIDATE)
 _IDLE = Phase.IDLE
 _REQUEST = MessageName.PAGE_REQUEST
 
-_LOCAL = Message(0)
-"""Stands for the message where an event has none."""
+_READ_FAULT, _WRITE_FAULT = Message(Event.READ_FAULT), Message(Event.WRITE_FAULT)
+_GIVE_UP, _PEER_DOWN = Message(Event.GIVE_UP), Message(Event.PEER_DOWN)
+"""Stand for the message where an event has none: a rule always knows by which event it was called."""
 
 
 class VotingEngine(Votes):
@@ -43,16 +44,21 @@ class VotingEngine(Votes):
         self._later: tuple[tuple[int, Message], ...] = ()
         rules = {event: tuple(getattr(self, TABLE[state, event].name) for state in State) for event in Event}
         self._on_message = [rules.get(number) for number in range(max(MessageName) + 1)]  # type: ignore[call-overload]
-        self._on_fault = rules[Event.READ_FAULT], rules[Event.WRITE_FAULT]
+        self._on_read_fault = rules[Event.READ_FAULT]
+        self._on_write_fault = rules[Event.WRITE_FAULT]
         self._on_give_up = rules[Event.GIVE_UP]
         self._on_peer_down = rules[Event.PEER_DOWN]
 
     def fault(self, page: int, write: bool) -> list[Effect]:
         """A local thread cannot access the page. See `Engine.fault`."""
         record = self._pages[page] or self._meet(page)
-        record.wanted |= WRITE if write else READ
         effects: list[Effect] = []
-        self._on_fault[write][record.state](record, self.kernel, _LOCAL, effects)
+        if write:
+            record.wanted |= WRITE
+            self._on_write_fault[record.state](record, self.kernel, _WRITE_FAULT, effects)
+        else:
+            record.wanted |= READ
+            self._on_read_fault[record.state](record, self.kernel, _READ_FAULT, effects)
         return effects
 
     def receive(self, sender: int, message: Message) -> list[Effect]:
@@ -79,7 +85,7 @@ class VotingEngine(Votes):
         record = self._pages[page]
         effects: list[Effect] = []
         if record is not None:
-            self._on_give_up[record.state](record, self.kernel, _LOCAL, effects)
+            self._on_give_up[record.state](record, self.kernel, _GIVE_UP, effects)
         return effects
 
     def peer_down(self, kernel: int) -> list[Effect]:
@@ -94,7 +100,7 @@ class VotingEngine(Votes):
         for record in self._pages:
             if record is not None:
                 record.bury(kernel)
-                self._on_peer_down[record.state](record, kernel, _LOCAL, effects)
+                self._on_peer_down[record.state](record, kernel, _PEER_DOWN, effects)
         return effects + self._catch_up()
 
     def peer_up(self, kernel: int) -> list[Effect]:
@@ -104,7 +110,7 @@ class VotingEngine(Votes):
         effects: list[Effect] = []
         for record in self._pages:
             if record is not None and record.phase in (Phase.FETCHING, Phase.READING):
-                self._on_peer_down[record.state](record, kernel, _LOCAL, effects)
+                self._on_peer_down[record.state](record, kernel, _PEER_DOWN, effects)
         return effects + self._catch_up()
 
     def enter_epoch(self, epoch: int) -> list[Effect]:

@@ -1,0 +1,11 @@
+"""The model checker: every interleaving of a small system of production engines, searched breadth first.
+
+`scenario` says what system, `machine` runs one kernel of it (the very engine of the guests, with a model of its memory
+and threads), `network` holds the messages in flight, `search` visits every state and checks the invariants of
+docs/protocol.md, `trace` makes a counterexample readable.
+"""
+
+from orchestrator.checker.scenario import Scenario
+from orchestrator.checker.search import Report, explore
+
+__all__ = ["Report", "Scenario", "explore"]

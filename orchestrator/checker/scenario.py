@@ -1,0 +1,61 @@
+"""What the checker searches: how many kernels do how much, from where, over which links."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from guest.protocol.engine import Engine
+from guest.protocol.voting import VotingEngine
+
+
+class Links(Enum):
+    """What may happen to the order of messages."""
+
+    IN_ORDER = "in-order"
+    """First in, first out between every ordered pair of kernels, any order otherwise: what rings do."""
+    REORDERED = "reordered"
+    """Any message may overtake any other."""
+
+
+class Start(Enum):
+    """Where the search begins."""
+
+    UNMAPPED = "unmapped"
+    """No kernel ever touched a page."""
+    SHARED = "shared"
+    """Every kernel holds a valid copy of every page."""
+    MODIFIED = "modified"
+    """Kernel 0 has written every page, the others hold stale copies."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A bounded system. Which operations are reads, and which writes, is left open: all choices are searched."""
+
+    operations: tuple[int, ...]
+    """How many operations each kernel's thread may start; the length is the number of kernels."""
+    links: Links = Links.IN_ORDER
+    start: Start = Start.UNMAPPED
+    pages: int = 1
+    threads: int = 1
+    """Threads of every kernel, each with that many operations."""
+    give_ups: int = 0
+    """How many times a process may die while its fault is in flight."""
+    deaths: int = 0
+    """How many kernels may die."""
+    engine: Callable[[int, range, int], Engine] = VotingEngine
+
+    @property
+    def kernels(self) -> int:
+        """How many kernels there are."""
+        return len(self.operations)
+
+    def __str__(self) -> str:
+        extras = "".join(
+            f", {count} {word}" for count, word in ((self.give_ups, "give-ups"), (self.deaths, "deaths")) if count
+        )
+        threads = f" on {self.threads} threads each" if self.threads > 1 else ""
+        return (
+            f"{self.kernels} kernels, {'+'.join(map(str, self.operations))} operations{threads}, {self.pages} page(s), "
+            f"{self.links.value} links, from {self.start.value}{extras}"
+        )
