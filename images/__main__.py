@@ -19,17 +19,15 @@ def main() -> int:
     begin = time.monotonic()
 
     def say(line: str) -> None:
-        print(f"{time.monotonic() - begin:6.1f} s  {line}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"{time.monotonic() - begin:6.1f} s  {line}\n")
+        sys.stderr.flush()
 
     try:
         images = ensure_all(arguments.arch or ["x86_64", "aarch64"], say)
     except Failure as failure:
-        print(f"error: {failure.message}", file=sys.stderr)
-        if failure.hint:
-            print(f"hint: {failure.hint}", file=sys.stderr)
+        sys.stderr.write(f"error: {failure.message}\n" + (f"hint: {failure.hint}\n" if failure.hint else ""))
         return failure.exit_code
-    for image in images.values():
-        print(image.directory)
+    sys.stdout.writelines(f"{image.directory}\n" for image in images.values())
     return 0
 
 

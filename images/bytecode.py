@@ -55,7 +55,7 @@ class Interpreter:
         self._run([str(PROGRAM), str(folder), prefix], stdin="\n".join(files).encode())
 
     def _run(self, arguments: list[str], stdin: bytes = b"") -> bytes:
-        linker = [self.root / self.linker, "--library-path", self.root / self.libraries]
+        linker: list[str | Path] = [self.root / self.linker, "--library-path", self.root / self.libraries]
         # The locale, the user's own modules and the seed of hashing must not show in the result.
         environment = {"PYTHONHOME": str(self.root / "usr"), "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8"}
         program = self.root / "usr/bin/python3"

@@ -18,7 +18,7 @@ def _padded(data: bytes) -> bytes:
 
 
 class Writer:
-    """Collects entries in the order given. Inode numbers count up, times and owners are zero: same input, same bytes."""
+    """Collects entries in the order given; times and owners are zero, so that the same input gives the same bytes."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []

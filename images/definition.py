@@ -95,9 +95,7 @@ def load(path: Path) -> Definition:
     top = _Reader(path, "top level", document)
     modules = _Reader(path, "modules", top.take("modules", dict))
     common = top.words("command_line")
-    architectures = {
-        name: _architecture(path, name, value) for name, value in top.take("architectures", dict).items()
-    }
+    architectures = {name: _architecture(path, name, value) for name, value in top.take("architectures", dict).items()}
     definition = Definition(
         suite=top.take("suite", str),
         source_date_epoch=top.take("source_date_epoch", int),

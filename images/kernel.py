@@ -20,6 +20,9 @@ SECTOR_BYTES = 512
 # The build appends the unpacked size to the compressed payload, for the kernel's own unpacker.
 SIZE_BYTES = 4
 
+SIGNATURE_MARKER = b"~Module signature appended~\n"
+SIGNATURE_RECORD_BYTES = 12
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -73,8 +76,8 @@ def _decompressed(payload: bytes) -> bytes:
 def prepare_modules(root: Path, kernel: Kernel, wanted: Sequence[str]) -> dict[str, list[str]]:
     """Indexes the modules and unpacks `wanted` and what they need.
 
-    Returns for each wanted module the files to load, in order, relative to the folder of the modules; empty when it is
-    built in. Raises Failure for a module that the kernel does not have.
+    Unpacked files have no signature any more. Returns for each wanted module the files to load, in order, relative to
+    the folder of the modules; empty when it is built in. Raises Failure for a module that the kernel does not have.
     """
     run(["depmod", "-b", root, kernel.release])
     needs = _dependencies(kernel.modules / "modules.dep")
@@ -108,5 +111,18 @@ def _closure(kernel: Kernel, needs: dict[str, list[str]], name: str) -> list[str
 
 def _unpack_module(file: Path) -> None:
     if file.suffix == ".xz":
-        file.with_suffix("").write_bytes(lzma.decompress(file.read_bytes()))
+        file.with_suffix("").write_bytes(unsigned(lzma.decompress(file.read_bytes())))
         file.unlink()
+
+
+def unsigned(module: bytes) -> bytes:
+    """The module without its signature: checking it takes an emulated CPU longer than loading the module.
+
+    The signature stands behind the ELF file, then `struct module_signature` (12 bytes, the last four the length of the
+    signature, big-endian), then the marker: include/linux/module_signature.h.
+    """
+    if not module.endswith(SIGNATURE_MARKER):
+        return module
+    end = len(module) - len(SIGNATURE_MARKER)
+    (length,) = struct.unpack_from(">I", module, end - 4)
+    return module[: end - SIGNATURE_RECORD_BYTES - length]

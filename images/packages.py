@@ -32,6 +32,18 @@ Description: not part of this image
 """
 
 
+HINTS = {
+    b"Temporary failure resolving": "is there a network? Packages come from the distribution's mirror",
+    b"Could not connect": "is there a network, or a proxy that apt should be told of (http_proxy)?",
+    b"Failed to fetch": "is there a network, or a proxy that apt should be told of (http_proxy)?",
+    b"Unable to locate package": "see `packages` and `kernel` in the image definition",
+    b"unmet dependencies": "see `packages` and `provided` in the image definition",
+    b"subuid": "an ordinary user needs uidmap and a line in /etc/subuid and /etc/subgid: sudo usermod "
+    "--add-subuids 100000-165535 --add-subgids 100000-165535 $USER",
+    b"No space left": "mmdebstrap works in TMPDIR, where an image takes 400 MB for a while",
+}
+
+
 @dataclass(frozen=True)
 class Package:
     """One package that went into an image."""
@@ -50,7 +62,7 @@ def unpack(definition: Definition, arch: Architecture, target: Path) -> list[Pac
     with tempfile.NamedTemporaryFile("w", prefix="status-") as status, tempfile.TemporaryFile() as messages:
         status.write("".join(PROVIDED.format(name=name) for name in definition.provided))
         status.flush()
-        os.chmod(status.name, 0o644)
+        Path(status.name).chmod(0o644)
         _pipe(_mmdebstrap(definition, arch, status.name), _tar(definition, target), messages.fileno())
     packages = sorted(
         (_package(deb.name) for deb in (target / ARCHIVES).glob("*.deb")), key=lambda package: package.name
@@ -99,7 +111,15 @@ def _pipe(producer: list[str], consumer: list[str], messages: int) -> None:
         with open(messages, "rb", closefd=False) as file:
             printed = file.read()
         name = producer[0] if code else consumer[0]
-        raise failed(name, code or second.returncode, printed)
+        raise failed(name, code or second.returncode, printed, _hint(printed))
+
+
+def _hint(printed: bytes) -> str:
+    """What to do about the usual failures of mmdebstrap, by the words that it and apt use."""
+    for words, hint in HINTS.items():
+        if words in printed:
+            return hint
+    return "the last lines say why; mmdebstrap works in TMPDIR, where an image takes 400 MB for a while"
 
 
 def _package(archive: str) -> Package:

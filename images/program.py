@@ -25,11 +25,11 @@ def missing(program: str) -> HostError:
     return HostError(f"the program {program} is not installed", f"sudo apt-get install {package}")
 
 
-def failed(program: str, code: int, output: bytes) -> HostError:
+def failed(program: str, code: int, output: bytes, hint: str = "") -> HostError:
     """The error for a program that ended with `code` after printing `output`."""
     lines = output.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
     shown = "\n".join(f"    {line}" for line in lines) or "    (it printed nothing)"
-    return HostError(f"{program} ended with code {code}:\n{shown}")
+    return HostError(f"{program} ended with code {code}:\n{shown}", hint)
 
 
 def run(

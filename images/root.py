@@ -25,7 +25,7 @@ def configure(root: Path, arch: Architecture) -> None:
 
 
 def _accounts(root: Path) -> None:
-    """passwd and group from base-passwd's masters. Root has no password, and is not locked either: keys let it in."""
+    """Accounts from base-passwd's masters. Root has no password, and is not locked either: keys let it in."""
     masters = root / "usr/share/base-passwd"
     accounts = (masters / "passwd.master").read_text().replace(":*:", ":x:")
     names = [line.partition(":")[0] for line in accounts.splitlines()]
@@ -55,7 +55,7 @@ def _shell(root: Path) -> None:
 
 def _applets(root: Path) -> None:
     """Every busybox applet that no package brings a better program for."""
-    names = "awk cat clear cpio dmesg free gunzip gzip hexdump hostname httpd ifconfig ip killall less lspci md5sum nc "
+    names = "awk cat clear cpio dmesg free gunzip gzip hexdump hostname httpd ifconfig ip killall less md5sum nc "
     names += "netstat nslookup ping poweroff reboot route sync tar telnet time top traceroute unxz unzip usleep uptime "
     names += "vi wc wget which xxd xzcat zcat"
     for name in names.split():

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from images.errors import Failure, HostError
-from images.image import Image, read
+from images.image import RECORD, Image, read
 
 HERE = Path(__file__).parent
 DEFINITION = HERE / "default.yaml"
 SOURCES = ("*.py", "files/*")
+UNFINISHED = ".unfinished-"
 
 
 def store() -> Path:
@@ -39,6 +40,20 @@ def key_of(definition: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def images() -> list[Image]:
+    """All images in the store, whatever they were built from, the newest first."""
+    records = sorted(store().glob(f"*/{RECORD}"), key=lambda file: file.stat().st_mtime, reverse=True)
+    return [read(record.parent) for record in records]
+
+
+def remove(image: Image) -> None:
+    """Removes an image from the store. A guest that runs from it keeps its files until it ends."""
+    # Out of its name first: what has an image's name is always whole.
+    gone = image.directory.with_name(f"{UNFINISHED}{image.directory.name}")
+    image.directory.rename(gone)
+    shutil.rmtree(gone)
+
+
 def _present(key: str, arch: str) -> Image | None:
     try:
         return read(store() / f"{key}-{arch}")
@@ -46,9 +61,7 @@ def _present(key: str, arch: str) -> Image | None:
         return None
 
 
-def ensure(
-    arch: str, say: Callable[[str], None], *, offline: bool = False, definition: Path = DEFINITION
-) -> Image:
+def ensure(arch: str, say: Callable[[str], None], *, offline: bool = False, definition: Path = DEFINITION) -> Image:
     """The image of `arch`, built when it is not there yet. Raises Failure or HostError when it cannot be."""
     return ensure_all([arch], say, offline=offline, definition=definition)[arch]
 
@@ -75,6 +88,7 @@ def ensure_all(
 
 
 def _build_missing(path: Path, key: str, archs: list[str], say: Callable[[str], None]) -> None:
+    # Only a build needs these, and they take longer to import than a present image to find.
     from images import build
     from images.bytecode import interpreter_of, native
     from images.definition import load
@@ -82,14 +96,14 @@ def _build_missing(path: Path, key: str, archs: list[str], say: Callable[[str], 
     definition = load(path)
     for arch in archs:
         build.architecture(definition, arch)
-    with _locked(key, say):
+    with _locked(say):
         own = _present(key, native())
         interpreter = interpreter_of(own) if own else None
         # Someone else may have built them while we waited; the host's own is needed to compile Python for the others.
         absent = [arch for arch in dict.fromkeys([*archs, native()]) if not _present(key, arch)]
         if not absent:
             return
-        with _workshop(key) as shop:
+        with _workshop() as shop:
             targets = {}
             for arch in absent:
                 build.architecture(definition, arch)
@@ -101,12 +115,13 @@ def _build_missing(path: Path, key: str, archs: list[str], say: Callable[[str], 
 
 
 @contextlib.contextmanager
-def _locked(key: str, say: Callable[[str], None]) -> Iterator[None]:
-    """One build of a key at a time; says so when another one is waited for."""
+def _locked(say: Callable[[str], None]) -> Iterator[None]:
+    """One build at a time; says so when another one is waited for. The kernel frees the lock of a killed build."""
+    # Only a build waits for others.
     from filelock import FileLock, Timeout
 
     store().mkdir(parents=True, exist_ok=True)
-    lock = FileLock(store() / f"{key}.lock")
+    lock = FileLock(store() / "build.lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -119,12 +134,12 @@ def _locked(key: str, say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _workshop(key: str) -> Iterator[Path]:
-    """A folder beside the images that is gone afterwards, as are those that a killed build of this key left."""
-    for left in store().glob(f".{key}-*"):
+def _workshop() -> Iterator[Path]:
+    """A folder beside the images that is gone afterwards, as are those that killed builds left. Needs the lock."""
+    for left in store().glob(f"{UNFINISHED}*"):
         shutil.rmtree(left, ignore_errors=True)
     try:
-        shop = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=store()))
+        shop = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=store()))
     except OSError as error:
         raise HostError(f"{store()}: cannot make a folder: {error}", "check its owner and the free space") from error
     try:

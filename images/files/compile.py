@@ -4,15 +4,15 @@ Arguments: the folder that they are relative to, and the path under which traceb
 not compile ends this with its error.
 """
 
-import os
 import py_compile
 import sys
+from pathlib import Path
 
 folder, prefix = sys.argv[1:]
 for name in sys.stdin.read().splitlines():
     py_compile.compile(
-        os.path.join(folder, name),
-        dfile=os.path.join(prefix, name),
+        str(Path(folder, name)),
+        dfile=str(Path(prefix, name)),
         doraise=True,
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     )
