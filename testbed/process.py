@@ -84,12 +84,23 @@ def spawn_detached(argv: list[str], files: Mapping[int, int], log: Path) -> Proc
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
         *((os.POSIX_SPAWN_DUP2, here, there) for there, here in files.items()),
+        # Whoever waits for the end of a pipe of ours (a shell's substitution, say) must not wait for this process.
+        *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() if number > 2 and number not in files),
     ]
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     pid = os.posix_spawn(
         argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
     )
     return ProcessId.of(pid)
+
+
+def _inheritable() -> list[int]:
+    found = []
+    for name in os.listdir(PROC / "self/fd"):  # noqa: PTH208 -- names alone are wanted
+        with contextlib.suppress(OSError):  # the descriptor of the listing itself
+            if os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found
 
 
 def end(processes: Iterable[ProcessId], grace_s: float = GRACE_S) -> list[ProcessId]:

@@ -1,0 +1,115 @@
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from testbed.domain import Domain, SharedMemory, architectures, cpus_to_declare, render
+from testbed.errors import Failure
+from testbed.spec import Accelerator
+
+NAMESPACE = "{http://libvirt.org/schemas/domain/qemu/1.0}"
+DOMAIN = Domain(
+    name="pair-x86",
+    uuid="55802b76-633d-43f8-a732-5e8370f2f80f",
+    arch="x86_64",
+    accelerator=Accelerator.TCG,
+    memory_bytes=512 << 20,
+    cpus=1,
+    emulator=Path("/usr/bin/qemu-system-x86_64"),
+    kernel=Path("/images/kernel"),
+    initramfs=Path("/run/x86.initramfs"),
+    command_line="console=ttyS0 quiet",
+    root=Path("/images/root.erofs"),
+    console_log=Path("/run/x86.console"),
+    console_socket=Path("/run/x86.sock"),
+    shared_memory=(SharedMemory("shm0", Path("/run/shm0.sock"), 4, 8),),
+    arguments=("-netdev", "user,id=user0"),
+)
+
+
+def parsed(domain: Domain) -> ET.Element:
+    return ET.fromstring(render(domain))
+
+
+def value(element: ET.Element, path: str, attribute: str = "") -> str:
+    found = element.find(path)
+    assert found is not None, path
+    return found.get(attribute, "") if attribute else found.text or ""
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_every_machine_boots_its_kernel_directly_and_has_only_what_was_asked_for(arch: str) -> None:
+    root = parsed(replace(DOMAIN, arch=arch))
+    assert root.get("type") == "qemu"
+    assert value(root, "os/kernel") == "/images/kernel"
+    assert value(root, "os/initrd") == "/run/x86.initramfs"
+    assert value(root, "os/cmdline") == "console=ttyS0 quiet"
+    assert value(root, "memory") == str(512 << 20)
+    devices = root.find("devices")
+    assert devices is not None
+    kinds = sorted(child.tag for child in devices)
+    assert kinds == ["controller", "disk", "emulator", "iommu", "memballoon", "serial", "shmem"]
+    assert value(devices, "controller", "model") == "none"
+    assert value(devices, "memballoon", "model") == "none"
+    assert devices.find("disk/readonly") is not None
+    assert [argument.get("value") for argument in root.iter(f"{NAMESPACE}arg")] == ["-netdev", "user,id=user0"]
+
+
+def test_shared_memory_sits_on_the_root_bus_in_an_iommu_group_of_its_own() -> None:
+    two = (*DOMAIN.shared_memory, SharedMemory("shm1", Path("/run/shm1.sock"), 2, 9))
+    places = [
+        (
+            shmem.get("name"),
+            value(shmem, "server", "path"),
+            value(shmem, "msi", "vectors"),
+            value(shmem, "address", "slot"),
+        )
+        for shmem in parsed(replace(DOMAIN, shared_memory=two)).iter("shmem")
+        if value(shmem, "address", "bus") == "0" and value(shmem, "address", "function") == "0"
+    ]
+    assert places == [("shm0", "/run/shm0.sock", "4", "8"), ("shm1", "/run/shm1.sock", "2", "9")]
+
+
+def test_processors_and_iommus_are_those_that_were_measured() -> None:
+    x86, arm = parsed(DOMAIN), parsed(replace(DOMAIN, arch="aarch64"))
+    assert value(x86, "os/type", "machine") == "q35"
+    assert value(x86, "cpu", "mode") == "maximum"
+    assert value(x86, "devices/iommu", "model") == "intel"
+    assert value(x86, "devices/iommu/driver", "intremap") == "off"
+    assert value(x86, "features/ioapic", "driver") == "qemu"
+    assert value(arm, "os/type", "machine") == "virt"
+    assert value(arm, "cpu/model") == "neoverse-n1"
+    assert value(arm, "devices/iommu", "model") == "smmuv3"
+    assert arm.find("features/acpi") is None  # would want firmware
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_under_kvm_the_guest_gets_the_host_processor(arch: str) -> None:
+    root = parsed(replace(DOMAIN, arch=arch, accelerator=Accelerator.KVM))
+    assert root.get("type") == "kvm"
+    assert value(root, "cpu", "mode") == "host-passthrough"
+    assert value(root, "vcpu") == "1"
+
+
+def test_under_tcg_one_processor_is_declared_as_one_of_two_so_that_memory_barriers_are_kept() -> None:
+    root = parsed(DOMAIN)
+    assert (value(root, "vcpu", "current"), value(root, "vcpu")) == ("1", "2")
+    assert [cpus_to_declare(cpus, Accelerator.TCG) for cpus in (1, 2, 4)] == [2, 2, 4]
+    assert [cpus_to_declare(cpus, Accelerator.KVM) for cpus in (1, 2, 4)] == [1, 2, 4]
+
+
+def test_text_cannot_become_xml() -> None:
+    evil = "\"><evil/>&'"
+    root = parsed(replace(DOMAIN, command_line=evil, arguments=(evil,), root=Path("/a" + evil)))
+    assert root.find(".//evil") is None
+    assert value(root, "os/cmdline") == evil
+    assert value(root, "devices/disk/source", "file") == "/a" + evil
+    assert [argument.get("value") for argument in root.iter(f"{NAMESPACE}arg")] == [evil]
+
+
+def test_an_architecture_without_a_machine_is_refused_with_those_that_have_one() -> None:
+    assert architectures() == ["aarch64", "x86_64"]
+    for arch in ("riscv64", "../x86_64", "_machine"):
+        with pytest.raises(Failure, match="expected of aarch64, x86_64"):
+            render(replace(DOMAIN, arch=arch))
