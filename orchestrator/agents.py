@@ -12,13 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 
-from orchestrator.progress import Say
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
 SAID_LINES = 40
 """Last lines of an agent's standard error that an error shows."""
-REMINDER_S = 10.0
 _CONSEQUENCES = frozenset(["peer"])
 """Kinds of errors that say no more than that another node failed."""
 
@@ -59,7 +57,7 @@ class Agents:
         for agent in self._agents.values():
             threading.Thread(target=self._read, args=(agent,), name=f"agent {agent.name}", daemon=True).start()
 
-    def ask(self, commands: Mapping[str, dict[str, Any]], deadline: Deadline, say: Say) -> dict[str, dict[str, Any]]:
+    def ask(self, commands: Mapping[str, dict[str, Any]], deadline: Deadline) -> dict[str, dict[str, Any]]:
         """Give each named node its command, all at once, and wait for all the answers.
 
         Raises GuestError when a node answers with an error, ends, or says nothing until the deadline.
@@ -71,7 +69,7 @@ class Agents:
         refused: dict[str, dict[str, Any]] = {}
         while len(answers) + len(refused) < len(commands):
             missing = [name for name in commands if name not in answers and name not in refused]
-            name, answer = self._next(missing, operation, deadline, say)
+            name, answer = self._next(missing, operation, deadline)
             if answer is None:
                 raise self._gone(self._agents[name], operation)
             if answer["event"] != "error":
@@ -94,21 +92,15 @@ class Agents:
         for agent in self._agents.values():
             agent.process.close()
 
-    def _next(
-        self, missing: list[str], operation: str, deadline: Deadline, say: Say
-    ) -> tuple[str, dict[str, Any] | None]:
-        while True:
-            try:
-                return self._answers.get(timeout=max(0.0, min(REMINDER_S, deadline.remaining())))
-            except queue.Empty:
-                waiting = f"waiting for {', '.join(missing)} to answer '{operation}'"
-                if deadline.expired:
-                    said = "".join(self._shown(self._agents[name]) for name in missing)
-                    raise GuestError(
-                        f"no answer to '{operation}' from {', '.join(missing)} in {deadline.seconds:g} s{said}",
-                        "if the point is that large, raise timeout_s in the experiment file",
-                    ) from None
-                say(waiting)
+    def _next(self, missing: list[str], operation: str, deadline: Deadline) -> tuple[str, dict[str, Any] | None]:
+        try:
+            return self._answers.get(timeout=deadline.remaining())
+        except queue.Empty:
+            said = "".join(self._shown(self._agents[name]) for name in missing)
+            raise GuestError(
+                f"no answer to '{operation}' from {', '.join(missing)} in {deadline.seconds:g} s{said}",
+                "if the point is that large, raise timeout_s in the experiment file",
+            ) from None
 
     def _send(self, agent: _Agent, command: dict[str, Any]) -> None:
         try:

@@ -15,7 +15,7 @@ import typer
 
 from images.errors import Failure
 from orchestrator import commands_bench, commands_image, commands_results, commands_testbed
-from orchestrator.errors import InputError, Stopped
+from orchestrator.errors import FileError, InputError, Stopped
 from orchestrator.signals import signals_raise
 
 DEFECT_EXIT_CODE = 3
@@ -181,6 +181,8 @@ def show_failure(failure: Failure) -> None:
         sys.stderr.write(f"hint: {failure.hint}\n")
     if "--json" in sys.argv and not getattr(failure, "reported", False):
         error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
+        if isinstance(failure, FileError):
+            error["problems"] = failure.problems
         typer.echo(json.dumps({"outcome": "error", "error": error}, indent=2))
 
 

@@ -46,8 +46,11 @@ def up(
     plan = load(file)
     shape = plan.testbeds[0][0]
     from orchestrator.machines import bring_up, checked_name, name_for  # libvirt: not before the file is right
+    from testbed import list_all
 
     name = checked_name(name) if name else name_for(plan.name)
+    if name in [each.name for each in list_all()]:
+        raise InputError(f"found a testbed {name} already, expected a new name", f"--name, or `testbed down {name}`")
     with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
         bring_up(name, shape, Accelerator(accel) if accel else None, progress.say)
     typer.echo(f"{name} is up: `testbed ssh {next(iter(shape.nodes))}` goes in, `testbed down {name}` removes it")

@@ -76,12 +76,12 @@ class Progress:
             self._hear(text)
 
     @contextmanager
-    def step(self, doing: str) -> Iterator[None]:
-        """`doing` is shown while it lasts: live on a terminal, elsewhere as a line when it begins."""
+    def step(self, doing: str, *, announced: bool = True) -> Iterator[None]:
+        """`doing` is shown while it lasts: live on a terminal; elsewhere as a line when it begins, if `announced`."""
         with self._lock:
             outer, self._doing, self._doing_since = self._doing, doing, time.monotonic()
             self._show()
-            if not self._live:
+            if announced and not self._live:
                 self.say(doing)
         try:
             yield

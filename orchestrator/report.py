@@ -2,45 +2,37 @@
 
 import io
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.sizes import show_size
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 _SHORT = {
-    "PAGE_REQUEST": "request",
-    "PAGE_DATA": "data",
-    "PAGE_ABSENT": "absent",
-    "INVALIDATE": "invalidate",
-    "VOTE": "vote",
-    "ABANDON": "abandon",
+    "PAGE_REQUEST": ("request", "req"),
+    "PAGE_DATA": ("data", "data"),
+    "PAGE_ABSENT": ("absent", "abs"),
+    "INVALIDATE": ("invalidate", "inv"),
+    "VOTE": ("vote", "vote"),
+    "ABANDON": ("abandon", "aban"),
 }
-"""Column heads; a message that is not here goes under its own name."""
+"""Column heads, wide and narrow; a message that is not here goes under its own name."""
+WIDTH_MAX = 400
+"""Characters a table may take; a terminal that is narrower than even the narrow one wraps its lines."""
+_LETTERS = {"reader": "R", "writer": "W", "idle": "-"}
 
 
 def render(summary: dict[str, Any], *, color: bool = False, width: int | None = None) -> str:
-    """run.json as text. `width` in characters; None is as wide as needed."""
-    from rich import box
+    """run.json as text. `width` in characters: a table that does not fit is made narrow; None is as wide as needed."""
     from rich.console import Console
-    from rich.table import Table
 
-    points = summary["points"]
-    names = [name for name in _SHORT if any(point["messages"].get(name) for point in points)]
-    names += sorted({name for point in points for name in point["messages"]} - set(_SHORT))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold" if color else "")
-    kernels = list(points[0]["roles"]) if points else []
-    for head in [*kernels, "array"]:
-        table.add_column(head, no_wrap=True)
-    table.add_column("iter.", justify="right")
-    table.add_column("result", no_wrap=True)
-    for name in names:
-        table.add_column(_SHORT.get(name, name), justify="right", no_wrap=True)
-    for head in ("total", "read µs", "write µs", "s"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for point in points:
-        table.add_row(*_row(point, kernels, names, color))
     text = io.StringIO()
-    console = Console(file=text, force_terminal=color, width=width or 200, highlight=False, soft_wrap=width is None)
-    if points:
+    console = Console(file=text, force_terminal=color, width=WIDTH_MAX, highlight=False)
+    if summary["points"]:
+        table = _table(summary["points"], color, narrow=False)
+        if width is not None and console.measure(table).maximum > width:
+            table = _table(summary["points"], color, narrow=True)
         console.print(table)
     for line in _lines(summary):
         console.print(line, markup=False, soft_wrap=True)
@@ -48,9 +40,36 @@ def render(summary: dict[str, Any], *, color: bool = False, width: int | None = 
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def _row(point: dict[str, Any], kernels: list[str], names: list[str], color: bool) -> Iterator[str]:
-    for kernel in kernels:
-        yield "+".join(point["roles"].get(kernel, ["-"]))
+def _table(points: list[dict[str, Any]], color: bool, *, narrow: bool) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    names = [name for name in _SHORT if any(point["messages"].get(name) for point in points)]
+    names += sorted({name for point in points for name in point["messages"]} - set(_SHORT))
+    table = Table(box=None if narrow else box.SIMPLE_HEAD, pad_edge=False, header_style="bold" if color else "")
+    kernels = list(points[0]["roles"])
+    for head in [",".join(kernels)] if narrow else kernels:
+        table.add_column(head, no_wrap=True)
+    table.add_column("array", no_wrap=True)
+    table.add_column("iter", justify="right", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    for name in names:
+        table.add_column(_SHORT.get(name, (name, name))[narrow], justify="right", no_wrap=True)
+    for head in ("total", *(("rd µs", "wr µs") if narrow else ("read µs", "write µs")), "s"):
+        table.add_column(head, justify="right", no_wrap=True)
+    if narrow:
+        table.padding = (0, 1, 0, 0)
+    for point in points:
+        roles = [point["roles"].get(kernel, ["-"]) for kernel in kernels]
+        if narrow:
+            words = [",".join("".join(_LETTERS.get(role, role) for role in own) for own in roles)]
+        else:
+            words = ["+".join(own) for own in roles]
+        table.add_row(*words, *_row(point, names, color))
+    return table
+
+
+def _row(point: dict[str, Any], names: list[str], color: bool) -> Iterator[str]:
     yield show_size(point["array_bytes"])
     yield str(point["iterations"])
     passed = point["verified"] and all(verdict["holds"] for verdict in point["expectations"])

@@ -38,10 +38,13 @@ def run(
                 nodes = stage.provision()
             with record.stage("deploy", "deploying the daemon"):
                 agents = stage.deploy()
-                _greet(agents, nodes, stage, record, progress)
+                _greet(agents, nodes, stage, record)
             with record.stage("run", f"running {_count(len(points), 'point')}"):
                 for point in points:
-                    _run_point(point, stage, agents, record, progress)
+                    what = f"point {point.index + 1} of {len(plan.points)}: {describe(point.parameters)}"
+                    with progress.step(what, announced=False):
+                        result = _run_point(point, stage, agents, record)
+                    progress.say(f"{what}: {_outcome(result)}")
         finally:
             with signals_wait(progress.say):
                 _end(stage, agents, record, progress, keep)
@@ -76,14 +79,14 @@ def _shown(value: Any) -> str:
     return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Record, progress: Progress) -> None:
-    answers = agents.ask({node.name: {"op": "hello"} for node in nodes}, stage.deadline(HELLO_S), progress.say)
+def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Record) -> None:
+    answers = agents.ask({node.name: {"op": "hello"} for node in nodes}, stage.deadline(HELLO_S))
     for node in nodes:
         facts = {key: value for key, value in answers[node.name].items() if key not in ("event", "op")}
         record.node(replace(node, facts=facts))
 
 
-def _run_point(point: Point, stage: Stage, agents: Agents, record: Record, progress: Progress) -> None:
+def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> PointResult:
     experiment = point.experiment
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
@@ -91,11 +94,11 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record, progr
     record.point_started(point)
     stage.format_segment(experiment.coherency.link, len(kernels))
     opening = {node: _open(experiment, stage, kernels, node) for node in kernels}
-    agents.ask(opening, deadline, progress.say)
+    agents.ask(opening, deadline)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(experiment, kernels, node) | {"deadline_s": allowed_s} for node in kernels}
-    answers = agents.ask(work, deadline, progress.say)
-    agents.ask({node: {"op": "close"} for node in kernels}, deadline, progress.say)
+    answers = agents.ask(work, deadline)
+    agents.ask({node: {"op": "close"} for node in kernels}, deadline)
     for node in kernels:
         record.agent_finished(point, node, answers[node])
     reports = [_report(node, answers[node]) for node in kernels]
@@ -103,10 +106,12 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record, progr
     roles = {node: [role.value for role in experiment.workload.roles(node)] for node in kernels}
     result = summed(point, roles, reports)
     record.point_finished(point, result)
+    return result
+
+
+def _outcome(result: PointResult) -> str:
     verdict = "ok" if result.passed else "FAILED"
-    progress.say(
-        f"{describe(point.parameters)}: {verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
-    )
+    return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
 
 def kernels_of(experiment: Experiment) -> list[str]:

@@ -82,7 +82,7 @@ class Guests:
 
     def ask(self, commands: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         """Have the agents carry out their commands side by side."""
-        return self.agents.ask(commands, self.deadline(COMMAND_S), self._say)
+        return self.agents.ask(commands, self.deadline(COMMAND_S))
 
     def run(self, node: str, *words: str) -> dict[str, Any]:
         """Run a program on a node that prints one line of JSON. Raises GuestError when it does not."""

@@ -50,12 +50,8 @@ class Scripted:
 HELLO = {"event": "hello", "op": "hello"}
 
 
-def silent(_: str) -> None:
-    pass
-
-
 def ask(agents: Agents, *names: str, seconds: float = 20.0) -> dict[str, dict[str, Any]]:
-    return agents.ask({name: {"op": "hello"} for name in names}, Deadline(seconds), silent)
+    return agents.ask({name: {"op": "hello"} for name in names}, Deadline(seconds))
 
 
 def test_all_are_asked_before_any_answer_is_awaited() -> None:

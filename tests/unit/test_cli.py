@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cli import main
 from tests.unit.test_experiment_errors import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +58,13 @@ def test_the_schema_knows_every_key_and_every_word() -> None:
     assert schema["$defs"]["Arch"]["enum"] == ["x86_64", "aarch64"]
 
 
+def test_the_schema_that_comes_with_the_experiments_is_the_models() -> None:
+    kept = (ROOT / "configs/experiment.schema.json").read_text()
+    assert kept == command_line("schema").stdout, "testbed schema > configs/experiment.schema.json"
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert path.read_text().startswith("# yaml-language-server: $schema=experiment.schema.json\n")
+
+
 @pytest.mark.parametrize("command", ["run", "up", "validate"])
 def test_wrong_input_ends_with_two_before_anything_starts(command: str, tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text(GOOD.replace("x86_64", "x86-64").replace("kind:", "knid:"))
@@ -81,6 +89,7 @@ def test_with_json_standard_output_holds_json_even_for_a_wrong_file(tmp_path: Pa
     answer = json.loads(done.stdout)
     assert answer["outcome"] == "error"
     assert answer["error"]["kind"] == "FileError"
+    assert len(answer["error"]["problems"]) == 1
 
 
 def test_machines_without_a_workload_cannot_be_run(tmp_path: Path) -> None:
@@ -100,3 +109,18 @@ def test_words_that_mean_nothing_end_with_two(words: list[str], tmp_path: Path) 
     assert done.returncode == 2
     assert done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_defect_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_path: Path) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    monkeypatch.setattr("orchestrator.plan.load", broken)
+    monkeypatch.setattr(sys, "argv", ["testbed", "validate", "pair.yaml"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 3
+    said = capsys.readouterr().err
+    assert "a defect of testbed itself: RuntimeError: nobody thought of this" in said
+    assert "Traceback" in said
+    assert "report it" in said

@@ -187,8 +187,17 @@ def test_the_table_names_roles_messages_and_medians_and_says_where_the_results_a
         record.point_finished(plan.points[0], result(plan))
     text = render(record.summary.as_json())
     header, row = (text.splitlines()[index].split() for index in (0, 2))
-    assert header[:8] == ["x86", "arm", "array", "iter.", "result", "data", "vote", "total"]
+    assert header[:8] == ["x86", "arm", "array", "iter", "result", "data", "vote", "total"]
     assert row == ["writer", "reader", "256KiB", "16", "verified", "3", "7", "10", "20", "-", "2.50"]
     assert "x86: x86_64, ready in 4.9 s, tcg (no /dev/kvm)" in text
     assert f"results: {record.directory.path}" in text
     assert "next: " in text
+
+
+def test_on_a_narrow_terminal_the_table_is_narrow(plan: Plan, tmp_path: Path) -> None:
+    record = record_of(plan, tmp_path)
+    with record:
+        record.point_finished(plan.points[0], result(plan))
+    header, row = (line.split() for line in render(record.summary.as_json(), width=60).splitlines()[:2])
+    assert header[:5] == ["x86,arm", "array", "iter", "result", "data"]
+    assert row == ["W,R", "256KiB", "16", "verified", "3", "7", "10", "20", "-", "2.50"]
