@@ -1,8 +1,4 @@
-"""libvirt, for the time in which machines are started. By default its QEMU driver runs inside this process.
-
-A running domain does not need libvirt any more, and neither does any later command: the embedded driver admits one
-process at a time to its folder, and what it would do to end a machine (`testbed.teardown`) needs no more than a signal.
-"""
+"""libvirt's QEMU driver, by default inside the process that opens the connection (see `testbed.launcher`)."""
 
 from __future__ import annotations
 
@@ -22,8 +18,6 @@ from testbed.spec import Driver
 
 ROOT = "l"
 """libvirt's folder in a run directory. One letter: the paths of its sockets are long as they are."""
-_event_loop = threading.Lock()
-_event_loop_runs = False
 
 
 def emulator(arch: str) -> Path:
@@ -36,12 +30,14 @@ def emulator(arch: str) -> Path:
 
 
 class Connection:
-    """A connection to libvirt's QEMU driver; for the embedded one, its files are below `directory`/ROOT."""
+    """A connection to libvirt's QEMU driver; for the embedded one, its files are below `directory`/ROOT.
+
+    A process can open the embedded driver for one folder only, in all its life. Domains outlive connection and process.
+    """
 
     def __init__(self, driver: Driver, directory: Path) -> None:
         self.root = directory / ROOT
         self.driver = driver
-        self._domains: dict[str, Any] = {}
         with _logging_to(directory / "libvirt.log"):
             try:
                 import libvirt
@@ -62,7 +58,9 @@ class Connection:
 
     def _write_configuration(self) -> None:
         configuration = self.root / "etc" / "qemu.conf"
-        configuration.parent.mkdir(parents=True)
+        # Not its parents: a testbed that was taken down meanwhile must not come back.
+        self.root.mkdir(mode=0o700)
+        configuration.parent.mkdir()
         lines = [
             'stdio_handler = "file"  # no virtlogd',
             "namespaces = []",
@@ -81,24 +79,19 @@ class Connection:
         if self.driver is Driver.EMBEDDED:
             _keep_capabilities(self.root)
 
-    def start(self, name: str, xml: str) -> None:
-        """Starts a machine that is gone when it ends. Raises HostError with what QEMU said."""
-        try:
-            self._domains[name] = self._connection.createXML(xml, 0)
-        except self._libvirt.libvirtError as error:
-            raise HostError(str(error)) from error
+    def start(self, xml: str) -> str:
+        """Starts a machine that is gone when it ends; returns what its monitor says about its user-mode network.
 
-    def monitor(self, name: str, command: str) -> str:
-        """What QEMU's human monitor answers. Raises HostError when the machine has ended."""
+        Raises HostError with what QEMU said.
+        """
         import libvirt_qemu
 
+        human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         try:
-            answer = libvirt_qemu.qemuMonitorCommand(
-                self._domains[name], command, libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
-            )
+            domain = self._connection.createXML(xml, 0)
+            return str(libvirt_qemu.qemuMonitorCommand(domain, "info usernet", human))
         except self._libvirt.libvirtError as error:
-            raise HostError(f"QEMU's monitor did not answer {command!r}: {error}") from error
-        return str(answer)
+            raise HostError(str(error)) from error
 
     def log(self, name: str) -> list[str]:
         """The embedded driver's log of a machine: QEMU's command line and what it said; empty when there is none."""
@@ -109,8 +102,6 @@ class Connection:
 
     def close(self) -> None:
         """Machines go on running."""
-        # The embedded driver lives as long as any object of it does.
-        self._domains.clear()
         with contextlib.suppress(self._libvirt.libvirtError):
             self._connection.close()
 
@@ -138,33 +129,28 @@ def command_line(log: list[str]) -> str:
 
 
 def _run_event_loop(libvirt: Any) -> None:
-    """The driver wants one; it serves every connection of this process for its whole life."""
-    global _event_loop_runs
-    with _event_loop:
-        if _event_loop_runs:
-            return
-        libvirt.virEventRegisterDefaultImpl()
+    """The driver wants one, registered before the connection is opened."""
+    libvirt.virEventRegisterDefaultImpl()
 
-        def run() -> None:
-            while True:
-                with contextlib.suppress(libvirt.libvirtError):
-                    libvirt.virEventRunDefaultImpl()
+    def run() -> None:
+        while True:
+            with contextlib.suppress(libvirt.libvirtError):
+                libvirt.virEventRunDefaultImpl()
 
-        threading.Thread(target=run, name="libvirt-events", daemon=True).start()
-        _event_loop_runs = True
+    threading.Thread(target=run, name="libvirt-events", daemon=True).start()
 
 
 @contextlib.contextmanager
 def _logging_to(file: Path) -> Iterator[None]:
     """libvirt reads where to log to from the environment, when it is loaded; its default is the terminal."""
-    before = os.environ.get("LIBVIRT_LOG_OUTPUTS")
-    if before is None:
-        os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{file}"
+    if "LIBVIRT_LOG_OUTPUTS" in os.environ:
+        yield
+        return
+    os.environ["LIBVIRT_LOG_OUTPUTS"] = f"3:file:{file}"
     try:
         yield
     finally:
-        if before is None:
-            os.environ.pop("LIBVIRT_LOG_OUTPUTS", None)
+        os.environ.pop("LIBVIRT_LOG_OUTPUTS", None)
 
 
 def _capabilities_kept() -> Path:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
-import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -18,19 +18,18 @@ from testbed.accelerator import Choice
 from testbed.console import Console
 from testbed.deadline import Deadline
 from testbed.domain import SHARED_MEMORY_SLOT, Domain, SharedMemory, render
-from testbed.driver import Connection, command_line, emulator, process_of
+from testbed.driver import emulator, process_of
 from testbed.errors import Failure, GuestError, HostError
 from testbed.keys import KeyPair
+from testbed.launcher import PARALLEL_STARTS_MAX, Launcher, Order, Started
 from testbed.machine import Testbed, console_log, domain_file, server_socket
 from testbed.process import ProcessId
 from testbed.record import Journal, Record, State
-from testbed.spec import Accelerator, LinkKind, NodeSpec, TestbedSpec
+from testbed.spec import LinkKind, NodeSpec, TestbedSpec
 
 Say = Callable[[str], None]
 BOOT_S = 15.0
 """What a guest may take to be ready under KVM, on a host that is busy with others."""
-PARALLEL_STARTS_MAX = 16
-"""Machines on their way up at the same time; more of them would only slow one another down."""
 
 
 class Condition(StrEnum):
@@ -142,23 +141,21 @@ class Start:
         self.say = say
         self.deadline = deadline
         self.cancel = threading.Event()
+        self._ports = threading.Lock()
 
     def run(self) -> None:
         """Reads as the order of things: what machines need, then the machines, all at once."""
         choices = self._choose_accelerators()
-        host_keys = self._make_keys()
-        self._start_servers()
-        connection = Connection(self.spec.driver, self.directory)
+        launcher = Launcher(self.spec.driver, self.directory)
         try:
-            for arch, chosen in {(node.arch, choices[node.name].accelerator) for node in self.spec.nodes}:
-                virtualization = "kvm" if chosen is Accelerator.KVM else "qemu"
-                connection.prepare(emulator(arch), arch, virtualization)
+            host_keys = self._make_keys()
+            self._start_servers()
             domains = {
                 node.name: self._domain(node, choices[node.name], host_keys[node.name]) for node in self.spec.nodes
             }
-            self._in_parallel(lambda node: self._boot(connection, node, domains[node.name]))
+            self._in_parallel(launcher, lambda node: self._boot(launcher, node, domains[node.name]))
         finally:
-            connection.close()
+            launcher.close()
         self.journal.change(lambda record: replace(record, state=State.RUNNING))
 
     def _choose_accelerators(self) -> dict[str, Choice]:
@@ -235,37 +232,42 @@ class Start:
             arguments=tuple(argument for each in interfaces for argument in each.arguments),
         )
 
-    def _in_parallel(self, boot: Callable[[NodeSpec], None]) -> None:
+    def _in_parallel(self, launcher: Launcher, boot: Callable[[NodeSpec], None]) -> None:
         """Boots all nodes at once; the first failure stops the others and is raised."""
         with ThreadPoolExecutor(PARALLEL_STARTS_MAX, thread_name_prefix="boot") as pool:
             futures: list[Future[None]] = [pool.submit(boot, node) for node in self.spec.nodes]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
+                errors = [error for future in futures if future.done() and (error := future.exception())]
             finally:
-                # Also when we are interrupted while waiting.
+                # Also when we are interrupted while waiting: whoever waits for a console or for libvirt ends.
                 self.cancel.set()
-        errors = [error for future in futures if (error := future.exception())]
-        for error in sorted(errors, key=lambda each: isinstance(each, readiness.Cancelled)):
+                launcher.close()
+        for error in errors:
             raise error
 
-    def _boot(self, connection: Connection, node: NodeSpec, domain: Domain) -> None:
+    def _boot(self, launcher: Launcher, node: NodeSpec, domain: Domain) -> None:
         if self.cancel.is_set():
             raise readiness.Cancelled
         xml = render(domain)
         domain_file(self.directory, node.name).write_text(xml)
         deadline = self.deadline or Deadline.scaled(BOOT_S, domain.accelerator)
         self.say(f"{node.name}: starting")
-        started = time.monotonic()
-        self._create(connection, node, domain, xml)
-        qemu, port = self._identify(connection, node, domain)
+        order = Order(node.name, domain.name, node.arch, domain.accelerator, str(domain.emulator), xml)
+        try:
+            started = launcher.start(order)
+        except GuestError as error:
+            kind = f"{node.arch}, {domain.accelerator}"
+            raise GuestError(f"node {node.name} ({kind}) was refused: {error.message}", error.hint) from error
+        qemu, port = self._identify(node, domain, started)
         boot = readiness.Boot(
             node=node.name,
             kind=f"{node.arch}, {domain.accelerator}",
             console=Console(domain.console_log),
             qemu=qemu,
             port=port,
-            started=started,
-            command_line=" ".join(process.arguments_of(qemu.pid)) or command_line(connection.log(domain.name)),
+            started=started.started_at,
+            command_line=shlex.join(process.arguments_of(qemu.pid)),
         )
 
         def on_stage(stages: dict[str, float]) -> None:
@@ -276,29 +278,17 @@ class Start:
         self.journal.change_node(node.name, boot_s=boot_s)
         self.say(f"{node.name}: ready for SSH {boot_s:.1f} s after its start")
 
-    def _create(self, connection: Connection, node: NodeSpec, domain: Domain, xml: str) -> None:
-        try:
-            connection.start(domain.name, xml)
-        except HostError as error:
-            how = command_line(connection.log(domain.name))
-            shown = f"\n  QEMU was: {how}" if how else ""
-            raise GuestError(
-                f"node {node.name} ({node.arch}, {domain.accelerator}) was refused: {error.message}{shown}",
-                "run that command line by hand" if how else "libvirt did not come as far as starting QEMU",
-            ) from error
-
-    def _identify(self, connection: Connection, node: NodeSpec, domain: Domain) -> tuple[ProcessId, int]:
+    def _identify(self, node: NodeSpec, domain: Domain, started: Started) -> tuple[ProcessId, int]:
         qemu = process_of(domain.uuid)
         if qemu is None:
-            log = "\n".join(f"    {line}" for line in connection.log(domain.name)[-5:])
-            raise GuestError(f"node {node.name}: QEMU ended at once; the end of its log:\n{log}")
+            raise GuestError(f"node {node.name}: QEMU ended at once", "its log in the folder for evidence says more")
         self.journal.change_node(node.name, qemu=qemu)
-        answer = connection.monitor(domain.name, "info usernet")
-        port = network.forwarded_port(answer)
+        port = network.forwarded_port(started.usernet)
         if port is None:
-            raise HostError(f"node {node.name}: QEMU forwards no port to SSH; `info usernet` says:\n{answer}")
+            raise HostError(f"node {node.name}: QEMU forwards no port to SSH; `info usernet` says:\n{started.usernet}")
         self.journal.change_node(node.name, ssh_port=port)
-        record = self.journal.record
-        ports = {name: each.ssh_port for name, each in record.nodes.items() if each.ssh_port is not None}
-        ssh_config.write(self.directory, ports)
+        with self._ports:
+            nodes = self.journal.record.nodes
+            ports = {name: each.ssh_port for name, each in nodes.items() if each.ssh_port is not None}
+            ssh_config.write(self.directory, ports)
         return qemu, port

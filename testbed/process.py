@@ -16,6 +16,8 @@ from pathlib import Path
 PROC = Path("/proc")
 GRACE_S = 3.0
 """Between asking a process to end and killing it. Guests hold nothing that would have to be saved."""
+OWN = ("testbed.ivshmem_server", "testbed/ivshmem_server.py", "testbed.launcher")
+"""How the programs of this package are named on a command line."""
 _FIRST_FIELD = 3
 """Number of the first field of /proc/PID/stat behind the program's name, which may hold blanks itself (man 5 proc)."""
 _STATE, _START_TIME = 3, 22
@@ -145,7 +147,7 @@ def arguments_of(pid: int) -> list[str]:
 
 
 def naming(text: str) -> list[ProcessId]:
-    """This user's QEMU and ivshmem server processes that have `text` in an argument.
+    """This user's QEMU processes and this package's own that have `text` in an argument.
 
     Needed for those that were started by a command that was killed before it could write their pid down. Other
     programs (an editor, `tail -f`) are left alone, whatever they have open.
@@ -167,11 +169,7 @@ def naming(text: str) -> list[ProcessId]:
 def _is_ours(arguments: list[str]) -> bool:
     if not arguments:
         return False
-    if Path(arguments[0]).name.startswith("qemu-system-"):
-        return True
-    return any(
-        argument.endswith(("testbed.ivshmem_server", "testbed/ivshmem_server.py")) for argument in arguments[1:5]
-    )
+    return Path(arguments[0]).name.startswith("qemu-system-") or any(word.endswith(OWN) for word in arguments[1:5])
 
 
 def python() -> str:

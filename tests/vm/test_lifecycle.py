@@ -223,7 +223,7 @@ def test_whatever_dies_is_listed_and_removed(state_home: Path, images: Mapping[s
         if moment in line:
             break
     starter.kill()
-    said, errors = starter.communicate()
+    _, errors = starter.communicate()
     assert starter.returncode == -signal.SIGKILL, errors
     summary = next(summary for summary in list_all() if summary.name == "killed")
     assert summary.condition is (Condition.RUNNING if moment == "up" else Condition.LEFT_OVER)
@@ -302,7 +302,7 @@ def test_a_machine_that_qemu_refuses_is_told_with_qemus_words(state_home: Path, 
 
 def test_one_bad_node_stops_the_others_and_leaves_nothing(state_home: Path, images: Mapping[str, Image]) -> None:
     broken = replace(images["aarch64"], kernel=Path("/nonexistent/kernel"))
-    with pytest.raises(GuestError, match="node arm .* was refused"):
+    with pytest.raises(GuestError, match=r"node arm .* was refused"):
         up(pair_spec("half"), {**images, "aarch64": broken}, say)
     assert not any(each.name == "half" for each in list_all())
 
@@ -310,7 +310,7 @@ def test_one_bad_node_stops_the_others_and_leaves_nothing(state_home: Path, imag
 def test_a_guest_that_says_it_cannot_go_on_is_believed(state_home: Path, images: Mapping[str, Image]) -> None:
     # The initramfs in place of the root file system: no erofs.
     broken = replace(images["aarch64"], root=images["aarch64"].initramfs)
-    with pytest.raises(GuestError, match="cannot go on: .*erofs") as caught:
+    with pytest.raises(GuestError, match=r"cannot go on: .*erofs") as caught:
         up(ONE, {"aarch64": broken}, say)
     assert "last stage: initramfs" in caught.value.message
     assert not any(each.name == "one" for each in list_all())

@@ -1,0 +1,166 @@
+"""A process for libvirt: it starts the machines of one testbed and ends.
+
+    python -m testbed.launcher RUN_DIRECTORY DRIVER
+
+The embedded driver serves one folder in the life of a process; a command that starts one testbed after the other needs
+a process for each. Afterwards nobody needs libvirt any more: machines run by themselves, and are ended by signal.
+
+Standard input: a JSON line for each machine to start (the fields of `Order`); its end is the end of the launcher.
+Standard output: a line for each, in any order, with the `name` and `started_at` (CLOCK_MONOTONIC, which all processes
+of a host share) and either `usernet`, what QEMU's monitor says about the forwarded port, or `error` and `command_line`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from testbed.driver import Connection, command_line
+from testbed.errors import Failure, GuestError, HostError
+from testbed.process import python
+from testbed.spec import Accelerator, Driver
+
+PARALLEL_STARTS_MAX = 16
+"""Machines at a time: more of them would only slow one another down."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """A machine to start. `domain` is its name in `xml`."""
+
+    name: str
+    domain: str
+    arch: str
+    accelerator: str
+    emulator: str
+    xml: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A machine that runs: when its start began, and what its monitor says about its user-mode network."""
+
+    started_at: float
+    usernet: str
+
+
+class Launcher:
+    """The launcher of a testbed, as seen by the command that starts it. Methods may be called by many threads."""
+
+    def __init__(self, driver: Driver, directory: Path) -> None:
+        self._answers: dict[str, Future[Started]] = {}
+        self._lock = threading.Lock()
+        # In a session of its own: Ctrl-C must not hit libvirt halfway through a start.
+        self._process = subprocess.Popen(
+            [python(), "-m", "testbed.launcher", f"{directory}/", driver],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
+        self._reader.start()
+
+    def start(self, order: Order) -> Started:
+        """Starts a machine. Raises GuestError when QEMU refuses it, HostError when libvirt cannot be used."""
+        answer: Future[Started] = Future()
+        assert self._process.stdin is not None
+        with self._lock:
+            self._answers[order.name] = answer
+            try:
+                self._process.stdin.write(json.dumps(asdict(order)) + "\n")
+                self._process.stdin.flush()
+            except (OSError, ValueError):
+                self._reader.join()  # it has ended: the reader knows why
+                if not answer.done():
+                    answer.set_exception(HostError("libvirt's process has ended"))
+        return answer.result()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        reason: Failure | None = None
+        for line in self._process.stdout:
+            answer = json.loads(line)
+            if answer["name"] is None:
+                reason = HostError(answer["error"], answer["hint"])
+                break
+            future = self._answers.pop(answer["name"])
+            if "error" in answer:
+                future.set_exception(_refused(answer))
+            else:
+                future.set_result(Started(answer["started_at"], answer["usernet"]))
+        said = self._process.stderr.read().strip()
+        reason = reason or HostError(f"libvirt's process ended ({self._process.wait()}): {said[-2000:] or 'silently'}")
+        for future in list(self._answers.values()):
+            if not future.done():
+                future.set_exception(reason)
+
+    def close(self) -> None:
+        """Ends it, also in the middle of a start; machines that run go on."""
+        assert self._process.stdin is not None
+        self._process.kill()
+        self._process.wait()
+        self._reader.join()
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                try:
+                    pipe.close()
+                except OSError:
+                    pass  # what was not written yet has nobody to read it
+
+
+def _refused(answer: dict[str, Any]) -> GuestError:
+    how = answer["command_line"]
+    shown = f"\n  QEMU was: {how}" if how else ""
+    return GuestError(
+        f"{answer['error']}{shown}",
+        "run that command line by hand" if how else "libvirt did not come as far as starting QEMU",
+    )
+
+
+def _start(connection: Connection, order: Order) -> dict[str, object]:
+    virtualization = "kvm" if order.accelerator == Accelerator.KVM else "qemu"
+    connection.prepare(Path(order.emulator), order.arch, virtualization)
+    answer: dict[str, object] = {"name": order.name, "started_at": time.monotonic()}
+    try:
+        return answer | {"usernet": connection.start(order.xml)}
+    except HostError as error:
+        return answer | {"error": error.message, "command_line": command_line(connection.log(order.domain))}
+
+
+def main() -> int:
+    """Returns the exit code."""
+    directory, driver = Path(sys.argv[1]), Driver(sys.argv[2])
+    lock = threading.Lock()
+
+    def say(answer: dict[str, object]) -> None:
+        with lock:
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
+
+    try:
+        connection = Connection(driver, directory)
+    except (HostError, OSError) as error:
+        failure = error if isinstance(error, HostError) else HostError(str(error))
+        say({"name": None, "error": failure.message, "hint": failure.hint})
+        return failure.exit_code
+    with ThreadPoolExecutor(PARALLEL_STARTS_MAX) as pool:
+        for line in sys.stdin:
+            pool.submit(_start, connection, Order(**json.loads(line))).add_done_callback(
+                lambda done: say(done.result())
+            )
+    connection.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
