@@ -3,7 +3,7 @@
 python3 -m guest.bench local-fault PAGES ROUNDS
     {"samples_us": […]}: first touches of pages that the coherency daemon of a lone kernel serves without a message.
 python3 -m guest.bench ring KERNEL COUNT POLICY…
-    on both kernels of a freshly formatted segment, with the same COUNT and POLICYs. Each kernel in turn sends and
+    on both kernels of a freshly formatted segment, with the same words behind KERNEL. Each kernel in turn sends and
     the other answers. {"POLICY": […], …}: this kernel's round trips in microseconds, COUNT of each.
 """
 
