@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 import urllib.parse
@@ -20,7 +21,7 @@ from images.errors import HostError
 from images.program import failed, missing
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-ARCHIVES = "var/cache/apt/archives"
+APT_CACHE = "var/cache/apt"
 PROVIDED = """Package: {name}
 Status: install ok installed
 Architecture: all
@@ -65,10 +66,11 @@ def unpack(definition: Definition, arch: Architecture, target: Path) -> list[Pac
         Path(status.name).chmod(0o644)
         _pipe(_mmdebstrap(definition, arch, status.name), _tar(definition, target), messages.fileno())
     packages = sorted(
-        (_package(deb.name) for deb in (target / ARCHIVES).glob("*.deb")), key=lambda package: package.name
+        (_package(deb.name) for deb in (target / APT_CACHE / "archives").glob("*.deb")),
+        key=lambda package: package.name,
     )
-    for deb in (target / ARCHIVES).glob("*.deb"):
-        deb.unlink()
+    # apt's caches name the temporary folder that they were made in, and nothing reads them again.
+    shutil.rmtree(target / APT_CACHE)
     return packages
 
 

@@ -8,6 +8,11 @@ from pathlib import Path
 from images import libraries
 from images.definition import Architecture
 
+APPLETS = """
+awk cat clear cpio dmesg free gunzip gzip hexdump hostname httpd ifconfig ip killall less losetup md5sum mount nc
+netstat nslookup ping poweroff reboot route sync tar telnet time top traceroute umount unxz unzip usleep uptime vi wc
+wget which xxd xzcat zcat
+"""
 FILES = Path(__file__).parent / "files"
 PRIVILEGE_SEPARATION = "sshd:x:100:65534:sshd user:/run/sshd:/usr/sbin/nologin"
 
@@ -54,11 +59,8 @@ def _shell(root: Path) -> None:
 
 
 def _applets(root: Path) -> None:
-    """Every busybox applet that no package brings a better program for."""
-    names = "awk cat clear cpio dmesg free gunzip gzip hexdump hostname httpd ifconfig ip killall less md5sum nc "
-    names += "netstat nslookup ping poweroff reboot route sync tar telnet time top traceroute unxz unzip usleep uptime "
-    names += "vi wc wget which xxd xzcat zcat"
-    for name in names.split():
+    """Busybox's applets, each where no package brings a better program."""
+    for name in APPLETS.split():
         if not any((root / folder / name).exists() for folder in ("usr/bin", "usr/sbin")):
             (root / "usr/bin" / name).symlink_to("busybox")
 
