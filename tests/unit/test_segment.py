@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from guest import segment
 from guest.errors import SegmentError
 from guest.segment import (
     ISA,
@@ -186,3 +187,13 @@ def test_a_kernel_that_is_not_there_has_no_place(kernel: int) -> None:
 def test_no_kernel_has_a_ring_to_itself() -> None:
     with pytest.raises(SegmentError, match="kernel 1 has no ring to itself"):
         Layout.fit(LARGE_BYTES, 2).pair_offset(1, 1)
+
+
+def test_nobody_can_open_a_segment_while_it_is_formatted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = memory()
+    format_segment(buffer, 2)
+    magic_at_fences = []
+    monkeypatch.setattr(segment, "full_fence", lambda: magic_at_fences.append(buffer.cast("Q")[0]))
+    format_segment(buffer, 2)
+    assert magic_at_fences == [0, 0]
+    assert Segment.open(buffer).layout.kernels == 2
