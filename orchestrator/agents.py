@@ -127,7 +127,7 @@ class Agents:
     def _gone(self, agent: _Agent, operation: str) -> GuestError:
         how = agent.process.ended() or "its output was closed"
         return GuestError(
-            f"node {agent.name}: the agent ended ({how}) before it answered '{operation}'{self._shown(agent)}",
+            f"node {agent.name}: its agent was gone before it answered '{operation}': {how}{self._shown(agent)}",
             f"`testbed run … --keep` and `testbed ssh {agent.name}` show the guest as it is",
         )
 
@@ -138,5 +138,7 @@ class Agents:
     def _shown(self, agent: _Agent) -> str:
         said = "\n".join([*agent.noise, agent.process.said().strip()]).strip()
         if not said:
-            return f"\n{agent.name} said nothing"
-        return f"\n{agent.name} said:\n" + "\n".join("    " + line for line in said.splitlines()[-SAID_LINES:])
+            return f"\nthe agent on {agent.name} said nothing"
+        return f"\nthe agent on {agent.name} said:\n" + "\n".join(
+            "    " + line for line in said.splitlines()[-SAID_LINES:]
+        )

@@ -84,7 +84,7 @@ def test_an_agent_that_ends_shows_its_last_words() -> None:
     agents = Agents({"arm": Scripted(None, said="Traceback …\nMemoryError\n")})
     with pytest.raises(GuestError) as caught:
         ask(agents, "arm")
-    assert "node arm: the agent ended (exit code 7) before it answered 'hello'" in caught.value.message
+    assert "node arm: its agent was gone before it answered 'hello': exit code 7" in caught.value.message
     assert "    MemoryError" in caught.value.message
 
 

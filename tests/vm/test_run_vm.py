@@ -114,3 +114,48 @@ def test_nothing_is_left_of_it(ran: Ran) -> None:
 
 def test_the_tool_itself_stays_small(ran: Ran) -> None:
     assert ran.summary["tool"]["peak_rss_mib"] < 200
+
+
+SMALL = """\
+name: small
+testbed:
+  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}}
+  links: {shm0: {kind: ivshmem-doorbell, size: 16MiB, nodes: [x86, arm]}}
+coherency: {link: shm0, region: 1MiB}
+workload: {kind: shared-array, threads: {x86: writer, arm: reader}, array: 4KiB, iterations: 2}
+"""
+
+
+@pytest.fixture
+def cockpit(tmp_path: Path) -> Iterator[Cockpit]:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    cockpit = Cockpit(tmp_path)
+    yield cockpit
+    cockpit.command("down", "--all")
+
+
+def test_guests_that_are_kept_can_be_entered_and_then_removed(cockpit: Cockpit) -> None:
+    done = cockpit.command("run", "small.yaml", "--keep")
+    assert done.returncode == 0, done.stderr
+    assert "verified" in done.stdout
+    (testbed,) = cockpit.testbeds()
+    assert testbed["condition"] == "running"
+    inside = cockpit.command("ssh", "arm", "--", "uname", "-m")
+    assert (inside.returncode, inside.stdout) == (0, "aarch64\n"), inside.stderr
+    assert cockpit.command("ssh", "x86", "--", "exit", "7").returncode == 7
+    assert cockpit.command("ssh", "x68", "--", "true").returncode == 2
+    assert cockpit.command("down").returncode == 0
+    cockpit.assert_nothing_left([testbed["run_directory"]])
+
+
+def test_what_up_starts_is_found_by_the_next_command_and_its_name_is_taken(cockpit: Cockpit) -> None:
+    done = cockpit.command("up", "small.yaml", "--name", "by-hand")
+    assert done.returncode == 0, done.stderr
+    (testbed,) = cockpit.testbeds()
+    assert (testbed["name"], [node["name"] for node in testbed["nodes"]]) == ("by-hand", ["x86", "arm"])
+    again = cockpit.command("up", "small.yaml", "--name", "by-hand")
+    assert again.returncode == 2
+    assert "found a testbed by-hand already" in again.stderr
+    assert cockpit.command("down", "by-hnad").returncode == 2
+    assert cockpit.command("down", "by-hand").returncode == 0
+    cockpit.assert_nothing_left([testbed["run_directory"]])
