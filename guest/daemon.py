@@ -5,9 +5,11 @@ ring is full, and it never makes two things at once, so the engine's effects are
 event. What matters is the time a blocked thread waits for its page:
 
 - while a fault waits for an answer, the rings are looked at hard, and other descriptors rarely: that is a system call;
-- right after a thread was woken, the daemon gives it the CPU, as there may be just one;
+- a woken thread gets the CPU, as there may be just one. Mostly it takes it in the middle of the system call that wakes
+  it, and gives it back with its next fault: so the daemon looks for that first, and yields only if there is none;
 - while threads compute on the only CPU there is, the daemon sleeps instead of looking, so that a doorbell or a fault
-  brings it back at once and nothing is taken from the threads in between.
+  brings it back at once and nothing is taken from the threads in between;
+- whatever can be done later is done while an answer is awaited.
 """
 
 import os
@@ -16,22 +18,25 @@ from collections.abc import Callable, Sequence
 from time import monotonic_ns
 from typing import Any
 
+from guest.faults import NOTES_KEPT, FaultsInFlight
 from guest.kept_pages import KeptPages
 from guest.link import Link
-from guest.notify import SPIN_US, Notifier, Policy
+from guest.notify import Notifier, Policy
 from guest.outbox import Outbox
 from guest.protocol import effects
 from guest.protocol.engine import Engine
 from guest.protocol.messages import Message, MessageName
 from guest.region import Region
 from guest.ring import Receiver, Sender
-from guest.samples import LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
+from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
 
 _BARRIER = int(MessageName.BARRIER)
 _PAGE_DATA = int(MessageName.PAGE_DATA)
-_PASSES_PER_POLL = 32
+_PASSES_PER_POLL = 128
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited."""
+_SPIN_NS = 4_000_000
+"""How long ADAPTIVE looks before it sleeps: a few remote faults, as the next one of a series comes within that time."""
 _HEARTBEAT_NS = 1_000_000_000
 
 
@@ -57,12 +62,14 @@ class Daemon:
         self._receivers = [Receiver(segment, peer, kernel) for peer in peers]
         self._outboxes = {peer: Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers}
         self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
-        self._handlers: dict[int, Callable[[], None]] = {}
+        self._handlers: dict[int, Callable[[], object]] = {}
         self._epoll = select.epoll()
         for bell in link.doorbell_fds:
-            self.watch(bell, link.drain)
-        self._faulting: dict[int, list[tuple[int, bool, FaultLog]]] = {}
-        self._blocked = 0
+            # Reported once for every ring: it need not be read, and means no more than a look at the rings.
+            self._handlers[bell] = _nothing
+            self._epoll.register(bell, select.EPOLLIN | select.EPOLLET)
+        self._faults = FaultsInFlight(self.node.count_fault)
+        self._fault_readers: dict[int, Callable[[], bool]] = {}
         self._in_fault = False
         self._payload = 0
         self._kept = KeptPages()
@@ -71,7 +78,7 @@ class Daemon:
         self._stopped = False
         self._harness_kept: list[tuple[int, Message]] = []
         self._single_cpu = len(os.sched_getaffinity(0)) == 1
-        self._spin_ns = {Policy.POLL: 1 << 62, Policy.INTERRUPT: 0, Policy.ADAPTIVE: SPIN_US * 1000}[policy]
+        self._spin_ns = {Policy.POLL: 1 << 62, Policy.INTERRUPT: 0, Policy.ADAPTIVE: _SPIN_NS}[policy]
         self._carriers: dict[type[Any], Callable[[Any], None]] = {
             effects.Send: self._send,
             effects.Install: self._install,
@@ -88,7 +95,7 @@ class Daemon:
 
     # -- who is served -----------------------------------------------------------------------------------------------
 
-    def watch(self, descriptor: int, handler: Callable[[], None]) -> None:
+    def watch(self, descriptor: int, handler: Callable[[], object]) -> None:
         """Call `handler` whenever `descriptor` is readable or hung up."""
         self._handlers[descriptor] = handler
         self._epoll.register(descriptor, select.EPOLLIN)
@@ -102,21 +109,17 @@ class Daemon:
         """Serve the faults of one more thread, from now on."""
         self.region.register(userfaultfd)
         self.threads += 1
-        self.watch(userfaultfd, lambda: self._fault(userfaultfd, log))
+        self._fault_readers[userfaultfd] = lambda: self._fault(userfaultfd, log)
+        self.watch(userfaultfd, self._fault_readers[userfaultfd])
 
     def detach(self, userfaultfd: int, log: FaultLog) -> None:
         """The thread has ended, perhaps in the middle of a fault: nobody waits for that page any more."""
         self.unwatch(userfaultfd)
         self.threads -= 1
         self.region.unregister(userfaultfd)
-        for page, waiting in list(self._faulting.items()):
-            left = [entry for entry in waiting if entry[2] is not log]
-            self._blocked -= len(waiting) - len(left)
-            if left:
-                self._faulting[page] = left
-            else:
-                del self._faulting[page]
-                self._carry_out(self._engine.abandon(page))
+        del self._fault_readers[userfaultfd]
+        for page in self._faults.abandon(log):
+            self._carry_out(self._engine.abandon(page))
 
     def send_harness(self, name: MessageName, number: int) -> None:
         """Send a message of the test harness to every other kernel."""
@@ -137,7 +140,7 @@ class Daemon:
 
     def waiting_pages(self) -> list[tuple[int, int]]:
         """(page, waiting since) of every fault in flight; times in ns of CLOCK_MONOTONIC."""
-        return [(page, waiting[0][0]) for page, waiting in self._faulting.items()]
+        return self._faults.since()
 
     def close(self) -> None:
         """Stop serving, for good. The link and its memory stay the caller's."""
@@ -166,7 +169,9 @@ class Daemon:
                 progress |= self._flush()
             if self._woken:
                 self._woken = False
-                os.sched_yield()
+                self._let_run()
+            elif self._faults.notes:
+                self._faults.settle()
             ready = poll(0)
             for descriptor, _ in ready:
                 handler = handlers.get(descriptor)
@@ -182,11 +187,21 @@ class Daemon:
                 tick_ns = now_ns
                 self.node.beat()
                 tick(now_ns)
-            computing = self._single_cpu and self.threads > self.parked + self._blocked
+            computing = self._single_cpu and self.threads > self.parked + self._faults.blocked()
             if computing or now_ns - progress_ns > self._spin_ns:
                 self._sleep(computing)
             else:
                 self._spin()
+
+    def _let_run(self) -> None:
+        """Give the CPU to threads that were woken, unless they have had it and are in their next fault already."""
+        if len(self._faults.notes) > NOTES_KEPT:
+            self._faults.settle()
+        if self._single_cpu and len(self._fault_readers) == 1:
+            (reader,) = self._fault_readers.values()
+            if reader():
+                return
+        os.sched_yield()
 
     def _spin(self) -> None:
         for _ in range(_PASSES_PER_POLL):
@@ -245,24 +260,21 @@ class Daemon:
         else:
             self.on_harness(sender, message)
 
-    def _fault(self, userfaultfd: int, log: FaultLog) -> None:
+    def _fault(self, userfaultfd: int, log: FaultLog) -> bool:
+        """Handle the faults that wait in one process; false when there are none."""
         begin_ns = monotonic_ns()
-        for page, write in self.region.faults(userfaultfd):
-            self._faulting.setdefault(page, []).append((begin_ns, write, log))
-            self._blocked += 1
+        faults = self.region.faults(userfaultfd)
+        for page, write in faults:
+            self._faults.begun(page, begin_ns, write, log)
             self._in_fault = True
             self._carry_out(self._engine.fault(page, write))
             self._in_fault = False
+        return faults != []
 
     def _served(self, page: int) -> None:
-        """The page's waiting threads go on: take down what they waited for."""
+        """The threads that wait for the page are about to be woken; they may run before the next line does."""
         self._woken = True
-        end_ns = monotonic_ns()
-        for begin_ns, write, log in self._faulting.pop(page, ()):
-            self._blocked -= 1
-            kind = LOCAL_FAULT if self._in_fault else REMOTE_WRITE if write else REMOTE_READ
-            log.add((begin_ns, page, kind, end_ns - begin_ns))
-            self.node.count_fault(kind)
+        self._faults.served(page, monotonic_ns(), self._in_fault)
 
     # -- effects -----------------------------------------------------------------------------------------------------
 
@@ -282,13 +294,13 @@ class Daemon:
 
     def _install(self, effect: effects.Install) -> None:
         page, writable, wake, kept = effect
+        if wake:
+            self._served(page)
         if kept:
             self.region.install(page, self._kept.address(page), writable, wake)
             self._kept.forget(page)
         else:
             self.region.install(page, self._payload, writable, wake)
-        if wake:
-            self._served(page)
 
     def _keep(self, effect: effects.Keep) -> None:
         self._kept.keep(effect[0], self._payload)
@@ -297,12 +309,12 @@ class Daemon:
         self._kept.forget(effect[0])
 
     def _zero(self, effect: effects.Zero) -> None:
-        self.region.zero(effect[0], effect[1])
         self._served(effect[0])
+        self.region.zero(effect[0], effect[1])
 
     def _grant(self, effect: effects.Grant) -> None:
-        self.region.grant(effect[0])
         self._served(effect[0])
+        self.region.grant(effect[0])
 
     def _protect(self, effect: effects.Protect) -> None:
         self.region.protect(effect[0])
@@ -311,9 +323,13 @@ class Daemon:
         self.region.discard(effect[0])
 
     def _wake(self, effect: effects.Wake) -> None:
-        self.region.wake(effect[0])
         self._served(effect[0])
+        self.region.wake(effect[0])
 
     def _poison(self, effect: effects.Poison) -> None:
-        self.region.poison(effect[0])
         self._served(effect[0])
+        self.region.poison(effect[0])
+
+
+def _nothing() -> None:
+    """A doorbell has done its work by waking the daemon."""
