@@ -15,10 +15,8 @@ import typer
 
 from images.errors import Failure
 from orchestrator import commands_bench, commands_image, commands_results, commands_testbed
-from orchestrator.errors import FileError, InputError, Stopped
+from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
 from orchestrator.signals import signals_raise
-
-DEFECT_EXIT_CODE = 3
 
 app = typer.Typer(
     name="testbed",
@@ -160,7 +158,7 @@ def main() -> NoReturn:
             app()
         sys.exit(0)
     except Failure as failure:
-        show_failure(failure)
+        _show_failure(failure)
         sys.exit(failure.exit_code)
     except Stopped as stopped:
         sys.stderr.write(f"testbed: {stopped}\n")
@@ -173,13 +171,13 @@ def main() -> NoReturn:
         sys.exit(DEFECT_EXIT_CODE)
 
 
-def show_failure(failure: Failure) -> None:
+def _show_failure(failure: Failure) -> None:
     """Message and hint on standard error; with --json the same as JSON on standard output."""
-    kind = "" if isinstance(failure, InputError) and "\n" in failure.message else "testbed: error: "
+    kind = "" if isinstance(failure, FileError) else "testbed: error: "
     sys.stderr.write(f"{kind}{failure.message}\n")
     if failure.hint:
         sys.stderr.write(f"hint: {failure.hint}\n")
-    if "--json" in sys.argv and not getattr(failure, "reported", False):
+    if "--json" in sys.argv and not isinstance(failure, RunEnded):
         error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
         if isinstance(failure, FileError):
             error["problems"] = failure.problems
@@ -187,13 +185,9 @@ def show_failure(failure: Failure) -> None:
 
 
 def _show_defect(error: Exception) -> None:
-    sys.stderr.write(f"testbed: a defect of testbed itself: {type(error).__name__}: {error}\n")
-    kept = getattr(error, "traceback_file", None)
-    if kept and "--verbose" not in sys.argv and "-v" not in sys.argv:
-        sys.stderr.write(f"hint: please report it, with {kept}\n")
-    else:
-        sys.stderr.write("".join(traceback.format_exception(error)))
-        sys.stderr.write("hint: please report it, with the lines above\n")
+    sys.stderr.write("".join(traceback.format_exception(error)))
+    sys.stderr.write(f"testbed: error: a defect of testbed itself: {type(error).__name__}: {error}\n")
+    sys.stderr.write("hint: please report it, with the lines above\n")
 
 
 if __name__ == "__main__":

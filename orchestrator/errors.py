@@ -5,6 +5,9 @@ from signal import Signals
 
 from images.errors import Failure
 
+DEFECT_EXIT_CODE = 3
+"""Of ends that nobody thought of."""
+
 
 class InputError(Failure):
     """The command cannot be understood or names something that does not exist. Nothing was started."""
@@ -29,6 +32,14 @@ class CheckFailed(Failure):
     """The experiment ran, and what it showed is not what was expected."""
 
     exit_code = 1
+
+
+class RunEnded(Failure):
+    """What ended a run, once its run.json has told it: standard output has been written, this is for people."""
+
+    def __init__(self, message: str, hint: str, exit_code: int) -> None:
+        super().__init__(message, hint)
+        self.exit_code = exit_code
 
 
 class Stopped(BaseException):

@@ -9,14 +9,15 @@ from pathlib import Path
 import typer
 
 from images.errors import Failure
-from orchestrator.errors import InputError
+from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
-from orchestrator.record import Record
+from orchestrator.record import TRACEBACK, Record
 from orchestrator.results import RunDirectory
 from orchestrator.run import run
 from orchestrator.stage import Stage
+from orchestrator.summary import Outcome
 from orchestrator.versions import of_tools
 
 
@@ -44,17 +45,16 @@ def run_file(
                 stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
                 run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
-            failure.reported = True  # type: ignore[attr-defined]  # its JSON is the run's
-            _print(record, as_json, quiet, terminal_ok=bool(record.summary.points))
-            raise
+            raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as defect:
-            defect.traceback_file = directory.path / "traceback.txt"  # type: ignore[attr-defined]
-            _print(record, as_json, quiet, terminal_ok=False)
-            raise
-        except BaseException:
-            _print(record, as_json, quiet, terminal_ok=False)
-            raise
-    _print(record, as_json, quiet, terminal_ok=True)
+            if verbose:
+                progress.say((directory.path / TRACEBACK).read_text())
+            message = f"a defect of testbed itself: {type(defect).__name__}: {defect}"
+            raise RunEnded(
+                message, f"please report it, with {directory.path / TRACEBACK}", DEFECT_EXIT_CODE
+            ) from defect
+        finally:
+            _print(record, as_json, quiet)
 
 
 def _check_runnable(plan: Plan) -> None:
@@ -85,12 +85,12 @@ def _stage_factory(
     return lambda testbed: VmStage(name, testbed, wanted, directory, progress)
 
 
-def _print(record: Record, as_json: bool, quiet: bool, *, terminal_ok: bool) -> None:
+def _print(record: Record, as_json: bool, quiet: bool) -> None:
     summary = record.summary.as_json()
     if as_json:
         sys.stdout.write(json.dumps(summary, indent=2) + "\n")
         sys.stdout.flush()
-    elif terminal_ok and not quiet:
+    elif not quiet and (summary["points"] or summary["outcome"] == Outcome.PASSED):
         from orchestrator.report import render
 
         terminal = sys.stdout.isatty()

@@ -80,7 +80,7 @@ def test_wrong_input_ends_with_two_before_anything_starts(command: str, tmp_path
 def test_a_missing_file_ends_with_two(tmp_path: Path) -> None:
     done = command_line("run", "nowhere.yaml", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("testbed: error: nowhere.yaml: found no such file, expected an experiment file")
+    assert done.stderr.startswith("nowhere.yaml: found no such file, expected an experiment file")
 
 
 def test_with_json_standard_output_holds_json_even_for_a_wrong_file(tmp_path: Path) -> None:
@@ -124,3 +124,25 @@ def test_a_defect_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "a defect of testbed itself: RuntimeError: nobody thought of this" in said
     assert "Traceback" in said
     assert "report it" in said
+
+
+def test_a_defect_in_a_run_keeps_its_traceback_with_the_results(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("nobody thought of this")
+
+    (tmp_path / "pair.yaml").write_text(GOOD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("orchestrator.run_command.run", broken)
+    monkeypatch.setattr(sys, "argv", ["testbed", "run", "pair.yaml", "--stage", "local", "--json"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    out, err = capsys.readouterr()
+    assert caught.value.code == 3
+    summary = json.loads(out)
+    assert (summary["outcome"], summary["error"]["kind"]) == ("error", "defect")
+    (kept,) = tmp_path.glob("results/*/traceback.txt")
+    assert "nobody thought of this" in kept.read_text()
+    assert str(kept) in err
+    assert "Traceback" not in err
