@@ -44,6 +44,8 @@ class Copies:
     """Mask of this kernel alone."""
     _alive: int
     """Mask of all living kernels, this one included."""
+    _clock: int
+    """Lamport's: the largest counter seen in a timestamp."""
     _dead: int
     """Mask of the kernels known to be dead."""
     _died: bool
@@ -121,6 +123,12 @@ class Copies:
         elif page.wanted:
             self._start_read(page, effects)
 
+    def _see(self, stamp: int) -> None:
+        """Lamport's rule: what we write from now on is later than what we know of. The answers to a first touch tell
+        what time it is, so that a newcomer's write is younger than all that were begun without asking it to vote."""
+        if stamp >> 16 > self._clock:
+            self._clock = stamp >> 16
+
     def _others(self, page: Page) -> int:
         return page.copyset & self._alive & ~self._bit
 
@@ -170,11 +178,13 @@ class Copies:
 
     def _give(self, page: Page, kernel: int, request: int, effects: list[Effect]) -> None:
         page.copyset |= 1 << kernel
-        message = Message(_DATA, page.number, request, 0, page.version, page.copyset, 0, self.epoch)
+        now = self._clock << 16 | self.kernel
+        message = Message(_DATA, page.number, request, 0, page.version, page.copyset, now, self.epoch)
         effects.append(Send(kernel, message))
 
     def _deny(self, page: Page, kernel: int, request: int, flags: int, effects: list[Effect]) -> None:
-        message = Message(_ABSENT, page.number, request, flags, page.version, page.copyset, 0, self.epoch)
+        now = self._clock << 16 | self.kernel
+        message = Message(_ABSENT, page.number, request, flags, page.version, page.copyset, now, self.epoch)
         effects.append(Send(kernel, message))
 
     def _release(self, page: Page, effects: list[Effect]) -> None:
@@ -208,6 +218,7 @@ class Copies:
         """A copy for a fetch: the newest of all answers counts."""
         if not page.answered(sender, message.request):
             return
+        self._see(message.stamp)
         page.copyset |= message.copyset & self._alive
         version = message.version
         if page.awaiting:
@@ -225,6 +236,7 @@ class Copies:
         had makes older ones stale: he may have written it unknown to whoever gave us his copy."""
         if not page.answered(sender, message.request):
             return
+        self._see(message.stamp)
         page.copyset |= message.copyset & self._alive
         page.version = max(page.version, message.version)
         if message.flags & _FETCHING:

@@ -61,13 +61,15 @@ class Message(NamedTuple):
     flags: int = 0
     """Bits of `Flag`."""
     version: int = 0
-    """How often the page was granted for writing."""
+    """How often the page was granted for writing. PAGE_REQUEST: the lowest version that helps; PAGE_ABSENT: of the copy
+    that was there once."""
     copyset: int = 0
     """Bit k set: kernel k was given a copy at some time. 64 kernels at most on the wire, any number in memory.
 
     In a PAGE_REQUEST: the kernels that the asker knows to be dead. Who has not heard of them yet answers later."""
     stamp: int = 0
-    """Lamport timestamp, `counter << 16 | kernel`: integers compare as the pairs do."""
+    """Lamport timestamp, `counter << 16 | kernel`: integers compare as the pairs do. Of the write that the message is
+    about (a voter's own write in VOTE); in PAGE_DATA and PAGE_ABSENT, the answering kernel's clock."""
     epoch: int = 0
     """Number of address-space operations the sender had applied."""
     slot: int = 0

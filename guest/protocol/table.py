@@ -34,8 +34,13 @@ copyset, a version that was not granted away here cannot have been overwritten a
 all grants is the latest one, whoever sends it, however late.
 
 Who waits for whom. While votes are awaited, requests for the page wait; votes themselves never wait. A winner stays in
-M until each loser has asked (so that no vote of an old round meets a new version), and losers ask as soon as their
-votes are counted. A loser makes other losers wait only if their timestamp is larger. Hence no circle.
+M until each loser has asked, or else the readers would take the page away again at once, and the losers too. (A loser
+is a voter whose own votes are under way; it asks as soon as they are counted.) A loser makes other losers wait only if
+their timestamp is larger. Hence no circle.
+
+Asking for what. A question says which version is needed at least: who holds an older one, and has not heard yet of the
+write that makes it stale, answers when he has. A denial says which version was there: older copies are stale. A vote
+about a version older than the voter's valid copy is refused.
 
 Giving up. A writer that nobody waits for any more, and that lost its vote, tells the copyset (ABANDON): the winner need
 not wait for it, and what was granted to its timestamp counts as never granted. The death of a kernel is the same for
@@ -135,28 +140,30 @@ TABLE: dict[tuple[State, Event], Rule] = {
     ),
     (N, Event.PAGE_DATA): _late(N),
     (M, Event.PAGE_DATA): _late(M),
-    (S, Event.PAGE_DATA): Rule("still_valid", (S, M), (_INVALIDATE,), "we lost a vote but not the copy: vote again"),
+    (S, Event.PAGE_DATA): Rule("still_valid", (S,), (_INVALIDATE,), "we lost a vote but not the copy: vote again"),
     (I, Event.PAGE_DATA): Rule(
-        "accept", (S, M, I), (_REQUEST, _INVALIDATE), "install it if newer than every grant, else ask the copyset"
+        "accept", (S, I), (_REQUEST, _INVALIDATE), "install it if newer than every grant, else ask the copyset"
     ),
     (U, Event.PAGE_ABSENT): Rule(
-        "collect_absence", (U, N, S, I), (_REQUEST, _INVALIDATE), "when nobody has it: a page of zeros"
+        "collect_absence", (U, N, S, M, I), (_REQUEST, _INVALIDATE), "when nobody has it: a page of zeros"
     ),
     (N, Event.PAGE_ABSENT): _late(N),
     (M, Event.PAGE_ABSENT): _late(M),
-    (S, Event.PAGE_ABSENT): Rule("ask_on", (S, M), (_INVALIDATE,), "whoever refused us has nothing: vote again"),
+    (S, Event.PAGE_ABSENT): Rule("ask_on", (S,), (_INVALIDATE,), "whoever refused us has nothing: vote again"),
     (I, Event.PAGE_ABSENT): Rule("ask_on", (I,), (_REQUEST, _ABANDON, _ABSENT), "ask the whole copyset"),
     # Votes
     (U, Event.INVALIDATE): Rule("grant_unmapped", (U,), (_VOTE,), "grant; a copy of that version on its way is stale"),
     (N, Event.INVALIDATE): Rule("contradiction", (), (), "cannot happen: nobody else has a copy"),
     (M, Event.INVALIDATE): Rule("refuse", (M,), (_VOTE,), "refuse: this version is stale, its writer must ask us"),
-    (S, Event.INVALIDATE): Rule("judge", (S, I), (_VOTE,), "grant and drop the copy, unless our own write is older"),
+    (S, Event.INVALIDATE): Rule(
+        "judge", (S, I), (_VOTE, _ABSENT), "grant and drop the copy, unless our own write is older or our copy newer"
+    ),
     (I, Event.INVALIDATE): Rule("judge", (I,), (_VOTE,), "grant, unless our own write is older"),
     (U, Event.VOTE): _late(U),
     (N, Event.VOTE): _late(N),
     (M, Event.VOTE): _late(M),
     (S, Event.VOTE): Rule(
-        "count", (S, M), (_REQUEST, _INVALIDATE, _DATA, _ABANDON), "all granted: M; a refusal: ask the oldest writer"
+        "count", (S, M), (_REQUEST, _DATA, _ABANDON), "all granted: M; a refusal: ask the oldest writer"
     ),
     (I, Event.VOTE): Rule(
         "count", (I,), (_REQUEST, _ABSENT, _ABANDON), "we granted to another meanwhile: ask for the page"
@@ -166,14 +173,14 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (N, Event.ABANDON): _late(N),
     (M, Event.ABANDON): Rule("release_loser", (M, S), (_DATA,), "one loser less to wait for"),
     (S, Event.ABANDON): Rule("void", (S,), (), "what was granted to this writer counts no more"),
-    (I, Event.ABANDON): Rule("void", (I,), (), "what was granted to this writer counts no more"),
+    (I, Event.ABANDON): Rule("void", (I,), (_REQUEST,), "as in S; a read in flight asks again"),
     (U, Event.GIVE_UP): Rule("give_up", (U,), (), "the fetch goes on as a read"),
     (N, Event.GIVE_UP): Rule("give_up", (N,), (), "nothing was in flight"),
     (M, Event.GIVE_UP): Rule("give_up", (M,), (), "nothing was in flight"),
     (S, Event.GIVE_UP): Rule("give_up", (S,), (_ABANDON, _DATA), "a vote goes on; a loser tells the copyset"),
     (I, Event.GIVE_UP): Rule("give_up", (I,), (_ABANDON, _ABSENT), "a vote goes on; a loser tells the copyset"),
     # Deaths
-    (U, Event.PEER_DOWN): Rule("fetch_again", (U, N, S), (_REQUEST,), "a fetch in flight begins again"),
+    (U, Event.PEER_DOWN): Rule("fetch_again", (U, N, S, M, I), (_REQUEST,), "a fetch in flight begins again"),
     (N, Event.PEER_DOWN): Rule("bury", (N,), (), "nobody else had it"),
     (M, Event.PEER_DOWN): Rule("bury_loser", (M, S), (_DATA,), "nobody waits for the dead"),
     (S, Event.PEER_DOWN): Rule(

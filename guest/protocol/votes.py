@@ -15,9 +15,6 @@ _IDLE, _FETCH_PHASE, _READ_PHASE, _VOTE_PHASE = Phase
 class Votes(Copies):
     """Rules about writing."""
 
-    _clock: int
-    """Lamport's: the largest counter seen in a timestamp."""
-
     def write(self, page: Page, _sender: int, _message: Message, effects: list[Effect]) -> None:
         """A valid page is to be written."""
         if page.phase is _IDLE:
@@ -84,11 +81,6 @@ class Votes(Copies):
         stamp = page.stamp or self.kernel
         vote = Message(_VOTE, page.number, message.request, flags, page.version, 0, stamp, self.epoch)
         effects.append(Send(kernel, vote))
-
-    def _see(self, stamp: int) -> None:
-        """Lamport's rule: what we write from now on is later than what we know of."""
-        if stamp >> 16 > self._clock:
-            self._clock = stamp >> 16
 
     def count(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
         """One vote for our write."""

@@ -8,55 +8,23 @@ States of a machine are values, numbered as they turn up. What a machine does in
 it is computed once: the search mostly looks up.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from guest.protocol import effects as fx
-from guest.protocol.engine import Engine, ProtocolError
-from guest.protocol.messages import Message, MessageName
+from guest.protocol.engine import Engine
 from guest.protocol.table import State
-
-NONE, READABLE, WRITABLE, POISONED = range(4)
-"""What the memory lets a thread do with a page."""
-
-
-class Violation(Exception):
-    """The protocol did what it must not do."""
-
-
-class Frame(NamedTuple):
-    """A page in the memory of one kernel."""
-
-    access: int = NONE
-    fresh: bool = False
-    kept: bool | None = None
-    """Freshness of the payload laid aside, if there is one."""
-
-
-class Thread(NamedTuple):
-    """A thread, and what it still may do."""
-
-    remaining: int
-    page: int = -1
-    """The page it could not access; -1 when it is not in a fault."""
-    write: bool = False
-    asleep: bool = False
-    """Whether it waits to be woken; awake, it will try again."""
-
-
-class Local(NamedTuple):
-    """The whole state of one machine."""
-
-    engine: Any
-    memory: tuple[Frame, ...]
-    threads: tuple[Thread, ...]
-
-
-class Parcel(NamedTuple):
-    """A message with what it carries."""
-
-    message: Message
-    fresh: bool = False
+from orchestrator.checker.step import (
+    NONE,
+    POISONED,
+    READABLE,
+    WRITABLE,
+    Frame,
+    Local,
+    Parcel,
+    Step,
+    Thread,
+    Violation,
+)
 
 
 class Outcome(NamedTuple):
@@ -140,9 +108,9 @@ class Machine:
         key = (local, kernel, -1)
         outcome = self._steps.get(key)
         if outcome is None:
-            step = _Step(self, local)
+            step = self._step(local)
             step.event(lambda engine: engine.peer_down(kernel))
-            outcome = self._steps[key] = step.outcome()
+            outcome = self._steps[key] = self._outcome(step)
         return outcome
 
     def moves(self, local: int) -> tuple[tuple[str, Outcome], ...]:
@@ -206,17 +174,29 @@ class Machine:
         if frame.access != expected and not (expected == NONE and frame.access == POISONED):
             raise Violation(f"kernel {self.kernel}: page {page} is {state.name}, but its memory allows {frame.access}")
 
+    def _step(self, local: int, parcel: Parcel | None = None) -> Step:
+        return Step(self.kernel, self.engine, self.locals.values[local], parcel)
+
+    def _outcome(self, step: Step) -> Outcome:
+        return Outcome(
+            self.number(step.state()),
+            tuple((to, self.parcels.number(parcel)) for to, parcel in step.sends),
+            tuple(step.stored),
+            tuple(step.zeroed),
+            tuple(step.poisoned),
+        )
+
     def _deliver(self, local: int, sender: int, number: int) -> Outcome:
         parcel: Parcel = self.parcels.values[number]
-        step = _Step(self, local, parcel)
+        step = self._step(local, parcel)
         step.event(lambda engine: engine.receive(sender, parcel.message))
-        return step.outcome()
+        return self._outcome(step)
 
     def _give_up(self, local: int, page: int) -> Outcome:
-        step = _Step(self, local)
+        step = self._step(local)
         step.threads = [Thread(0) if thread.asleep and thread.page == page else thread for thread in step.threads]
         step.event(lambda engine: engine.abandon(page))
-        return step.outcome()
+        return self._outcome(step)
 
     def _find_moves(self, local: int) -> Iterable[tuple[str, Outcome]]:
         state: Local = self.locals.values[local]
@@ -234,134 +214,14 @@ class Machine:
                         yield f"writes page {page}", self._access(local, index, page, True)
 
     def _access(self, local: int, index: int, page: int, write: bool) -> Outcome:
-        step = _Step(self, local)
+        step = self._step(local)
         thread = step.threads[index]
         if step.memory[page].access == POISONED:
             step.threads[index] = Thread(0)
         elif not step.try_access(index, page, write):
             step.threads[index] = Thread(thread.remaining, page, write, asleep=True)
             step.event(lambda engine: engine.fault(page, write))
-        return step.outcome()
-
-
-class _Step:
-    """One step of one machine: an event, its effects in order, and what the threads do meanwhile."""
-
-    def __init__(self, machine: Machine, local: int, parcel: Parcel | None = None) -> None:
-        state: Local = machine.locals.values[local]
-        self._machine = machine
-        self._frozen = state.engine
-        self.memory = list(state.memory)
-        self.threads = list(state.threads)
-        self._parcel = parcel
-        self._sends: list[tuple[int, Parcel]] = []
-        self._stored: list[int] = []
-        self._zeroed: list[int] = []
-        self._poisoned: list[int] = []
-
-    def event(self, call: Callable[[Engine], list[fx.Effect]]) -> None:
-        """Let the engine have an event, and carry out what it wants."""
-        engine = self._machine.engine.thaw(self._frozen)
-        try:
-            effects = call(engine)
-        except ProtocolError as error:
-            raise Violation(error.message) from error
-        self._frozen = engine.freeze()
-        for effect in effects:
-            self._carry_out(effect)
-
-    def outcome(self) -> Outcome:
-        """What came of it."""
-        machine = self._machine
-        return Outcome(
-            machine.number(Local(self._frozen, tuple(self.memory), tuple(self.threads))),
-            tuple((to, machine.parcels.number(parcel)) for to, parcel in self._sends),
-            tuple(self._stored),
-            tuple(self._zeroed),
-            tuple(self._poisoned),
-        )
-
-    def try_access(self, index: int, page: int, write: bool) -> bool:
-        """Whether the memory lets the thread do it; if so, it is done."""
-        access = self.memory[page].access
-        if access == POISONED:
-            self.threads[index] = Thread(0)
-            return True
-        if access == NONE or (write and access != WRITABLE):
-            return False
-        self.threads[index] = Thread(self.threads[index].remaining - 1)
-        if write:
-            self.memory[page] = self.memory[page]._replace(fresh=True)
-            self._stored.append(page)
-            self._sends = [
-                (to, parcel._replace(fresh=False) if parcel.message.page == page else parcel)
-                for to, parcel in self._sends
-            ]
-        return True
-
-    def _wake(self, page: int) -> None:
-        for index, thread in enumerate(self.threads):
-            if thread.page == page and not self.try_access(index, page, thread.write):
-                self.threads[index] = thread._replace(asleep=False)
-
-    def _carry_out(self, effect: fx.Effect) -> None:
-        if isinstance(effect, fx.Send):
-            self._send(effect)
-            return
-        page = effect.page
-        frame = self.memory[page]
-        wakes = isinstance(effect, fx.Grant | fx.Zero | fx.Wake | fx.Poison)
-        match effect:
-            case fx.Install(_, writable, wake, kept):
-                self._expect(frame.access == NONE, f"page {page} installed over a present one")
-                fresh = frame.kept if kept else self._payload(page)
-                self._expect(fresh is not None, f"page {page} installed without a payload")
-                frame = Frame(WRITABLE if writable else READABLE, bool(fresh), None if kept else frame.kept)
-                wakes = wake
-            case fx.Keep():
-                frame = frame._replace(kept=self._payload(page))
-            case fx.Forget():
-                self._expect(frame.kept is not None, f"no payload of page {page} to forget")
-                frame = frame._replace(kept=None)
-            case fx.Zero(_, writable):
-                self._expect(frame.access == NONE and frame.kept is None, f"page {page} zeroed while there is one")
-                frame = Frame(WRITABLE if writable else READABLE, fresh=True)
-                self._zeroed.append(page)
-            case fx.Grant():
-                self._expect(frame.access == READABLE, f"page {page} granted while not write-protected")
-                frame = frame._replace(access=WRITABLE)
-            case fx.Protect():
-                self._expect(frame.access == WRITABLE, f"page {page} write-protected while not writable")
-                frame = frame._replace(access=READABLE)
-            case fx.Discard():
-                self._expect(frame.access != NONE, f"page {page} discarded while not present")
-                frame = frame._replace(access=NONE, fresh=False)
-            case fx.Poison():
-                self._expect(frame.access in (NONE, POISONED), f"page {page} poisoned while present")
-                frame = frame._replace(access=POISONED)
-                self._poisoned.append(page)
-        self.memory[page] = frame
-        if wakes:
-            self._wake(page)
-
-    def _send(self, effect: fx.Send) -> None:
-        message = effect.message
-        fresh = False
-        if message.name == MessageName.PAGE_DATA:
-            frame = self.memory[message.page]
-            self._expect(frame.access == READABLE, f"page {message.page} sent while not write-protected")
-            fresh = frame.fresh
-        self._sends.append((effect.to, Parcel(message, fresh)))
-
-    def _payload(self, page: int) -> bool:
-        parcel = self._parcel
-        carries = parcel is not None and parcel.message.name == MessageName.PAGE_DATA and parcel.message.page == page
-        self._expect(carries, f"page {page} taken from a message that does not carry it")
-        return parcel is not None and parcel.fresh
-
-    def _expect(self, holds: bool, otherwise: str) -> None:
-        if not holds:
-            raise Violation(f"kernel {self._machine.kernel}: {otherwise}")
+        return self._outcome(step)
 
 
 def _with(memory: tuple[Frame, ...], page: int, frame: Frame) -> tuple[Frame, ...]:

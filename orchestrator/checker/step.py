@@ -1,0 +1,165 @@
+"""One step of one machine: the engine gets an event, a model of memory its effects, and threads wake."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from guest.protocol import effects as fx
+from guest.protocol.engine import Engine, ProtocolError
+from guest.protocol.messages import Message, MessageName
+
+NONE, READABLE, WRITABLE, POISONED = range(4)
+"""What the memory lets a thread do with a page."""
+
+
+class Violation(Exception):
+    """The protocol did what it must not do."""
+
+
+class Frame(NamedTuple):
+    """A page in the memory of one kernel."""
+
+    access: int = NONE
+    fresh: bool = False
+    kept: bool | None = None
+    """Freshness of the payload laid aside, if there is one."""
+
+
+class Thread(NamedTuple):
+    """A thread, and what it still may do."""
+
+    remaining: int
+    page: int = -1
+    """The page it could not access; -1 when it is not in a fault."""
+    write: bool = False
+    asleep: bool = False
+    """Whether it waits to be woken; awake, it will try again."""
+
+
+class Local(NamedTuple):
+    """The whole state of one machine."""
+
+    engine: Any
+    memory: tuple[Frame, ...]
+    threads: tuple[Thread, ...]
+
+
+class Parcel(NamedTuple):
+    """A message with what it carries."""
+
+    message: Message
+    fresh: bool = False
+
+
+class Step:
+    """One step of one machine: an event, its effects in order, and what the threads do meanwhile."""
+
+    def __init__(self, kernel: int, engine: Engine, state: Local, parcel: Parcel | None = None) -> None:
+        self._kernel = kernel
+        self._engine = engine
+        self._frozen = state.engine
+        self.memory = list(state.memory)
+        self.threads = list(state.threads)
+        self._parcel = parcel
+        self.sends: list[tuple[int, Parcel]] = []
+        """(receiver, what is sent)."""
+        self.stored: list[int] = []
+        """Pages that a thread stored to."""
+        self.zeroed: list[int] = []
+        self.poisoned: list[int] = []
+
+    def event(self, call: Callable[[Engine], list[fx.Effect]]) -> None:
+        """Let the engine have an event, and carry out what it wants."""
+        engine = self._engine.thaw(self._frozen)
+        try:
+            effects = call(engine)
+        except ProtocolError as error:
+            raise Violation(error.message) from error
+        self._frozen = engine.freeze()
+        for effect in effects:
+            self._carry_out(effect)
+
+    def state(self) -> Local:
+        """The state it led to."""
+        return Local(self._frozen, tuple(self.memory), tuple(self.threads))
+
+    def try_access(self, index: int, page: int, write: bool) -> bool:
+        """Whether the memory lets the thread do it; if so, it is done."""
+        access = self.memory[page].access
+        if access == POISONED:
+            self.threads[index] = Thread(0)
+            return True
+        if access == NONE or (write and access != WRITABLE):
+            return False
+        self.threads[index] = Thread(self.threads[index].remaining - 1)
+        if write:
+            self.memory[page] = self.memory[page]._replace(fresh=True)
+            self.stored.append(page)
+            self.sends = [
+                (to, parcel._replace(fresh=False) if parcel.message.page == page else parcel)
+                for to, parcel in self.sends
+            ]
+        return True
+
+    def _wake(self, page: int) -> None:
+        for index, thread in enumerate(self.threads):
+            if thread.page == page and not self.try_access(index, page, thread.write):
+                self.threads[index] = thread._replace(asleep=False)
+
+    def _carry_out(self, effect: fx.Effect) -> None:
+        if isinstance(effect, fx.Send):
+            self._send(effect)
+            return
+        page = effect.page
+        frame = self.memory[page]
+        wakes = isinstance(effect, fx.Grant | fx.Zero | fx.Wake | fx.Poison)
+        match effect:
+            case fx.Install(_, writable, wake, kept):
+                self._expect(frame.access == NONE, f"page {page} installed over a present one")
+                fresh = frame.kept if kept else self._payload(page)
+                self._expect(fresh is not None, f"page {page} installed without a payload")
+                frame = Frame(WRITABLE if writable else READABLE, bool(fresh), None if kept else frame.kept)
+                wakes = wake
+            case fx.Keep():
+                frame = frame._replace(kept=self._payload(page))
+            case fx.Forget():
+                self._expect(frame.kept is not None, f"no payload of page {page} to forget")
+                frame = frame._replace(kept=None)
+            case fx.Zero(_, writable):
+                self._expect(frame.access == NONE and frame.kept is None, f"page {page} zeroed while there is one")
+                frame = Frame(WRITABLE if writable else READABLE, fresh=True)
+                self.zeroed.append(page)
+            case fx.Grant():
+                self._expect(frame.access == READABLE, f"page {page} granted while not write-protected")
+                frame = frame._replace(access=WRITABLE)
+            case fx.Protect():
+                self._expect(frame.access == WRITABLE, f"page {page} write-protected while not writable")
+                frame = frame._replace(access=READABLE)
+            case fx.Discard():
+                self._expect(frame.access != NONE, f"page {page} discarded while not present")
+                frame = frame._replace(access=NONE, fresh=False)
+            case fx.Poison():
+                self._expect(frame.access in (NONE, POISONED), f"page {page} poisoned while present")
+                frame = frame._replace(access=POISONED)
+                self.poisoned.append(page)
+        self.memory[page] = frame
+        if wakes:
+            self._wake(page)
+
+    def _send(self, effect: fx.Send) -> None:
+        message = effect.message
+        fresh = False
+        if message.name == MessageName.PAGE_DATA:
+            frame = self.memory[message.page]
+            self._expect(frame.access == READABLE, f"page {message.page} sent while not write-protected")
+            fresh = frame.fresh
+        self.sends.append((effect.to, Parcel(message, fresh)))
+
+    def _payload(self, page: int) -> bool:
+        parcel = self._parcel
+        carries = parcel is not None and parcel.message.name == MessageName.PAGE_DATA and parcel.message.page == page
+        self._expect(carries, f"page {page} taken from a message that does not carry it")
+        return parcel is not None and parcel.fresh
+
+    def _expect(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise Violation(f"kernel {self._kernel}: {otherwise}")

@@ -1,0 +1,75 @@
+"""Counterexamples and examples for people: one line a step, or a message-sequence chart."""
+
+from collections.abc import Iterable
+
+from guest.protocol.messages import Flag, Message, MessageName
+from orchestrator.checker.rehearsal import Sent
+from orchestrator.checker.search import Report
+from orchestrator.checker.system import Move
+
+_STAMPED = (MessageName.INVALIDATE, MessageName.VOTE, MessageName.ABANDON)
+
+
+def describe(message: Message) -> str:
+    """A message in a few words: name, what it says, version, timestamp."""
+    name = MessageName(message.name)
+    words = [name.name]
+    if name is MessageName.PAGE_REQUEST:
+        words.append(_access(message.flags))
+    if name is MessageName.VOTE:
+        words.append("grant" if message.flags & Flag.GRANT else "refuse")
+        words += ["also writing"] if message.flags & Flag.ALSO_WRITING else []
+    if name is MessageName.PAGE_ABSENT and message.flags & Flag.FETCHING:
+        words.append("fetching too")
+    if name in (MessageName.PAGE_DATA, MessageName.INVALIDATE):
+        words.append(f"version {message.version}")
+    if name in _STAMPED and message.stamp >> 16:
+        words.append(f"timestamp {message.stamp >> 16}.{message.stamp & 0xFFFF}")
+    return " ".join(words)
+
+
+def tell(report: Report) -> str:
+    """The report, and its trace step by step."""
+    return "\n".join(
+        [str(report), *(f"{number:4} {_step(report, move)}" for number, move in enumerate(report.trace, 1))]
+    )
+
+
+def sequence_chart(kernels: int, sent: Iterable[Sent]) -> str:
+    """The messages as a mermaid sequence diagram."""
+    lines = ["sequenceDiagram"]
+    lines += [f"    participant k{kernel} as kernel {kernel}" for kernel in range(kernels)]
+    lines += [f"    k{sender}->>k{receiver}: {describe(message)}" for sender, receiver, message in sent]
+    return "\n".join(lines)
+
+
+def trace_chart(report: Report) -> str:
+    """The trace as a mermaid sequence diagram: an arrow where a message arrives, a note where something begins."""
+    lines = ["sequenceDiagram"]
+    lines += [f"    participant k{kernel} as kernel {kernel}" for kernel in range(report.scenario.kernels)]
+    for move in report.trace:
+        if move.flight:
+            sender, receiver, parcel = move.flight
+            lines.append(f"    k{sender}->>k{receiver}: {describe(report.parcels.values[parcel].message)}")
+        else:
+            lines.append(f"    Note over k{move.kernel}: {move.says}")
+    if report.violation:
+        lines.append(f"    Note over k0,k{report.scenario.kernels - 1}: {report.violation}")
+    return "\n".join(lines)
+
+
+def _access(flags: int) -> str:
+    if flags & Flag.FETCH:
+        return "fetch"
+    return "read for write" if flags & Flag.FOR_WRITE else "read"
+
+
+def _step(report: Report, move: Move) -> str:
+    if move.flight:
+        sender, _, parcel = move.flight
+        what = f"receives {describe(report.parcels.values[parcel].message)} from {sender}"
+    else:
+        what = move.says
+    sends = move.outcome.sends if move.outcome else ()
+    answers = ", ".join(f"{describe(report.parcels.values[parcel].message)} to {to}" for to, parcel in sends)
+    return f"kernel {move.kernel} {what}" + (f": sends {answers}" if answers else "")

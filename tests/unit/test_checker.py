@@ -1,0 +1,236 @@
+"""The checker finds nothing in the protocol, and everything in protocols with one rule broken."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from guest.protocol.effects import Effect, Protect
+from guest.protocol.messages import Message, MessageName
+from guest.protocol.page import Page
+from guest.protocol.table import S
+from guest.protocol.voting import VotingEngine
+from orchestrator.checker import Report, Scenario, explore
+from orchestrator.checker.scenario import Links, Start
+from orchestrator.checker.trace import tell
+
+REORDERED = Links.REORDERED
+PARTLY_SHARED, SHARED, MODIFIED = Start.PARTLY_SHARED, Start.SHARED, Start.MODIFIED
+
+SOUND = [
+    Scenario((3, 3)),
+    Scenario((3, 3), REORDERED),
+    Scenario((3, 3), REORDERED, SHARED),
+    Scenario((3, 3), REORDERED, MODIFIED),
+    Scenario((1, 1, 1), start=PARTLY_SHARED),
+    Scenario((1, 1, 1), REORDERED, PARTLY_SHARED),
+    Scenario((1, 1, 1), start=SHARED),
+    Scenario((1, 1, 1), REORDERED, SHARED),
+    Scenario((1, 1, 1), start=MODIFIED),
+    Scenario((1, 1, 0), REORDERED),
+    Scenario((2, 2), pages=2),
+    Scenario((1, 1), threads=2),
+    Scenario((2, 2), REORDERED, give_ups=2),
+    Scenario((2, 2), REORDERED, deaths=1),
+    Scenario((2, 2), REORDERED, MODIFIED, give_ups=1, deaths=1),
+    Scenario((1, 1, 0), start=MODIFIED, deaths=1),
+    Scenario((1, 1, 0), start=SHARED, deaths=2),
+]
+
+
+@pytest.mark.parametrize("scenario", SOUND, ids=str)
+def test_the_protocol_holds_in_every_state(scenario: Scenario) -> None:
+    report = explore(scenario)
+    assert report.violation is None, tell(report)
+    assert report.complete
+    assert report.states > 10
+
+
+class StaleReadAfterALostVote(VotingEngine):
+    """The original's first defect: what a loser asked for is valid, whatever was granted meanwhile."""
+
+    def accept(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        if page.stamp and page.answered(sender, message.request):
+            self._install(page, message.version, False, effects)
+        else:
+            super().accept(page, sender, message, effects)
+
+
+class SilentGivingUp(VotingEngine):
+    """The second one: nobody hears of a loser that gives up."""
+
+    def _withdraw(self, page: Page, effects: list[Effect]) -> None:
+        page.stamp = 0
+        self._serve(page, effects)
+
+
+class LateAnswersCount(VotingEngine):
+    """The third one: answers are told by page alone, not by request."""
+
+    def receive(self, sender: int, message: Message) -> list[Effect]:
+        page = self._pages[message.page]
+        if page and message.name in (MessageName.PAGE_DATA, MessageName.PAGE_ABSENT, MessageName.VOTE):
+            message = message._replace(request=page.request)
+        return super().receive(sender, message)
+
+
+class GrantsForgotten(VotingEngine):
+    """A copy is installed though its invalidation was granted."""
+
+    def judge(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        super().judge(page, sender, message, effects)
+        page.granted = ()
+
+
+class FirstAnswerCounts(VotingEngine):
+    """A fetch does not wait for all answers."""
+
+    def collect(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        if page.answered(sender, message.request):
+            page.copyset |= message.copyset
+            page.awaiting = 0
+            self._arrive(page, message.version, False, effects)
+
+
+class AlwaysZeros(VotingEngine):
+    """A page that nobody has at the moment becomes zeros, though somebody once had it."""
+
+    def _end_fetch(self, page: Page, effects: list[Effect]) -> None:
+        page.touched = False
+        page.granted = ()
+        super()._end_fetch(page, effects)
+
+
+class SharedWithoutNotice(VotingEngine):
+    """Two kernels that fetch at once each believe themselves alone."""
+
+    def _end_fetch(self, page: Page, effects: list[Effect]) -> None:
+        page.fetched_by_others = False
+        super()._end_fetch(page, effects)
+
+
+class Unprotected(VotingEngine):
+    """The only copy is given away and stays writable."""
+
+    def share(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        super().share(page, sender, message, effects)
+        effects.remove(Protect(page.number))
+
+
+class EveryoneGrants(VotingEngine):
+    """Two writers grant to each other."""
+
+    def _goes_first(self, page: Page, stamp: int) -> bool:
+        return False
+
+
+class VersionStandsStill(VotingEngine):
+    """A granted write does not count."""
+
+    def _win(self, page: Page, effects: list[Effect]) -> None:
+        page.version -= 1
+        super()._win(page, effects)
+
+
+class GivesWhileVoting(VotingEngine):
+    """A copy is handed on while the votes that make it stale are under way."""
+
+    def give(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        self._give(page, sender, message.request, effects)
+
+
+class KeepsTheCopy(VotingEngine):
+    """An invalidation is granted, and the copy kept."""
+
+    def judge(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        if page.state is S and not page.stamp:
+            self._vote(page, sender, message, 4, effects)
+        else:
+            super().judge(page, sender, message, effects)
+
+
+class WinsWithoutTheCopy(VotingEngine):
+    """A vote is won though the page was granted to another meanwhile, who is dead by now."""
+
+    def _decide(self, page: Page, effects: list[Effect]) -> None:
+        if page.refusals:
+            super()._decide(page, effects)
+        else:
+            self._win(page, effects)
+
+
+class DenialsSayNothing(VotingEngine):
+    """A fetch does not learn from a denial that the copy it got elsewhere is stale."""
+
+    def collect_absence(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        super().collect_absence(page, sender, message._replace(version=0), effects)
+
+
+class ForgottenDead(VotingEngine):
+    """The dead are waited for."""
+
+    def _recount(self, page: Page, dead: int, effects: list[Effect]) -> None:
+        return
+
+
+class DeadDataCounts(VotingEngine):
+    """A fetch in flight goes on over a death, with answers from before it."""
+
+    def fetch_again(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        if page.awaiting >> sender & 1:
+            page.awaiting ^= 1 << sender
+            if not page.awaiting:
+                self._end_fetch(page, effects)
+
+
+class NewcomersAreOld(VotingEngine):
+    """A newcomer does not learn what time it is, and takes a timestamp older than those of writers unknown to it."""
+
+    def _see(self, stamp: int) -> None:
+        return
+
+
+THREE = Scenario((1, 1, 1), start=SHARED)
+MUTANTS: list[tuple[type[VotingEngine], Scenario]] = [
+    (StaleReadAfterALostVote, THREE),
+    (SilentGivingUp, Scenario((1, 1, 1), start=SHARED, give_ups=1)),
+    (LateAnswersCount, THREE),
+    (GrantsForgotten, Scenario((1, 1, 1), start=MODIFIED)),
+    (FirstAnswerCounts, Scenario((1, 1, 1))),
+    (AlwaysZeros, Scenario((1, 1, 1))),
+    (SharedWithoutNotice, Scenario((1, 1))),
+    (Unprotected, Scenario((1, 1))),
+    (EveryoneGrants, Scenario((1, 1), start=SHARED)),
+    (VersionStandsStill, Scenario((2, 1), start=SHARED)),
+    (GivesWhileVoting, Scenario((1, 1, 1), start=PARTLY_SHARED)),
+    (KeepsTheCopy, Scenario((1, 1), start=SHARED)),
+    (WinsWithoutTheCopy, Scenario((1, 1, 1), start=SHARED, deaths=1)),
+    (DenialsSayNothing, Scenario((1, 1, 1), REORDERED, PARTLY_SHARED)),
+    (ForgottenDead, Scenario((1, 1), start=SHARED, deaths=1)),
+    (DeadDataCounts, Scenario((1, 1, 1), start=PARTLY_SHARED, deaths=1)),
+    (NewcomersAreOld, Scenario((1, 1, 1), start=PARTLY_SHARED)),
+]
+
+
+def verdict(engine: Callable[..., Any], scenario: Scenario) -> Report:
+    return explore(
+        Scenario(
+            scenario.operations,
+            scenario.links,
+            scenario.start,
+            scenario.pages,
+            scenario.threads,
+            scenario.give_ups,
+            scenario.deaths,
+            engine,
+        ),
+        limit=100_000,
+    )
+
+
+@pytest.mark.parametrize(("engine", "scenario"), MUTANTS, ids=[engine.__name__ for engine, _ in MUTANTS])
+def test_a_protocol_with_one_rule_broken_is_caught(engine: type[VotingEngine], scenario: Scenario) -> None:
+    report = verdict(engine, scenario)
+    assert report.violation, f"{engine.__name__} was not caught: {report}"
+    assert report.trace
+    print(report)
