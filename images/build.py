@@ -15,7 +15,7 @@ from images import bytecode, initramfs, kernel, packages, root
 from images.definition import Architecture, Definition
 from images.errors import Failure
 from images.image import RECORD
-from images.program import run
+from images.program import run, stop_all
 
 # A file system needs an identifier; made from the image's key, so that the same input gives the same bytes.
 NAMESPACE = uuid.UUID("5c1ab3de-6b6c-5a0e-9d5a-3a3d3f3c9a51")
@@ -43,30 +43,40 @@ def build(
     the standard libraries of all. Raises Failure or HostError; the folders are then to be thrown away.
     """
     with ThreadPoolExecutor(len(targets)) as pool:
-        unpacked = dict(
-            zip(
-                targets,
-                pool.map(lambda target: _unpack(definition, target, say), targets.values()),
-                strict=True,
+        try:
+            unpacked = list(pool.map(lambda target: _unpack(definition, target, say), targets.values()))
+            interpreter = _compile(definition, targets, interpreter, say)
+            version = interpreter.version()
+            list(
+                pool.map(
+                    lambda target, found: _finish(definition, target, found, version, say), targets.values(), unpacked
+                )
             )
-        )
-        compiled: Path | None = None
-        if bytecode.native() in targets:
-            compiled = targets[bytecode.native()].root
-            interpreter = _native_interpreter(definition, compiled)
-        if interpreter is None:
-            raise Failure(f"no image of this host's own instruction set ({bytecode.native()}) to compile Python with")
-        for arch in sorted(targets, key=lambda arch: arch != bytecode.native()):
-            say(f"{arch}: compiling Python's standard library")
-            first = compiled if arch != bytecode.native() else None
-            bytecode.compile_standard_library(interpreter, targets[arch].root, first)
-        version = interpreter.version()
-        list(
-            pool.map(
-                lambda target: _finish(definition, target, unpacked[target.arch], version, say),
-                targets.values(),
-            )
-        )
+        except BaseException:
+            # One has failed, or we are interrupted: do not wait for the others' downloads.
+            stop_all()
+            raise
+
+
+def _compile(
+    definition: Definition,
+    targets: Mapping[str, Target],
+    interpreter: bytecode.Interpreter | None,
+    say: Callable[[str], None],
+) -> bytecode.Interpreter:
+    """Compiles the standard libraries of all `targets`; returns the interpreter that did it."""
+    native = targets.get(bytecode.native())
+    if native:
+        interpreter = _native_interpreter(definition, native.root)
+        say(f"{native.arch}: compiling Python's standard library")
+        bytecode.compile_standard_library(interpreter, native.root, None)
+    if interpreter is None:
+        raise Failure(f"no image of this host's own instruction set ({bytecode.native()}) to compile Python with")
+    for target in targets.values():
+        if target is not native:
+            say(f"{target.arch}: compiling Python's standard library")
+            bytecode.compile_standard_library(interpreter, target.root, native.root if native else interpreter.root)
+    return interpreter
 
 
 def _native_interpreter(definition: Definition, unpacked: Path) -> bytecode.Interpreter:

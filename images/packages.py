@@ -18,7 +18,7 @@ from pathlib import Path
 
 from images.definition import Architecture, Definition
 from images.errors import HostError
-from images.program import failed, missing
+from images.program import failed, started
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 APT_CACHE = "var/cache/apt"
@@ -98,15 +98,14 @@ def _tar(definition: Definition, target: Path) -> list[str]:
 
 def _pipe(producer: list[str], consumer: list[str], messages: int) -> None:
     """Runs producer | consumer; the producer's failure is told before that of the consumer, who only follows it."""
-    try:
-        first = subprocess.Popen(producer, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages)
-    except FileNotFoundError as error:
-        raise missing(producer[0]) from error
-    try:
-        second = subprocess.run(consumer, stdin=first.stdout, stderr=messages, check=False)
-    finally:
+    with (
+        started(producer, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=messages) as first,
+        started(consumer, stdin=first.stdout, stderr=messages) as second,
+    ):
+        # Ours closed, so that the producer is told when the consumer ends early.
         assert first.stdout is not None
         first.stdout.close()
+        second.wait()
         code = first.wait()
     if code or second.returncode:
         os.lseek(messages, 0, os.SEEK_SET)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from subprocess import PIPE
+from typing import Any
 
 from images.errors import HostError
 
@@ -17,6 +22,8 @@ PACKAGES = {
     "zstd": "zstd",
 }
 LAST_LINES = 15
+
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 def missing(program: str) -> HostError:
@@ -39,11 +46,34 @@ def run(
     environment: Mapping[str, str] | None = None,
 ) -> bytes:
     """Runs a program to its end and returns its standard output. Raises HostError when it is missing or fails."""
-    program = Path(argv[0]).name
+    with started(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment) as process:
+        output, messages = process.communicate(stdin)
+    if process.returncode:
+        raise failed(Path(argv[0]).name, process.returncode, messages or output)
+    return output
+
+
+@contextlib.contextmanager
+def started(argv: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs inside this block, has ended after it, and meanwhile is known to `stop_all`.
+
+    `options` are those of subprocess.Popen. Raises HostError when the program is missing.
+    """
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, env=environment, check=False)
+        # A process group of its own: mmdebstrap, when it is ended, sends SIGHUP to the whole group that it is in.
+        process = subprocess.Popen(argv, start_new_session=True, **options)
     except FileNotFoundError as error:
-        raise missing(program) from error
-    if done.returncode:
-        raise failed(program, done.returncode, done.stderr or done.stdout)
-    return done.stdout
+        raise missing(Path(argv[0]).name) from error
+    _running.add(process)
+    try:
+        with process:
+            yield process
+    finally:
+        _running.discard(process)
+
+
+def stop_all() -> None:
+    """Ends all running programs of this process, with their children, so that who waits for them goes on."""
+    for process in list(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
