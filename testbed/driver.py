@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from testbed.errors import HostError
 from testbed.process import ProcessId, arguments_of, naming
-from testbed.spec import Driver
+from testbed.spec import Accelerator, Driver
 
 ROOT = "l"
 """libvirt's folder in a run directory. One letter: the paths of its sockets are long as they are."""
@@ -72,8 +72,9 @@ class Connection:
             lines += ['user = "+0"', 'group = "+0"', "dynamic_ownership = 0"]
         configuration.write_text("\n".join(lines) + "\n")
 
-    def prepare(self, program: Path, arch: str, virtualization: str) -> None:
+    def prepare(self, program: Path, arch: str, accelerator: Accelerator) -> None:
         """Lets libvirt ask QEMU what it can do, so that a machine's start does not wait for it."""
+        virtualization = "kvm" if accelerator is Accelerator.KVM else "qemu"
         with contextlib.suppress(self._libvirt.libvirtError):  # whatever is wrong, the start says it better
             self._connection.getDomainCapabilities(str(program), arch, None, virtualization, 0)
         if self.driver is Driver.EMBEDDED:

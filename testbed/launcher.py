@@ -1,9 +1,11 @@
 """A process for libvirt: it starts the machines of one testbed and ends.
 
-    python -m testbed.launcher RUN_DIRECTORY DRIVER
+    python -m testbed.launcher RUN_DIRECTORY DRIVER [ARCH:ACCELERATOR ...]
 
 The embedded driver serves one folder in the life of a process; a command that starts one testbed after the other needs
 a process for each. Afterwards nobody needs libvirt any more: machines run by themselves, and are ended by signal.
+
+The words at the end are what will be asked for: libvirt learns first what those QEMUs can do, which can take seconds.
 
 Standard input: a JSON line for each machine to start (the fields of `Order`); its end is the end of the launcher.
 Standard output: a line for each, in any order, with the `name` and `started_at` (CLOCK_MONOTONIC, which all processes
@@ -17,12 +19,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from testbed.driver import Connection, command_line
+from testbed.driver import Connection, command_line, emulator
 from testbed.errors import Failure, GuestError, HostError
 from testbed.process import python
 from testbed.spec import Accelerator, Driver
@@ -37,9 +40,6 @@ class Order:
 
     name: str
     domain: str
-    arch: str
-    accelerator: str
-    emulator: str
     xml: str
 
 
@@ -54,12 +54,12 @@ class Started:
 class Launcher:
     """The launcher of a testbed, as seen by the command that starts it. Methods may be called by many threads."""
 
-    def __init__(self, driver: Driver, directory: Path) -> None:
+    def __init__(self, driver: Driver, directory: Path, kinds: Iterable[tuple[str, Accelerator]]) -> None:
         self._answers: dict[str, Future[Started]] = {}
         self._lock = threading.Lock()
         # In a session of its own: Ctrl-C must not hit libvirt halfway through a start.
         self._process = subprocess.Popen(
-            [python(), "-m", "testbed.launcher", f"{directory}/", driver],
+            [python(), "-m", "testbed.launcher", f"{directory}/", driver, *(f"{arch}:{kind}" for arch, kind in kinds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -128,8 +128,6 @@ def _refused(answer: dict[str, Any]) -> GuestError:
 
 
 def _start(connection: Connection, order: Order) -> dict[str, object]:
-    virtualization = "kvm" if order.accelerator == Accelerator.KVM else "qemu"
-    connection.prepare(Path(order.emulator), order.arch, virtualization)
     answer: dict[str, object] = {"name": order.name, "started_at": time.monotonic()}
     try:
         return answer | {"usernet": connection.start(order.xml)}
@@ -149,6 +147,8 @@ def main() -> int:
 
     try:
         connection = Connection(driver, directory)
+        for arch, _, accelerator in (word.partition(":") for word in sys.argv[3:]):
+            connection.prepare(emulator(arch), arch, Accelerator(accelerator))
     except (HostError, OSError) as error:
         failure = error if isinstance(error, HostError) else HostError(str(error))
         say({"name": None, "error": failure.message, "hint": failure.hint})

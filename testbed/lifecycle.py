@@ -146,7 +146,11 @@ class Start:
     def run(self) -> None:
         """Reads as the order of things: what machines need, then the machines, all at once."""
         choices = self._choose_accelerators()
-        launcher = Launcher(self.spec.driver, self.directory)
+        launcher = Launcher(
+            self.spec.driver,
+            self.directory,
+            dict.fromkeys((node.arch, choices[node.name].accelerator) for node in self.spec.nodes),
+        )
         try:
             host_keys = self._make_keys()
             self._start_servers()
@@ -253,7 +257,7 @@ class Start:
         domain_file(self.directory, node.name).write_text(xml)
         deadline = self.deadline or Deadline.scaled(BOOT_S, domain.accelerator)
         self.say(f"{node.name}: starting")
-        order = Order(node.name, domain.name, node.arch, domain.accelerator, str(domain.emulator), xml)
+        order = Order(node.name, domain.name, xml)
         try:
             started = launcher.start(order)
         except GuestError as error:

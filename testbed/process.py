@@ -98,7 +98,7 @@ def spawn_detached(argv: list[str], files: Mapping[int, int], log: Path) -> Proc
 
 def _inheritable() -> list[int]:
     found = []
-    for name in os.listdir(PROC / "self/fd"):  # noqa: PTH208 -- names alone are wanted
+    for name in os.listdir(PROC / "self/fd"):
         with contextlib.suppress(OSError):  # the descriptor of the listing itself
             if os.get_inheritable(int(name)):
                 found.append(int(name))

@@ -1,0 +1,148 @@
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import readiness
+from testbed.console import Console
+from testbed.deadline import Deadline
+from testbed.errors import GuestError
+from testbed.process import ProcessId
+from testbed.readiness import Boot, Cancelled, await_ready
+
+
+class Guest:
+    """Stands in for a machine: a process that lives, a console that is written, a port that answers when told to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(["sleep", "1000"])
+        self.console = folder / "x86.console"
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.boot = Boot(
+            node="x86",
+            kind="x86_64, tcg",
+            console=Console(self.console),
+            qemu=ProcessId.of(self.process.pid),
+            port=self.listener.getsockname()[1],
+            started=time.monotonic(),
+            command_line="qemu-system-x86_64 -S",
+        )
+        self.said: list[str] = []
+        self.stages: list[dict[str, float]] = []
+        self.on_say: Callable[[str], None] = lambda _line: None
+
+    def writes(self, text: str) -> None:
+        with self.console.open("a") as file:
+            file.write(text)
+
+    def answers(self, banner: bytes) -> None:
+        """Sends `banner` to whoever connects, from now on."""
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = self.listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(banner)
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    def wait(self, seconds: float = 20.0, cancel: threading.Event | None = None) -> float:
+        def say(line: str) -> None:
+            self.said.append(line)
+            self.on_say(line)
+
+        return await_ready(self.boot, Deadline(seconds), say, cancel or threading.Event(), self.stages.append)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.listener.close()
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    made = Guest(tmp_path)
+    yield made
+    made.end()
+
+
+READY = "testbed: stage=init t=1.5\ntestbed: stage=sshd t=2.5\n"
+
+
+def test_ready_is_the_mark_and_the_banner(guest: Guest) -> None:
+    guest.writes(READY)
+    guest.answers(b"SSH-2.0-OpenSSH\r\n")
+    took_s = guest.wait()
+    assert 0 < took_s < 20
+    assert guest.stages[-1] == {"init": 1.5, "sshd": 2.5}
+
+
+def test_a_port_that_accepts_is_not_ready(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "BANNER_S", 0.05)
+    guest.writes(READY)  # the listener accepts, as QEMU's forward does, and says nothing
+    with pytest.raises(GuestError, match=r"is not ready after 0\.3 s"):
+        guest.wait(0.3)
+
+
+def test_something_else_at_the_port_is_not_ready(guest: Guest) -> None:
+    guest.writes(READY)
+    guest.answers(b"HTTP/1.1 400\r\n")
+    with pytest.raises(GuestError, match=r"is not ready after 0\.3 s"):
+        guest.wait(0.3)
+
+
+def test_a_banner_without_the_mark_is_not_ready(guest: Guest) -> None:
+    guest.writes("testbed: stage=init t=1.5\n")
+    guest.answers(b"SSH-2.0-OpenSSH\r\n")
+    with pytest.raises(GuestError, match="last stage: init"):
+        guest.wait(0.2)
+
+
+def test_a_guest_that_dies_ends_the_wait_at_once_with_all_that_is_known(guest: Guest) -> None:
+    guest.writes("testbed: stage=init t=1.5\nsomething odd\n")
+    guest.process.kill()
+    begin = time.monotonic()
+    with pytest.raises(GuestError, match=r"node x86 \(x86_64, tcg\) ended") as caught:
+        guest.wait(60)
+    assert time.monotonic() - begin < 10
+    for part in ("last stage: init", "    something odd", "QEMU was: qemu-system-x86_64 -S"):
+        assert part in caught.value.message
+    assert "ran out of memory" in caught.value.hint
+
+
+def test_a_guest_that_died_before_anybody_looked_is_seen_too(guest: Guest) -> None:
+    guest.process.kill()
+    guest.process.wait()
+    with pytest.raises(GuestError, match="ended") as caught:
+        guest.wait(60)
+    assert "(nothing)" in caught.value.message
+
+
+def test_a_panic_is_an_end_though_the_process_lives(guest: Guest) -> None:
+    guest.writes("[ 1.0] Kernel panic - not syncing: Attempted to kill init!\n")
+    with pytest.raises(GuestError, match="panicked: Kernel panic - not syncing: Attempted to kill init!"):
+        guest.wait(60)
+
+
+def test_the_guests_own_reason_is_told(guest: Guest) -> None:
+    guest.writes("testbed: stage=initramfs t=1.0\ntestbed: stage=failed reason=no disk: /dev/vda is not there\n")
+    with pytest.raises(GuestError, match="cannot go on: no disk: /dev/vda is not there") as caught:
+        guest.wait(60)
+    assert caught.value.hint
+
+
+def test_waiting_says_what_for(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readiness, "SAY_S", 0.0)
+    guest.writes("testbed: stage=init t=1.5\n")
+    cancel = threading.Event()
+    guest.on_say = lambda _line: cancel.set()
+    with pytest.raises(Cancelled):
+        guest.wait(60, cancel)
+    assert guest.said[0] == "x86: 0 s, stage init, waiting for stage sshd (60 s left)"

@@ -1,0 +1,56 @@
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from testbed import ssh_config
+from testbed.keys import KeyPair, write_private
+
+
+def settings(folder: Path, node: str) -> dict[str, str]:
+    """What the real ssh makes of the configuration."""
+    said = subprocess.run(
+        ["ssh", "-G", *ssh_config.command(folder, node, [])[1:]], capture_output=True, text=True, check=True
+    ).stdout
+    return dict(line.partition(" ")[::2] for line in said.splitlines())
+
+
+@pytest.mark.parametrize("name", ["plain", "with blank", "100%done"])
+def test_ssh_takes_the_configuration_as_it_is_meant(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    ssh_config.write(folder, {"x86": 40001, "arm": 40002})
+    for node, port in (("x86", "40001"), ("arm", "40002")):
+        found = settings(folder, node)
+        assert (found["hostname"], found["port"], found["user"]) == ("127.0.0.1", port, "root")
+        assert found["stricthostkeychecking"] == "true"
+        assert found["hostkeyalias"] == node
+        assert found["controlmaster"] == "false"
+        assert found["identitiesonly"] == "yes"
+        assert found["globalknownhostsfile"] == "/dev/null"
+        # `-G` shows file names as they were written, before %% becomes %.
+        assert found["userknownhostsfile"].strip('"').replace("%%", "%") == str(folder / "known_hosts")
+        assert found["identityfile"].strip('"').replace("%%", "%") == str(folder / "id_ed25519")
+
+
+def test_words_are_for_ssh_and_cannot_become_its_options(tmp_path: Path) -> None:
+    command = ssh_config.command(tmp_path, "x86", ["-oProxyCommand=evil", "a b"])
+    assert command[3:] == ["x86", "--", "-oProxyCommand=evil", "a b"]
+
+
+def test_keys_are_made_anew_and_openssh_reads_them(tmp_path: Path) -> None:
+    one, two = KeyPair.generate(), KeyPair.generate()
+    assert one.public != two.public
+    file = tmp_path / "key"
+    write_private(file, one.private)
+    assert file.stat().st_mode & 0o777 == 0o600
+    said = subprocess.run(["ssh-keygen", "-y", "-f", file], capture_output=True, text=True, check=True).stdout
+    assert said.split()[:2] == one.public.split()
+    assert one.public.startswith("ssh-ed25519 ")
+
+
+def test_known_hosts_go_by_the_nodes_name(tmp_path: Path) -> None:
+    assert (
+        ssh_config.known_hosts({"x86": "ssh-ed25519 A", "arm": "ssh-ed25519 B"})
+        == "arm ssh-ed25519 B\nx86 ssh-ed25519 A\n"
+    )
