@@ -5,6 +5,7 @@ counters, and the wait, in Python on both ends.
 """
 
 from time import perf_counter_ns
+from typing import NoReturn
 
 from guest.errors import LinkError
 from guest.notify import Notifier, Policy
@@ -26,7 +27,8 @@ def ping(sender: Sender, receiver: Receiver, notifier: Notifier, count: int) -> 
     for number in range(count):
         message = Message(MessageName.CONTROL, number, number & 0xFFFFFFFF)
         started_ns = perf_counter_ns()
-        _send(sender, message)
+        if not sender.send(message):
+            _refuse(sender)
         notifier.published(sender.to)
         answer = _next(receiver, notifier)
         round_trips_us.append((perf_counter_ns() - started_ns) / 1e3)
@@ -41,7 +43,8 @@ def ping(sender: Sender, receiver: Receiver, notifier: Notifier, count: int) -> 
 def pong(sender: Sender, receiver: Receiver, notifier: Notifier, count: int) -> None:
     """Answer `count` messages with themselves. Raises LinkError when the other kernel stays silent."""
     for _ in range(count):
-        _send(sender, _next(receiver, notifier))
+        if not sender.send(_next(receiver, notifier)):
+            _refuse(sender)
         notifier.published(sender.to)
 
 
@@ -60,9 +63,8 @@ def _next(receiver: Receiver, notifier: Notifier) -> Message:
     return message
 
 
-def _send(sender: Sender, message: Message) -> None:
-    if not sender.send(message):
-        raise LinkError(
-            f"the ring to kernel {sender.to} is full in a measurement that has one message on its way",
-            "format the segment anew before it",
-        )
+def _refuse(sender: Sender) -> NoReturn:
+    raise LinkError(
+        f"the ring to kernel {sender.to} is full in a measurement that has one message on its way",
+        "format the segment anew before it",
+    )
