@@ -1,9 +1,9 @@
 """From the `testbed:` part of an experiment file to running machines."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from images import ensure_all
+from images import Image, ensure_all
 from images.errors import Failure
 from orchestrator.errors import InputError
 from orchestrator.experiment import Accelerator, IvshmemLink, Testbed
@@ -16,15 +16,23 @@ Say = Callable[[str], None]
 
 
 def bring_up(
-    name: str, shape: Testbed, accelerator: Accelerator | None, say: Say, evidence: Path | None = None
+    name: str,
+    shape: Testbed,
+    accelerator: Accelerator | None,
+    say: Say,
+    evidence: Path | None = None,
+    images: Mapping[str, Image] | None = None,
 ) -> RunningTestbed:
-    """Build the images that are missing, start the machines, and wait until they can be logged in to.
+    """Start the machines, and wait until they can be logged in to. Images that are missing are built.
 
     When they do not come up nothing is left of them, but their last words are copied to `evidence`.
     """
-    spec = specification(name, shape, accelerator)
-    images = ensure_all([node.arch for node in spec.nodes], say)
-    return up(spec, images, say, evidence=evidence)
+    return up(specification(name, shape, accelerator), images or images_for(shape, say), say, evidence=evidence)
+
+
+def images_for(shape: Testbed, say: Say, *others: str) -> dict[str, Image]:
+    """The images of the machines' architectures and of `others`, built when they are not there."""
+    return ensure_all([*(node.arch.value for node in shape.nodes.values()), *others], say)
 
 
 def specification(name: str, shape: Testbed, accelerator: Accelerator | None) -> TestbedSpec:

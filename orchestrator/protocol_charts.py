@@ -11,7 +11,7 @@ from pathlib import Path
 
 from guest.protocol.messages import MessageName
 from guest.protocol.table import TABLE, Event, State
-from orchestrator.checker.rehearsal import Rehearsal
+from orchestrator.checker.rehearsal import Rehearsal, shared_array
 from orchestrator.checker.trace import sequence_chart
 
 _LOCAL = {
@@ -61,7 +61,28 @@ def lost_vote() -> str:
     return sequence_chart(3, kernels.log)
 
 
-CHARTS = {"state-diagram": state_diagram, "rule-table": rule_table, "lost-vote": lost_vote}
+def message_counts() -> str:
+    """Messages of the three workloads on two kernels, engines only."""
+    runs = [(pages, iterations) for pages in (1, 64) for iterations in (1, 4, 16)]
+    heads = " | ".join(f"{pages} page{'s' if pages > 1 else ''} × {iterations}" for pages, iterations in runs)
+    lines = [f"| workload | {heads} |", "|---" * (len(runs) + 1) + "|"]
+    for name, roles, at_once in (
+        ("both read", "RR", True),
+        ("one writes, one reads", "WR", True),
+        ("both write, one after the other", "WW", False),
+        ("both write, at the same moment", "WW", True),
+    ):
+        counts = [len(shared_array(roles, pages, iterations, at_once=at_once).log) for pages, iterations in runs]
+        lines.append(f"| {name} | {' | '.join(map(str, counts))} |")
+    return "\n".join(lines)
+
+
+CHARTS = {
+    "message-counts": message_counts,
+    "state-diagram": state_diagram,
+    "rule-table": rule_table,
+    "lost-vote": lost_vote,
+}
 """What stands between `<!-- drawn: NAME -->` and `<!-- end -->`."""
 
 

@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from guest.segment import format_segment
-from images import ensure
+from images import Image
 from orchestrator.agents import AgentProcess, Agents
 from orchestrator.deployment import archive, start_agent
 from orchestrator.experiment import Accelerator, Testbed
-from orchestrator.machines import bring_up
+from orchestrator.machines import bring_up, images_for
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
 from orchestrator.summary import NodeSummary
-from testbed import Deadline
+from testbed import Deadline, LinkKind
 from testbed import Testbed as RunningTestbed
+from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.ivshmem_client import HostPeer
 
 DEPLOY_S = 20.0
@@ -40,6 +41,7 @@ class VmStage:
         self._directory = directory
         self._progress = progress
         self._running: RunningTestbed | None = None
+        self._images: dict[str, Image] = {}
         self._segments: dict[str, HostPeer] = {}
 
     def deadline(self, seconds: float) -> Deadline:
@@ -49,8 +51,15 @@ class VmStage:
 
     def provision(self) -> list[NodeSummary]:
         """Boot all nodes, and join each shared memory as a peer, to format it."""
-        evidence = self._directory.path / EVIDENCE
-        self._running = bring_up(self._name, self._shape, self._accelerator, self._progress.detail, evidence)
+        self._images = images_for(self._shape, self._progress.say, platform.machine())
+        self._running = bring_up(
+            self._name,
+            self._shape,
+            self._accelerator,
+            self._progress.detail,
+            self._directory.path / EVIDENCE,
+            self._images,
+        )
         for link, settings in self._shape.links.items():
             if settings.kind == "ivshmem-doorbell":
                 self._segments[link] = self._running.segment(link)
@@ -68,7 +77,7 @@ class VmStage:
     def deploy(self) -> Agents:
         """The same compiled code to all nodes at once."""
         nodes = list(self._up().nodes.values())
-        code = archive(ensure(platform.machine(), self._progress.detail), self._progress.say)
+        code = archive(self._images[platform.machine()], self._progress.say)
         deadline = self.deadline(DEPLOY_S)
         processes: dict[str, AgentProcess] = {}
         with ThreadPoolExecutor(len(nodes), thread_name_prefix="deploy") as pool:
@@ -80,9 +89,10 @@ class VmStage:
     def format_segment(self, link: str, kernels: int) -> None:
         format_segment(self._segments[link].memory, kernels)
 
-    def link_for(self, _link: str, _node: str) -> dict[str, Any]:
-        # A node's devices come in the order of its links; the agent finds the only one by itself.
-        return {"kind": "ivshmem", "pci": None}
+    def link_for(self, link: str, node: str) -> dict[str, Any]:
+        """By its PCI address: a node may be on several links of the same size."""
+        names = [each.name for each in self._up().spec.links_of(node, LinkKind.IVSHMEM_DOORBELL)]
+        return {"kind": "ivshmem", "pci": f"0000:00:{SHARED_MEMORY_SLOT + names.index(link):02x}.0"}
 
     def collect(self, directory: RunDirectory) -> None:
         """Consoles and domain XML, of machines that did not come up too."""
