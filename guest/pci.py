@@ -1,8 +1,8 @@
 """PCI devices as sysfs shows them, and handing one to vfio-pci."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from guest.errors import LinkError
 
@@ -11,8 +11,7 @@ _MODULES = ("vfio-pci", "vfio_iommu_type1")
 _RESOURCE_MEMORY = 0x200  # IORESOURCE_MEM
 
 
-@dataclass(frozen=True)
-class PciDevice:
+class PciDevice(NamedTuple):
     """One device. `sysfs` is where sysfs is mounted."""
 
     address: str

@@ -21,8 +21,8 @@ that matter, so that no line is written by both sides.
 """
 
 import ctypes
-from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from guest.errors import SegmentError
 from guest.fence import full_fence
@@ -87,8 +87,7 @@ class NodeState(IntEnum):
     CLOSED = 3
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """Sizes of a segment, and with them every offset in bytes. `ring_slots` and `page_slots` are powers of two."""
 
     kernels: int
