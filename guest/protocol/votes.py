@@ -74,7 +74,8 @@ class Votes(Copies):
             self._vote(page, sender, message, _GRANT | _ALSO_WRITING, effects)
         else:
             self._vote(page, sender, message, _GRANT, effects)
-            self._serve(page, effects)
+            if page.waiting:
+                self._serve(page, effects)
 
     def _vote(self, page: Page, kernel: int, message: Message, flags: int, effects: list[Effect]) -> None:
         """Without a write of our own the stamp is the smallest there is: who has the newest copy is asked first."""
@@ -117,10 +118,11 @@ class Votes(Copies):
         page.owner = self.kernel
         page.wanted = 0
         page.abandoned = ()
-        asked = [stamp for _, _, stamp, _ in page.waiting]
-        page.losers = tuple(stamp for stamp in page.losers if stamp not in asked)
         effects.append(Grant(page.number))
-        self._release(page, effects)
+        if page.waiting:
+            asked = [stamp for _, _, stamp, _ in page.waiting]
+            page.losers = tuple(stamp for stamp in page.losers if stamp not in asked)
+            self._release(page, effects)
 
     # Writers that give up, kernels that die ---------------------------------------------------------------------------
 

@@ -13,11 +13,11 @@ from guest.protocol.page import READ, WRITE, Page, Phase
 from guest.protocol.table import TABLE, Event, State, U
 from guest.protocol.votes import Votes
 
-_MAY_WAIT = (MessageName.PAGE_REQUEST, MessageName.INVALIDATE)
+_MAY_WAIT = (int(MessageName.PAGE_REQUEST), int(MessageName.INVALIDATE))
 """Messages that wait until we know what their sender knew. Answers do not: their question was ours."""
 
 _IDLE = Phase.IDLE
-_REQUEST = MessageName.PAGE_REQUEST
+_REQUEST = int(MessageName.PAGE_REQUEST)
 
 _READ_FAULT, _WRITE_FAULT = Message(Event.READ_FAULT), Message(Event.WRITE_FAULT)
 _GIVE_UP, _PEER_DOWN = Message(Event.GIVE_UP), Message(Event.PEER_DOWN)

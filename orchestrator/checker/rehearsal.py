@@ -65,3 +65,22 @@ class Rehearsal:
                 self._flying.append(sent)
             elif isinstance(effect, Grant | Zero | Wake | Poison) or (isinstance(effect, Install) and effect.wake):
                 self.woken.append((kernel, effect.page))
+
+
+def shared_array(roles: str, pages: int, iterations: int, *, at_once: bool = True) -> Rehearsal:
+    """What the shared-array workload costs: in each iteration all writers (W) store to every page, then everyone loads
+    from every page. `roles` has one letter a kernel. Writers fault at the same moment, or one after the other."""
+    system = Rehearsal(len(roles), pages)
+    writers = [kernel for kernel, role in enumerate(roles) if role == "W"]
+    for _ in range(iterations):
+        for page in range(pages):
+            for kernel in writers:
+                system.access(kernel, page, write=True)
+                if not at_once:
+                    system.settle()
+        system.settle()
+        for page in range(pages):
+            for kernel in range(len(roles)):
+                system.access(kernel, page, write=False)
+        system.settle()
+    return system

@@ -23,7 +23,7 @@ class Start(Enum):
     UNMAPPED = "unmapped"
     """No kernel ever touched a page."""
     PARTLY_SHARED = "partly shared"
-    """Every kernel but kernel 0 holds a valid copy of every page. Of equal counters, kernel 0's timestamp is the older."""
+    """Every kernel but kernel 0 holds a valid copy of every page. (Its timestamps are the oldest of equal counters.)"""
     SHARED = "shared"
     """Every kernel holds a valid copy of every page."""
     MODIFIED = "modified"

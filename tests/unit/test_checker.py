@@ -12,7 +12,7 @@ from guest.protocol.table import S
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker import Report, Scenario, explore
 from orchestrator.checker.scenario import Links, Start
-from orchestrator.checker.trace import tell
+from orchestrator.checker.trace import tell, trace_chart
 
 REORDERED = Links.REORDERED
 PARTLY_SHARED, SHARED, MODIFIED = Start.PARTLY_SHARED, Start.SHARED, Start.MODIFIED
@@ -183,6 +183,13 @@ class DeadDataCounts(VotingEngine):
                 self._end_fetch(page, effects)
 
 
+class DeathsAreKeptSecret(VotingEngine):
+    """A request of a kernel that knows of a death is answered by one that does not."""
+
+    def _is_ahead(self, message: Message) -> bool:
+        return message.epoch > self.epoch
+
+
 class NewcomersAreOld(VotingEngine):
     """A newcomer does not learn what time it is, and takes a timestamp older than those of writers unknown to it."""
 
@@ -208,6 +215,7 @@ MUTANTS: list[tuple[type[VotingEngine], Scenario]] = [
     (DenialsSayNothing, Scenario((1, 1, 1), REORDERED, PARTLY_SHARED)),
     (ForgottenDead, Scenario((1, 1), start=SHARED, deaths=1)),
     (DeadDataCounts, Scenario((1, 1, 1), start=PARTLY_SHARED, deaths=1)),
+    (DeathsAreKeptSecret, Scenario((1, 1, 1), start=PARTLY_SHARED, deaths=1)),
     (NewcomersAreOld, Scenario((1, 1, 1), start=PARTLY_SHARED)),
 ]
 
@@ -234,3 +242,45 @@ def test_a_protocol_with_one_rule_broken_is_caught(engine: type[VotingEngine], s
     assert report.violation, f"{engine.__name__} was not caught: {report}"
     assert report.trace
     print(report)
+
+
+def test_a_counterexample_is_told_step_by_step() -> None:
+    report = verdict(KeepsTheCopy, Scenario((1, 1), start=SHARED))
+    text = tell(report)
+    assert "invariant 1: a page is writable in one kernel and readable in another" in text
+    steps = text.splitlines()[1:]
+    assert len(steps) == 3
+    assert (
+        steps[0]
+        .split(maxsplit=1)[1]
+        .startswith("kernel 0 writes page 0: sends INVALIDATE version 0 timestamp 1.0 to 1")
+    )
+    assert steps[2].split(maxsplit=1)[1] == "kernel 0 receives VOTE grant from 1"
+
+
+def test_a_counterexample_is_a_shortest_one() -> None:
+    lengths = {len(verdict(SharedWithoutNotice, Scenario((ops, ops))).trace) for ops in (1, 2, 3)}
+    assert len(lengths) == 1
+
+
+def test_a_counterexample_can_be_drawn() -> None:
+    chart = trace_chart(verdict(KeepsTheCopy, Scenario((1, 1), start=SHARED)))
+    assert chart.startswith("sequenceDiagram")
+    assert "k0->>k1: INVALIDATE version 0 timestamp 1.0" in chart
+    assert "Note over k0,k1: invariant 1" in chart
+
+
+def test_a_search_that_reaches_its_limit_says_that_it_is_not_complete() -> None:
+    report = explore(Scenario((2, 2)), limit=100)
+    assert not report.complete
+    assert report.violation is None
+    assert "no violation so far" in str(report)
+
+
+def test_a_search_of_the_same_scenario_visits_the_same_states() -> None:
+    first, second = (explore(Scenario((2, 2), REORDERED, deaths=1)) for _ in range(2))
+    assert (first.states, first.depth) == (second.states, second.depth)
+
+
+def test_in_order_links_allow_less_than_reordered_ones() -> None:
+    assert explore(Scenario((2, 2))).states < explore(Scenario((2, 2), REORDERED)).states
