@@ -286,10 +286,12 @@ def _open_link(fields: dict[str, Any], kernel: int) -> Link:
             raise CommandError(f"link {fields!r}: {error!r}", "expected memory_fd and doorbell_fds") from error
     from guest.ivshmem import IvshmemLink
 
-    pci = fields.get("pci")
+    pci, size_bytes, index = fields.get("pci"), fields.get("size_bytes"), fields.get("index", 0)
     if pci is not None and not isinstance(pci, str):
         raise CommandError(f"link: pci {pci!r}, expected an address like 0000:00:03.0, or null")
-    return IvshmemLink.open(pci)
+    if not isinstance(index, int) or not (size_bytes is None or isinstance(size_bytes, int)):
+        raise CommandError(f"link: size_bytes {size_bytes!r}, index {index!r}, expected whole numbers")
+    return IvshmemLink.open(pci, size_bytes, index)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Daemon:
                 self.node.beat()
                 tick(now_ns)
             computing = self._single_cpu and self.threads > self.parked + self._faults.blocked()
-            if computing or now_ns - progress_ns > self._spin_ns:
+            if computing or now_ns - progress_ns >= self._spin_ns:
                 self._sleep(computing)
             else:
                 self._spin()
