@@ -27,6 +27,7 @@ from testbed.spec import Accelerator, NodeSpec
 KVM = Path("/dev/kvm")
 PROBE_S = 15.0
 """A guest under KVM answers in about a second."""
+LAST_WORDS_S = 0.3
 ANSWER = b"testbed: stage=probe"
 PROBE_MEMORY_MIB = 256
 
@@ -108,18 +109,8 @@ def _verdict(image: Image, directory: Path, say: Callable[[str], None]) -> Choic
 def _probe(image: Image, directory: Path) -> tuple[str, float]:
     """Runs the probe guest. Returns what went wrong, "" when it answered, and how long it took."""
     machine = "q35" if image.arch == "x86_64" else "virt,gic-version=host"
-    argv = [
-        str(emulator(image.arch)),
-        "-accel",
-        "kvm",
-        "-machine",
-        machine,
-        "-cpu",
-        "host",
-        "-m",
-        f"{PROBE_MEMORY_MIB}",
-    ]
-    argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"]
+    fixed = "-accel kvm -cpu host -nodefaults -no-user-config -display none -no-reboot -serial stdio"
+    argv = [str(emulator(image.arch)), *fixed.split(), "-machine", machine, "-m", str(PROBE_MEMORY_MIB)]
     argv += ["-pidfile", str(directory / "probe.pid")]
     argv += ["-kernel", str(image.kernel), "-initrd", str(image.initramfs)]
     argv += ["-append", " ".join([*image.command_line, "testbed.probe"])]
@@ -154,9 +145,9 @@ def _listen(guest: subprocess.Popen[bytes], deadline: Deadline) -> str:
                     selector.unregister(key.fileobj)
             if ANSWER in said["console"]:
                 return ""
-            # QEMU does not end at an internal error of KVM, it pauses the guest for ever.
+            # QEMU does not end at an internal error of KVM, it pauses the guest for ever; its next line says which.
             if b"KVM internal error" in said["QEMU"]:
-                break
+                deadline = Deadline(min(deadline.remaining(), LAST_WORDS_S))
     return _wrong(said["QEMU"].decode(errors="replace"), deadline)
 
 

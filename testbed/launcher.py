@@ -14,6 +14,7 @@ of a host share) and either `usernet`, what QEMU's monitor says about the forwar
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -57,6 +58,7 @@ class Launcher:
     def __init__(self, driver: Driver, directory: Path, kinds: Iterable[tuple[str, Accelerator]]) -> None:
         self._answers: dict[str, Future[Started]] = {}
         self._lock = threading.Lock()
+        self._end: Failure | None = None
         # In a session of its own: Ctrl-C must not hit libvirt halfway through a start.
         self._process = subprocess.Popen(
             [python(), "-m", "testbed.launcher", f"{directory}/", driver, *(f"{arch}:{kind}" for arch, kind in kinds)],
@@ -74,35 +76,38 @@ class Launcher:
         answer: Future[Started] = Future()
         assert self._process.stdin is not None
         with self._lock:
+            if self._end is not None:
+                raise self._end
             self._answers[order.name] = answer
-            try:
+            # When it has ended just now, the reader sees that too and knows why.
+            with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(json.dumps(asdict(order)) + "\n")
                 self._process.stdin.flush()
-            except (OSError, ValueError):
-                self._reader.join()  # it has ended: the reader knows why
-                if not answer.done():
-                    answer.set_exception(HostError("libvirt's process has ended"))
         return answer.result()
 
     def _read(self) -> None:
+        end = self._take_answers()
+        with self._lock:
+            self._end = end
+            for future in self._answers.values():
+                if not future.done():
+                    future.set_exception(end)
+
+    def _take_answers(self) -> Failure:
+        """Returns when there will be no more, and why."""
         assert self._process.stdout is not None
         assert self._process.stderr is not None
-        reason: Failure | None = None
         for line in self._process.stdout:
             answer = json.loads(line)
             if answer["name"] is None:
-                reason = HostError(answer["error"], answer["hint"])
-                break
-            future = self._answers.pop(answer["name"])
+                return HostError(answer["error"], answer["hint"])
+            future = self._answers[answer["name"]]
             if "error" in answer:
                 future.set_exception(_refused(answer))
             else:
                 future.set_result(Started(answer["started_at"], answer["usernet"]))
         said = self._process.stderr.read().strip()
-        reason = reason or HostError(f"libvirt's process ended ({self._process.wait()}): {said[-2000:] or 'silently'}")
-        for future in list(self._answers.values()):
-            if not future.done():
-                future.set_exception(reason)
+        return HostError(f"libvirt's process ended ({self._process.wait()}): {said[-2000:] or 'silently'}")
 
     def close(self) -> None:
         """Ends it, also in the middle of a start; machines that run go on."""
@@ -112,10 +117,8 @@ class Launcher:
         self._reader.join()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
-                try:
+                with contextlib.suppress(OSError):  # what was not written yet has nobody to read it
                     pipe.close()
-                except OSError:
-                    pass  # what was not written yet has nobody to read it
 
 
 def _refused(answer: dict[str, Any]) -> GuestError:
@@ -123,7 +126,9 @@ def _refused(answer: dict[str, Any]) -> GuestError:
     shown = f"\n  QEMU was: {how}" if how else ""
     return GuestError(
         f"{answer['error']}{shown}",
-        "run that command line by hand" if how else "libvirt did not come as far as starting QEMU",
+        "QEMU's own words stand above: does this QEMU know the machine and devices of its command line?"
+        if how
+        else "libvirt did not come as far as starting QEMU",
     )
 
 

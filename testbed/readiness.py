@@ -19,8 +19,8 @@ from testbed.process import ProcessId
 LOOK_S = 0.02
 """Between two looks at the console: adds 10 ms to a boot of seconds, and costs a thousandth of a CPU."""
 SAY_S = 3.0
-BANNER_S = 1.0
-"""QEMU accepts for a guest that does not listen yet, and nothing ever comes on such a connection: try again soon."""
+BANNER_S = 3.0
+"""QEMU accepts for a guest that does not listen yet, and nothing ever comes on such a connection: try another one."""
 
 
 class Cancelled(Exception):

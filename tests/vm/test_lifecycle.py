@@ -305,7 +305,7 @@ def test_a_machine_that_qemu_refuses_is_told_with_qemus_words(state_home: Path, 
         up(ONE, {"aarch64": broken}, say)
     print(f"{time.monotonic() - begin:.1f} s: {caught.value.message}\nhint: {caught.value.hint}")
     assert "QEMU was: /usr/bin/qemu-system-aarch64 " in caught.value.message
-    assert "by hand" in caught.value.hint
+    assert "QEMU's own words" in caught.value.hint
     assert not any(each.name == "one" for each in list_all())
 
 
