@@ -22,6 +22,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
+from guest.commands import Answer, CommandError, choice, error_answer, fields_of, number, open_link, roles
 from guest.daemon import Daemon
 from guest.errors import GuestFailure
 from guest.launcher import Launcher
@@ -37,14 +38,6 @@ from guest.workloads import WORKLOADS, WorkloadError, parse
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 1 << 20
 """A longer line is no command."""
-
-Answer = dict[str, Any]
-
-
-class CommandError(GuestFailure):
-    """A command that makes no sense, or not now."""
-
-    kind = "command"
 
 
 class Agent:
@@ -95,7 +88,7 @@ class Agent:
         if run.failure is None:
             answer = {"event": "finished", "op": "run", **run.result()}
         else:
-            answer = _error("run", run.failure)
+            answer = error_answer("run", run.failure)
         run.close()
         daemon.node.state = NodeState.OPEN
         self._answer(answer)
@@ -104,7 +97,7 @@ class Agent:
         """The memory can no longer be kept coherent: nothing may go on with it."""
         operation = "open" if self._run is None else "run"
         self._close({})
-        self._answer(_error(operation, error))
+        self._answer(error_answer(operation, error))
 
     def _tick(self, now_ns: int) -> None:
         if self._run is not None:
@@ -124,12 +117,13 @@ class Agent:
                 self._command(line)
         if len(self._line) > _LINE_BYTES:
             self._line = b""
-            self._answer(_error(None, CommandError(f"a line of more than {_LINE_BYTES} bytes", "one command per line")))
+            long = CommandError(f"a line of more than {_LINE_BYTES} bytes", "one command per line")
+            self._answer(error_answer(None, long))
 
     def _command(self, line: bytes) -> None:
         operation = None
         try:
-            fields = _object(line)
+            fields = fields_of(line)
             operation = fields.get("op")
             if not isinstance(operation, str) or operation not in self._operations:
                 raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
@@ -137,7 +131,7 @@ class Agent:
                 raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
             answer = self._operations[operation](fields)
         except (GuestFailure, OSError) as error:
-            answer = _error(operation, error)
+            answer = error_answer(operation, error)
         if answer is not None:
             self._answer(answer)
 
@@ -167,11 +161,11 @@ class Agent:
     def _open(self, fields: dict[str, Any]) -> Answer:
         if self._daemon is not None:
             raise CommandError("the memory is open already", "send close first")
-        kernel = _number(fields, "kernel", 0, 63)
-        kernels = _number(fields, "kernels", 2, 64)
-        pages = _number(fields, "pages", 1, 1 << 24)
-        protocol = _choice(fields, "protocol", PROTOCOLS, "voting")
-        policy = Policy(_choice(fields, "notify", [policy.value for policy in Policy], "adaptive"))
+        kernel = number(fields, "kernel", 0, 63)
+        kernels = number(fields, "kernels", 2, 64)
+        pages = number(fields, "pages", 1, 1 << 24)
+        protocol = choice(fields, "protocol", PROTOCOLS, "voting")
+        policy = Policy(choice(fields, "notify", [policy.value for policy in Policy], "adaptive"))
         link = self._find_link(fields.get("link"), kernel)
         segment = Segment.open(link.memory)
         if segment.layout.kernels != kernels:
@@ -210,8 +204,8 @@ class Agent:
         if not isinstance(described, dict):
             raise WorkloadError(f"workload {described!r}, expected an object with a kind")
         workload = parse(described)
-        roles = _roles(fields, daemon.kernel, len(daemon.kernels))
-        workload.check_roles(roles)
+        everyone = roles(fields, daemon.kernel, len(daemon.kernels))
+        workload.check_roles(everyone)
         if workload.pages > daemon.region.pages:
             raise WorkloadError(
                 f"the workload touches {workload.pages} pages, the region has {daemon.region.pages}",
@@ -222,7 +216,7 @@ class Agent:
         self._used = True
         self._run = Run(daemon, self._launcher, workload, deadline_ns)
         daemon.node.state = NodeState.RUNNING
-        self._run.start(described, roles)
+        self._run.start(described, everyone)
 
     def _abort(self, _: dict[str, Any]) -> Answer:
         if self._run is None:
@@ -271,71 +265,9 @@ class Agent:
         if self._link is not None:
             self._link.close()
             self._link = None
-        self._link = _open_link(fields, kernel)
+        self._link = open_link(fields, kernel)
         self._link_fields = wanted
         return self._link
-
-
-def _open_link(fields: dict[str, Any], kernel: int) -> Link:
-    if fields["kind"] == "host":
-        from guest.hostlink import HostLink  # each stage pays for its own link only
-
-        try:
-            return HostLink(int(fields["memory_fd"]), fields["doorbell_fds"], kernel)
-        except (KeyError, TypeError, ValueError) as error:
-            raise CommandError(f"link {fields!r}: {error!r}", "expected memory_fd and doorbell_fds") from error
-    from guest.ivshmem import IvshmemLink
-
-    pci, size_bytes, index = fields.get("pci"), fields.get("size_bytes"), fields.get("index", 0)
-    if pci is not None and not isinstance(pci, str):
-        raise CommandError(f"link: pci {pci!r}, expected an address like 0000:00:03.0, or null")
-    if not isinstance(index, int) or not (size_bytes is None or isinstance(size_bytes, int)):
-        raise CommandError(f"link: size_bytes {size_bytes!r}, index {index!r}, expected whole numbers")
-    return IvshmemLink.open(pci, size_bytes, index)
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise CommandError(f"this line is not JSON: {line[:80]!r}: {error}", "one JSON object per line") from error
-    if not isinstance(fields, dict):
-        raise CommandError(f"{line[:80]!r}, expected a JSON object")
-    return fields
-
-
-def _number(fields: dict[str, Any], name: str, least: int, most: int) -> int:
-    value = fields.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise CommandError(f"{name} {value!r}, expected a whole number from {least} to {most}")
-    return value
-
-
-def _choice(fields: dict[str, Any], name: str, known: Any, default: str) -> str:
-    value = fields.get(name, default)
-    if not isinstance(value, str) or value not in known:
-        raise CommandError(f"{name} {value!r}, expected one of: {', '.join(known)}")
-    return value
-
-
-def _roles(fields: dict[str, Any], kernel: int, kernels: int) -> list[list[str]]:
-    """The roles of all threads of all kernels. A kernel without any gets an idle one, which meets the barriers."""
-    everyone = fields.get("all_roles")
-    if not isinstance(everyone, list) or len(everyone) != kernels or not all(isinstance(own, list) for own in everyone):
-        raise CommandError(f"all_roles {everyone!r}, expected {kernels} lists of roles, one per kernel")
-    if fields.get("roles", everyone[kernel]) != everyone[kernel]:
-        raise CommandError(f"roles {fields['roles']!r}, but all_roles says {everyone[kernel]!r} for kernel {kernel}")
-    return [own or ["idle"] for own in everyone]
-
-
-def _error(operation: str | None, error: Exception) -> Answer:
-    if isinstance(error, GuestFailure):
-        kind, message, hint = error.kind, error.message, error.hint
-    elif isinstance(error, ProtocolError):
-        kind, message, hint = "protocol", str(error), ""
-    else:
-        kind, message, hint = "system" if isinstance(error, OSError) else "defect", str(error), ""
-    return {"event": "error", "op": operation, "kind": kind, "message": message, "hint": hint}
 
 
 def main() -> None:

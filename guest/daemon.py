@@ -14,12 +14,11 @@ event. What matters is the time a blocked thread waits for its page:
 
 import os
 import select
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic_ns
-from typing import Any
 
+from guest.carrier import Carrier
 from guest.faults import NOTES_KEPT, FaultsInFlight
-from guest.kept_pages import KeptPages
 from guest.link import Link
 from guest.notify import Notifier, Policy
 from guest.outbox import Outbox
@@ -60,37 +59,21 @@ class Daemon:
         self._policy = policy
         peers = [k for k in self.kernels if k != kernel]
         self._receivers = [Receiver(segment, peer, kernel) for peer in peers]
-        self._outboxes = {peer: Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers}
+        self._outboxes = [Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers]
         self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
+        self._faults = FaultsInFlight(self.node.count_fault)
+        self._carrier = Carrier(region, self._outboxes, self._notifier, self._faults)
         self._handlers: dict[int, Callable[[], object]] = {}
         self._epoll = select.epoll()
         for bell in link.doorbell_fds:
             # Reported once for every ring: it need not be read, and means no more than a look at the rings.
             self._handlers[bell] = _nothing
             self._epoll.register(bell, select.EPOLLIN | select.EPOLLET)
-        self._faults = FaultsInFlight(self.node.count_fault)
         self._fault_readers: dict[int, Callable[[], bool]] = {}
-        self._in_fault = False
-        self._payload = 0
-        self._kept = KeptPages()
-        self._backlog = False
-        self._woken = False
         self._stopped = False
         self._harness_kept: list[tuple[int, Message]] = []
         self._single_cpu = len(os.sched_getaffinity(0)) == 1
         self._spin_ns = {Policy.POLL: 1 << 62, Policy.INTERRUPT: 0, Policy.ADAPTIVE: _SPIN_NS}[policy]
-        self._carriers: dict[type[Any], Callable[[Any], None]] = {
-            effects.Send: self._send,
-            effects.Install: self._install,
-            effects.Keep: self._keep,
-            effects.Forget: self._forget,
-            effects.Zero: self._zero,
-            effects.Grant: self._grant,
-            effects.Protect: self._protect,
-            effects.Discard: self._discard,
-            effects.Wake: self._wake,
-            effects.Poison: self._poison,
-        }
         self.node.publish(ISA.of(os.uname().machine), link.peer)
 
     # -- who is served -----------------------------------------------------------------------------------------------
@@ -119,14 +102,12 @@ class Daemon:
         self.region.unregister(userfaultfd)
         del self._fault_readers[userfaultfd]
         for page in self._faults.abandon(log):
-            self._carry_out(self._engine.abandon(page))
+            self._carrier.carry_out(self._engine.abandon(page))
 
     def send_harness(self, name: MessageName, number: int) -> None:
         """Send a message of the test harness to every other kernel."""
-        for peer, outbox in self._outboxes.items():
-            outbox.send(Message(name, request=number))
-            self._backlog = self._backlog or outbox.queued > 0
-            self._notifier.published(peer)
+        for outbox in self._outboxes:
+            self._carrier.carry_out([effects.Send(outbox.to, Message(name, request=number))])
 
     def deliver_kept(self) -> None:
         """Give the harness's messages that came before anybody listened to `on_harness`."""
@@ -136,7 +117,7 @@ class Daemon:
 
     def woke(self) -> None:
         """A thread was woken by other means than a page: it gets the CPU."""
-        self._woken = True
+        self._carrier.woken = True
 
     def waiting_pages(self) -> list[tuple[int, int]]:
         """(page, waiting since) of every fault in flight; times in ns of CLOCK_MONOTONIC."""
@@ -157,6 +138,7 @@ class Daemon:
 
     def serve(self, tick: Callable[[int], None]) -> None:
         """Handle events until `stop` is called. `tick(now_ns)` is called at least once a second, for deadlines."""
+        carrier = self._carrier
         poll = self._epoll.poll
         handlers = self._handlers
         progress_ns = tick_ns = monotonic_ns()
@@ -165,10 +147,10 @@ class Daemon:
                 self._stopped = False
                 return
             progress = self._receive()
-            if self._backlog:
-                progress |= self._flush()
-            if self._woken:
-                self._woken = False
+            if carrier.backlog:
+                progress |= carrier.flush()
+            if carrier.woken:
+                carrier.woken = False
                 self._let_run()
             elif self._faults.notes:
                 self._faults.settle()
@@ -213,7 +195,7 @@ class Daemon:
 
     def _sleep(self, computing: bool) -> None:
         """Until a doorbell, a fault, or anything else; not at all while messages are queued for a full ring."""
-        if self._backlog or not self._notifier.arm():
+        if self._carrier.backlog or not self._notifier.arm():
             if computing:
                 os.sched_yield()
             return
@@ -237,21 +219,12 @@ class Daemon:
                 if name >= _BARRIER:
                     self._harness(receiver.sender, message)
                 elif name == _PAGE_DATA:
-                    self._payload = receiver.payload_address(message)
-                    self._carry_out(self._engine.receive(receiver.sender, message))
+                    self._carrier.payload = receiver.payload_address(message)
+                    self._carrier.carry_out(self._engine.receive(receiver.sender, message))
                     receiver.release(message)
                 else:
-                    self._carry_out(self._engine.receive(receiver.sender, message))
+                    self._carrier.carry_out(self._engine.receive(receiver.sender, message))
                 message = receiver.receive()
-        return progress
-
-    def _flush(self) -> bool:
-        progress = False
-        for peer, outbox in self._outboxes.items():
-            if outbox.queued and outbox.flush():
-                progress = True
-                self._notifier.published(peer)
-        self._backlog = any(outbox.queued for outbox in self._outboxes.values())
         return progress
 
     def _harness(self, sender: int, message: Message) -> None:
@@ -266,69 +239,10 @@ class Daemon:
         faults = self.region.faults(userfaultfd)
         for page, write in faults:
             self._faults.begun(page, begin_ns, write, log)
-            self._in_fault = True
-            self._carry_out(self._engine.fault(page, write))
-            self._in_fault = False
+            self._carrier.in_fault = True
+            self._carrier.carry_out(self._engine.fault(page, write))
+            self._carrier.in_fault = False
         return faults != []
-
-    def _served(self, page: int) -> None:
-        """The threads that wait for the page are about to be woken; they may run before the next line does."""
-        self._woken = True
-        self._faults.served(page, monotonic_ns(), self._in_fault)
-
-    # -- effects -----------------------------------------------------------------------------------------------------
-
-    def _carry_out(self, wanted: Sequence[effects.Effect]) -> None:
-        carriers = self._carriers
-        for effect in wanted:
-            carriers[type(effect)](effect)
-
-    def _send(self, effect: effects.Send) -> None:
-        to, message = effect
-        outbox = self._outboxes[to]
-        outbox.send(message)
-        if outbox.queued:
-            self._backlog = True
-        else:
-            self._notifier.published(to)
-
-    def _install(self, effect: effects.Install) -> None:
-        page, writable, wake, kept = effect
-        if wake:
-            self._served(page)
-        if kept:
-            self.region.install(page, self._kept.address(page), writable, wake)
-            self._kept.forget(page)
-        else:
-            self.region.install(page, self._payload, writable, wake)
-
-    def _keep(self, effect: effects.Keep) -> None:
-        self._kept.keep(effect[0], self._payload)
-
-    def _forget(self, effect: effects.Forget) -> None:
-        self._kept.forget(effect[0])
-
-    def _zero(self, effect: effects.Zero) -> None:
-        self._served(effect[0])
-        self.region.zero(effect[0], effect[1])
-
-    def _grant(self, effect: effects.Grant) -> None:
-        self._served(effect[0])
-        self.region.grant(effect[0])
-
-    def _protect(self, effect: effects.Protect) -> None:
-        self.region.protect(effect[0])
-
-    def _discard(self, effect: effects.Discard) -> None:
-        self.region.discard(effect[0])
-
-    def _wake(self, effect: effects.Wake) -> None:
-        self._served(effect[0])
-        self.region.wake(effect[0])
-
-    def _poison(self, effect: effects.Poison) -> None:
-        self._served(effect[0])
-        self.region.poison(effect[0])
 
 
 def _nothing() -> None:

@@ -1,0 +1,111 @@
+"""Carrying out what the engine wants: effects become memory operations and messages, one by one and in order."""
+
+from collections.abc import Callable, Iterable, Sequence
+from time import monotonic_ns
+from typing import Any
+
+from guest.faults import FaultsInFlight
+from guest.kept_pages import KeptPages
+from guest.notify import Notifier
+from guest.outbox import Outbox
+from guest.protocol import effects
+from guest.region import Region
+
+
+class Carrier:
+    """The engine's hands on one kernel."""
+
+    def __init__(self, region: Region, outboxes: Iterable[Outbox], notifier: Notifier, faults: FaultsInFlight) -> None:
+        self.payload = 0
+        """Address of the page that came with the message being handled."""
+        self.in_fault = False
+        """Whether the event being handled is a fault: what is served within it needed no message."""
+        self.backlog = False
+        """Whether a message waits for room in a ring."""
+        self.woken = False
+        """Whether threads were woken since somebody last set this to false."""
+        self._region = region
+        self._outboxes = {outbox.to: outbox for outbox in outboxes}
+        self._notifier = notifier
+        self._faults = faults
+        self._kept = KeptPages()
+        self._carriers: dict[type[Any], Callable[[Any], None]] = {
+            effects.Send: self._send,
+            effects.Install: self._install,
+            effects.Keep: self._keep,
+            effects.Forget: self._forget,
+            effects.Zero: self._zero,
+            effects.Grant: self._grant,
+            effects.Protect: self._protect,
+            effects.Discard: self._discard,
+            effects.Wake: self._wake,
+            effects.Poison: self._poison,
+        }
+
+    def carry_out(self, wanted: Sequence[effects.Effect]) -> None:
+        """All of `wanted`, in order."""
+        carriers = self._carriers
+        for effect in wanted:
+            carriers[type(effect)](effect)
+
+    def flush(self) -> bool:
+        """Send what there is room for now of what is queued; true when there was any."""
+        progress = False
+        for peer, outbox in self._outboxes.items():
+            if outbox.queued and outbox.flush():
+                progress = True
+                self._notifier.published(peer)
+        self.backlog = any(outbox.queued for outbox in self._outboxes.values())
+        return progress
+
+    def _served(self, page: int) -> None:
+        """The threads that wait for the page are about to be woken; they may run before the next line does."""
+        self.woken = True
+        self._faults.served(page, monotonic_ns(), self.in_fault)
+
+    def _send(self, effect: effects.Send) -> None:
+        to, message = effect
+        outbox = self._outboxes[to]
+        outbox.send(message)
+        if outbox.queued:
+            self.backlog = True
+        else:
+            self._notifier.published(to)
+
+    def _install(self, effect: effects.Install) -> None:
+        page, writable, wake, kept = effect
+        if wake:
+            self._served(page)
+        if kept:
+            self._region.install(page, self._kept.address(page), writable, wake)
+            self._kept.forget(page)
+        else:
+            self._region.install(page, self.payload, writable, wake)
+
+    def _keep(self, effect: effects.Keep) -> None:
+        self._kept.keep(effect[0], self.payload)
+
+    def _forget(self, effect: effects.Forget) -> None:
+        self._kept.forget(effect[0])
+
+    def _zero(self, effect: effects.Zero) -> None:
+        self._served(effect[0])
+        self._region.zero(effect[0], effect[1])
+
+    def _grant(self, effect: effects.Grant) -> None:
+        self._served(effect[0])
+        self._region.grant(effect[0])
+
+    def _protect(self, effect: effects.Protect) -> None:
+        self._region.protect(effect[0])
+
+    def _discard(self, effect: effects.Discard) -> None:
+        self._region.discard(effect[0])
+
+    def _wake(self, effect: effects.Wake) -> None:
+        self._served(effect[0])
+        self._region.wake(effect[0])
+
+    def _poison(self, effect: effects.Poison) -> None:
+        self._served(effect[0])
+        self._region.poison(effect[0])
