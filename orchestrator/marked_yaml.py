@@ -4,6 +4,7 @@ PyYAML's own construction forgets positions, lets the last of two equal keys win
 This module takes the *nodes* PyYAML composes (safe: tags never name Python objects) and builds the data itself.
 """
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,8 +110,11 @@ def _broken(error: yaml.MarkedYAMLError) -> Problem:
     mark = Mark(place.line + 1, place.column + 1) if place else Mark(1, 1)
     context = f" ({error.context})" if error.context else ""
     seen = error.problem or "something that is no YAML"
+    swapped = re.fullmatch(r"expected (.+), but (?:found|got) (.+)", seen, re.DOTALL)
+    if swapped:  # PyYAML's order of words, into ours
+        return Problem(mark, f"found {swapped[2]}{context}, expected {swapped[1]}")
     seen = seen if seen.startswith("found ") else f"found broken YAML: {seen}"
-    return Problem(mark, seen if "expected" in seen else f"{seen}{context}, expected well-formed YAML")
+    return Problem(mark, f"{seen}{context}, expected well-formed YAML")
 
 
 class _TooMuch(Exception):

@@ -51,7 +51,8 @@ def _paths(path: Path, kind: Any, data: Any) -> Iterator[Path]:
         elif get_origin(candidate) is dict:
             # What can be keyed by node may be given for any node; links only where they stand in the file.
             places = [("testbed", "nodes"), path] if path == ("workload", "threads") else [path]
-            keys = {key for place in places for key in (look_up(data, place) or {}) if isinstance(key, str)}
+            keyed = [value for place in places if isinstance(value := look_up(data, place), dict)]
+            keys = {key for value in keyed for key in value}
             for key in sorted(keys):
                 yield from _paths((*path, key), get_args(candidate)[1], data)
 

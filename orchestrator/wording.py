@@ -48,7 +48,8 @@ def show(value: Any) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """`a`, `a or b`, `a, b or c`."""
+    """`a`, `a or b`, `a, b or c`; whatever is empty is not worth naming."""
+    words = [word for word in words if word] or ["another"]
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " or " + words[-1]
 
 

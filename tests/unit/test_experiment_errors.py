@@ -104,7 +104,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: [unclosed\n", "2:1: found broken YAML: expected ',' or ']'"),
+        ("name: [unclosed\n", "2:1: found '<stream end>' (while parsing a flow sequence), expected ',' or ']'"),
         ("a: b: c\n", "1:5: found broken YAML: mapping values are not allowed here"),
         ("", "1:1: found an empty file, expected an experiment"),
         ("just words\n", "1:1: found 'just words', expected a mapping"),
