@@ -154,7 +154,15 @@ class IvshmemLink:
                 f"{self._device.address} has no shared memory (BAR2 is empty)",
                 "the ivshmem server was not there when QEMU started",
             )
-        self._mapping = mmap.mmap(self._fd, size_bytes, offset=offset)
+        # vfio maps it uncached. On aarch64 that is device memory, in which an access that is not aligned, and so almost
+        # any copying of bytes, ends the process by SIGBUS (QEMU 9 and newer and real CPUs do that; QEMU 8 did not look).
+        # sysfs maps the same memory write-combined, which is normal memory; refused once vfio has mapped it.
+        combined = self._device.path / "resource2_wc"
+        if combined.exists():
+            fd = self._open_node(combined, "vfio or another process has mapped the memory already")
+            self._mapping = mmap.mmap(fd, size_bytes)
+        else:
+            self._mapping = mmap.mmap(self._fd, size_bytes, offset=offset)
         return self._mapping
 
     def _connect_interrupt(self) -> int:
