@@ -1,21 +1,15 @@
-"""The search: breadth first over all states of a scenario, so that the first counterexample is a shortest one.
-
-What is checked, by the numbers of docs/protocol.md: in every state that (1) a writable page is readable nowhere else,
-(2) every readable copy holds the value last stored, (3) a page in N is nowhere else, messages included, (4) some living
-kernel holds the latest value of every page ever touched; and at the end of the search that (5) no thread waits in a
-state without messages, and every state can come to rest by deliveries alone.
-"""
+"""The search: breadth first over all states of a scenario, so that the first counterexample is a shortest one."""
 
 from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
 
-from guest.protocol.messages import MessageName
+from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.step import Violation
-from orchestrator.checker.system import DEAD, Move, System, World
+from orchestrator.checker.system import Move, System, World
 
 
 @dataclass
@@ -70,7 +64,6 @@ class _Search:
         self._edges = array("l")
         """Deliveries, as pairs (before, after)."""
         self._resting: list[int] = []
-        self._sound: dict[tuple[int, ...], Violation | None] = {}
 
     def run(self, limit: int) -> None:
         """Visit everything."""
@@ -114,57 +107,19 @@ class _Search:
                 edges.append(index)
                 edges.append(number)
         if resting:
-            self._rest(index, world)
+            self._resting.append(index)
+            problem = stuck(self._system, world)
+            if problem:
+                raise _Found(index, problem)
 
     def _enter(self, world: World, parent: int) -> int:
         number = self._numbers[world] = len(self._worlds)
         self._worlds.append(world)
         self._parents.append(parent)
-        problem = self._check(world)
+        problem = broken(self._system, world)
         if problem:
             raise _Found(number, problem)
         return number
-
-    def _rest(self, index: int, world: World) -> None:
-        """Nothing is in flight: nobody may wait."""
-        self._resting.append(index)
-        for kernel, local in enumerate(world.locals):
-            if local != DEAD:
-                summary = self._system.machines[kernel].summaries[local]
-                if summary.asleep or summary.pending:
-                    what = "a thread waits" if summary.asleep else "a page is in flight"
-                    raise _Found(index, f"invariant 5: nothing is in flight, but {what} in kernel {kernel}")
-
-    def _check(self, world: World) -> str | None:
-        """What of invariants 1 to 4 does not hold."""
-        machines = self._system.machines
-        summaries = [machines[kernel].summaries[local] for kernel, local in enumerate(world.locals) if local != DEAD]
-        everywhere = current = 0
-        for index, one in enumerate(summaries):
-            if one.writable or one.alone:
-                for other in summaries[:index] + summaries[index + 1 :]:
-                    if one.writable & other.readable:
-                        return "invariant 1: a page is writable in one kernel and readable in another"
-                    if one.alone & other.present:
-                        return "invariant 3: a page is in N though it is somewhere else"
-            if one.stale:
-                return "invariant 2: a kernel can read a stale value"
-            everywhere |= one.alone
-            current |= one.readable
-        if everywhere and self._carried(world, everywhere):
-            return "invariant 3: a page is in N though a copy is on its way"
-        if not world.deaths:
-            for page, kernels in enumerate(world.touched):
-                if kernels and not current >> page & 1:
-                    return f"invariant 4: no kernel has page {page} any more"
-        return None
-
-    def _carried(self, world: World, pages: int) -> bool:
-        for sender, _, number in world.net:
-            message = self._report.parcels.values[number].message
-            if message.name == MessageName.PAGE_DATA and pages >> message.page & 1 and world.locals[sender] != DEAD:
-                return True
-        return False
 
     def _check_progress(self) -> None:
         """Every state can come to rest without anybody starting anything."""

@@ -37,6 +37,8 @@ class Move(NamedTuple):
     flight: tuple[int, int, int] | None = None
     spontaneous: bool = False
     """Whether the system did it of its own accord: a thread's operation, a death. The others must happen in the end."""
+    rare: bool = False
+    """Whether it is a process or a kernel that dies."""
 
 
 class System:
@@ -110,7 +112,7 @@ class System:
             if local != DEAD:
                 for says, outcome in self.machines[kernel].give_ups(local):
                     after = self.apply(world, kernel, outcome, world.net)._replace(give_ups=world.give_ups + 1)
-                    yield Move(kernel, says, outcome, after, None, True)
+                    yield Move(kernel, says, outcome, after, None, True, True)
 
     def _deaths(self, world: World) -> Iterator[Move]:
         """What the dead had sent may arrive, until its receiver hears of the death; what was sent to it never does."""
@@ -125,7 +127,7 @@ class System:
                 )
             )
             after = world._replace(locals=locals_, net=net, notices=notices, deaths=world.deaths + 1)
-            yield Move(dead, "dies", None, after, None, True)
+            yield Move(dead, "dies", None, after, None, True, True)
 
     def _notices(self, world: World) -> Iterator[Move]:
         for notice in world.notices:

@@ -10,7 +10,7 @@ from guest.protocol.messages import Message, MessageName
 from guest.protocol.page import Page
 from guest.protocol.table import S
 from guest.protocol.voting import VotingEngine
-from orchestrator.checker import Report, Scenario, explore
+from orchestrator.checker import Report, Scenario, explore, wander
 from orchestrator.checker.scenario import Links, Start
 from orchestrator.checker.trace import tell, trace_chart
 
@@ -284,3 +284,27 @@ def test_a_search_of_the_same_scenario_visits_the_same_states() -> None:
 
 def test_in_order_links_allow_less_than_reordered_ones() -> None:
     assert explore(Scenario((2, 2))).states < explore(Scenario((2, 2), REORDERED)).states
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Scenario((2, 2, 2, 2), start=PARTLY_SHARED),
+        Scenario((2, 2, 2, 2), REORDERED, give_ups=1, deaths=1),
+        Scenario((2, 2, 2), REORDERED, MODIFIED, pages=2, threads=2),
+    ],
+    ids=str,
+)
+def test_random_walks_through_larger_systems_find_nothing(scenario: Scenario, seed: int) -> None:
+    report = wander(scenario, seed, walks=15)
+    assert report.violation is None, tell(report)
+
+
+def test_random_walks_with_the_same_seed_are_the_same() -> None:
+    first, second = (wander(Scenario((2, 2, 2), REORDERED), seed=7, walks=3) for _ in range(2))
+    assert (first.states, first.depth) == (second.states, second.depth)
+
+
+def test_random_walks_find_a_broken_rule() -> None:
+    report = wander(Scenario((2, 2, 2), start=SHARED, engine=GrantsForgotten), seed=1, walks=300)
+    assert report.violation
