@@ -1,5 +1,6 @@
 """`testbed run`: from an experiment file to a result directory, and to what is printed."""
 
+import itertools
 import json
 import shutil
 import sys
@@ -80,9 +81,15 @@ def _stage_factory(
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
 
-    name = name_for(experiment, f"-{directory.run_id[-4:]}")
     wanted = Accelerator(accelerator) if accelerator else None
-    return lambda testbed: VmStage(name, testbed, wanted, directory, progress)
+    numbers = itertools.count(1)  # with --keep the testbed before is still there
+
+    def stage_for(testbed: Testbed) -> Stage:
+        number = next(numbers)
+        ending = f"-{directory.run_id[-4:]}" + (f"-{number}" if number > 1 else "")
+        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress)
+
+    return stage_for
 
 
 def _print(record: Record, as_json: bool, quiet: bool) -> None:

@@ -90,6 +90,14 @@ def test_three_kernels_share_one_memory(tmp_path: Path) -> None:
     assert summary["points"][0]["verified"]
 
 
+def test_points_that_need_other_machines_get_them_one_after_the_other(tmp_path: Path) -> None:
+    text = QUICK + "matrix: {testbed.nodes.arm.memory: [256MiB, 512MiB], workload.array: [4KiB, 16KiB]}\nrepeat: 2\n"
+    summary = summary_of(run(tmp_path, text, "--json"))
+    assert [point["verified"] for point in summary["points"]] == [True] * 8
+    consoles = tmp_path / "results" / summary["run_id"] / "consoles"
+    assert sorted(path.name for path in consoles.iterdir()) == ["arm.2.log", "arm.log", "x86.2.log", "x86.log"]
+
+
 def test_an_expectation_that_does_not_hold_ends_with_one(tmp_path: Path) -> None:
     done = run(tmp_path, QUICK + "expect: [messages.protocol == 1]\n")
     assert done.returncode == 1
