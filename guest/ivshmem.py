@@ -154,9 +154,9 @@ class IvshmemLink:
                 f"{self._device.address} has no shared memory (BAR2 is empty)",
                 "the ivshmem server was not there when QEMU started",
             )
-        # vfio maps it uncached. On aarch64 that is device memory, in which an access that is not aligned, and so almost
-        # any copying of bytes, ends the process by SIGBUS (QEMU 9 and newer and real CPUs do that; QEMU 8 did not look).
-        # sysfs maps the same memory write-combined, which is normal memory; refused once vfio has mapped it.
+        # vfio maps it uncached. On aarch64 that is device memory: an access that is not aligned, and so almost any
+        # copying of bytes, ends the process by SIGBUS (with real CPUs, and QEMU from version 9 on). sysfs maps the same
+        # memory write-combined, which is normal memory. The kernel refuses that once vfio has mapped it.
         combined = self._device.path / "resource2_wc"
         if combined.exists():
             fd = self._open_node(combined, "vfio or another process has mapped the memory already")

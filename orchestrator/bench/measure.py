@@ -10,10 +10,11 @@ from orchestrator.bench.guests import NODES, SHAPE, Guests
 from orchestrator.bench.reference import compile_reference
 from testbed import GuestError
 
-PAGES = 256
-ROUNDS = 4
-"""Times that all pages are touched, for local faults."""
-ITERATIONS = 16
+LOCAL_PAGES = 256
+LOCAL_ROUNDS = 4
+"""Times that all pages are touched."""
+REMOTE_PAGES = 64
+REMOTE_ITERATIONS = 8
 """In each, every page is written by one node and read by the other."""
 STRIDE_BYTES = 4096
 """One element a page: what is measured is the fault, not what a program does with the page."""
@@ -90,12 +91,12 @@ def boots(samples: dict[str, list[float]]) -> list[Figure]:
 
 def _in_c(guests: Guests, node: str, repeat: int) -> list[Figure]:
     guests.shells[node].put(compile_reference(SHAPE.nodes[node].arch), _BINARY, 0o755)
-    kinds: dict[str, list[float]] = guests.run(node, _BINARY, str(PAGES), str(ROUNDS * repeat))
+    kinds: dict[str, list[float]] = guests.run(node, _BINARY, str(LOCAL_PAGES), str(LOCAL_ROUNDS * repeat))
     return [Figure.of(Quantity(f"c_{kind}"), (node,), Unit.MICROSECONDS, each) for kind, each in kinds.items()]
 
 
 def _local(guests: Guests, node: str, repeat: int) -> Figure:
-    found = guests.run_module(node, "guest.bench", "local-fault", str(PAGES), str(ROUNDS * repeat))
+    found = guests.run_module(node, "guest.bench", "local-fault", str(LOCAL_PAGES), str(LOCAL_ROUNDS * repeat))
     return Figure.of(Quantity.LOCAL_FAULT, (node,), Unit.MICROSECONDS, found["samples_us"])
 
 
@@ -115,14 +116,14 @@ def _remote(guests: Guests, writer: str, reader: str, repeat: int) -> list[Figur
 
 def _run(guests: Guests, roles: list[list[str]]) -> dict[str, dict[str, Any]]:
     guests.format_segment()
-    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": "poll", "pages": PAGES}
+    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": "poll", "pages": REMOTE_PAGES}
     link = {"kind": "ivshmem", "pci": None}
     guests.ask({node: {**opening, "kernel": kernel, "link": link} for kernel, node in enumerate(NODES)})
     workload = {
         "kind": "shared-array",
-        "array_bytes": PAGES * STRIDE_BYTES,
+        "array_bytes": REMOTE_PAGES * STRIDE_BYTES,
         "stride": STRIDE_BYTES,
-        "iterations": ITERATIONS,
+        "iterations": REMOTE_ITERATIONS,
     }
     answers = guests.ask({node: {"op": "run", "workload": workload, "all_roles": roles} for node in NODES})
     guests.ask({node: {"op": "close"} for node in NODES})
