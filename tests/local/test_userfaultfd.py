@@ -147,11 +147,11 @@ def test_memory_that_is_not_mapped_cannot_be_registered() -> None:
 
 def test_a_kernel_without_a_feature_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(userfaultfd.FEATURES_NEEDED, "TELEPATHY", 1 << 60)
-    open_before = os.listdir("/proc/self/fd")  # noqa: PTH208
+    open_before = os.listdir("/proc/self/fd")
     with pytest.raises(UserfaultfdError, match=r"(?s)lacks TELEPATHY \(features 0x.*Linux 5.19 is") as refused:
         Userfaultfd()
     assert refused.value.kind == "userfaultfd"
-    assert os.listdir("/proc/self/fd") == open_before  # noqa: PTH208
+    assert os.listdir("/proc/self/fd") == open_before
 
 
 def test_an_instruction_set_without_a_number_for_the_call_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
