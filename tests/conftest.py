@@ -4,6 +4,11 @@ import os
 import random
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes says more about the machine than about the code.
+settings.register_profile("testbed", deadline=None, print_blob=True)
+settings.load_profile("testbed")
 
 _SEED = pytest.StashKey[int]()
 
