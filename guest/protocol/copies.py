@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from guest.protocol.effects import Effect, Forget, Install, Keep, Poison, Protect, Send, Wake, Zero
 from guest.protocol.messages import Flag, Message, MessageName
-from guest.protocol.page import NOBODY, NOTHING_KEPT, READ, WRITE, Page, Phase
+from guest.protocol.page import NOBODY, NOTHING_KEPT, READ, SIGN_OF_LIFE, WRITE, Page, Phase
 from guest.protocol.table import I, N, S
 
 _REQUEST, _DATA, _ABSENT = int(MessageName.PAGE_REQUEST), int(MessageName.PAGE_DATA), int(MessageName.PAGE_ABSENT)
@@ -19,7 +19,8 @@ _IDLE, _FETCH_PHASE, _READ_PHASE, _VOTE_PHASE = Phase
 
 _BARREN_ROUNDS = 2
 """A copy can move from a kernel not yet asked to one already asked, but only by a write, and its writer makes the
-second round wait until we have voted for it. Two rounds without a copy and without a vote: there is none."""
+second round wait until we have voted for it. Two rounds without a copy, a vote, or a peer still fetching: there is
+none."""
 
 
 def members(mask: int) -> Iterator[int]:
@@ -297,7 +298,7 @@ class Copies:
         if message.version >= page.needed():
             self._install(page, message.version, False, effects)
             return
-        page.barren = 0
+        page.barren = SIGN_OF_LIFE
         if not page.awaiting:
             self._ask_copyset(page, effects)
 
@@ -312,6 +313,8 @@ class Copies:
         if not page.answered(sender, message.request):
             return
         page.copyset |= message.copyset & self._alive
+        if message.flags & _FETCHING:
+            page.barren = SIGN_OF_LIFE
         if page.awaiting:
             return
         if page.state is S:

@@ -15,6 +15,9 @@ NOBODY = -1
 NOTHING_KEPT = -1
 """`Page.kept` without a payload."""
 
+SIGN_OF_LIFE = -1
+"""`Page.barren` of a round that does not count, whatever its other answers are."""
+
 
 KERNEL_BITS = 0xFFFF
 """The part of a timestamp that names the kernel."""
@@ -102,7 +105,7 @@ class Page:
         self.wide = False
         """While reading: the whole copyset is asked."""
         self.barren = 0
-        """Rounds of questions in a row that found neither a copy nor a writer."""
+        """Rounds of questions in a row that found neither a copy nor a writer; SIGN_OF_LIFE if this round found one."""
         self.lost = False
         """The only valid copy died with its kernel."""
 

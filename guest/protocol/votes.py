@@ -4,7 +4,7 @@ from guest.protocol.copies import Copies, without
 from guest.protocol.effects import Discard, Effect, Grant, Send
 from guest.protocol.engine import ProtocolError
 from guest.protocol.messages import Flag, Message, MessageName
-from guest.protocol.page import KERNEL_BITS, WRITE, Page, Phase
+from guest.protocol.page import KERNEL_BITS, SIGN_OF_LIFE, WRITE, Page, Phase
 from guest.protocol.table import I, M, S
 
 _INVALIDATE, _VOTE, _ABANDON = int(MessageName.INVALIDATE), int(MessageName.VOTE), int(MessageName.ABANDON)
@@ -68,7 +68,7 @@ class Votes(Copies):
         page.state = I
         page.lost = False
         page.owner = sender
-        page.barren = 0
+        page.barren = SIGN_OF_LIFE
         page.granted += ((message.version, message.stamp),)
         if page.phase is _VOTE_PHASE:
             self._vote(page, sender, message, _GRANT | _ALSO_WRITING, effects)
