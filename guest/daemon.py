@@ -209,8 +209,9 @@ class Daemon:
                 handler()
 
     def _receive(self) -> bool:
-        """Handle every message that has arrived; true when there was one."""
+        """Handle what has arrived, up to the first message that wakes a thread; true when there was any."""
         progress = False
+        carrier = self._carrier
         for receiver in self._receivers:
             message = receiver.receive()
             while message is not None:
@@ -219,11 +220,13 @@ class Daemon:
                 if name >= _BARRIER:
                     self._harness(receiver.sender, message)
                 elif name == _PAGE_DATA:
-                    self._carrier.payload = receiver.payload_address(message)
-                    self._carrier.carry_out(self._engine.receive(receiver.sender, message))
+                    carrier.payload = receiver.payload_address(message)
+                    carrier.carry_out(self._engine.receive(receiver.sender, message))
                     receiver.release(message)
                 else:
-                    self._carrier.carry_out(self._engine.receive(receiver.sender, message))
+                    carrier.carry_out(self._engine.receive(receiver.sender, message))
+                if carrier.woken:
+                    return True  # the thread's next fault may be there: its request goes out before anything else
                 message = receiver.receive()
         return progress
 
