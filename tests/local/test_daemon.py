@@ -129,6 +129,22 @@ def test_a_kernel_without_threads_still_serves_its_part(pair: Agents) -> None:
     assert answers[1]["messages"] == {"PAGE_ABSENT": 2}
 
 
+def test_a_kernel_that_starts_late_hears_what_was_said_before(pair: Agents) -> None:
+    pair.open()
+    segment = pair.segment()
+    run = {
+        "op": "run",
+        "workload": {"kind": "shared-array", "array_bytes": PAGE},
+        "all_roles": [R, R],
+        "deadline_s": 10,
+    }
+    pair.agents[1].send(**run)
+    until(lambda: segment.nodes[1].messages[MessageName.BARRIER] == 1)
+    assert pair.agents[0].ask(op="hello")["event"] == "hello"  # it has looked at its rings since
+    assert pair.agents[0].ask(**run)["event"] == "finished"
+    assert pair.agents[1].answer()["event"] == "finished"
+
+
 def test_a_small_segment_only_makes_it_slower() -> None:
     with Agents(4, segment_bytes=512 << 10) as agents:
         assert agents.format().layout.page_slots < 16

@@ -2,7 +2,16 @@
 
 import os
 
-from guest.samples import ACCESSES_KEPT, LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, Access, AccessLog, Samples, read_accesses
+from guest.samples import (
+    ACCESSES_KEPT,
+    LOCAL_FAULT,
+    REMOTE_READ,
+    REMOTE_WRITE,
+    Access,
+    AccessLog,
+    Samples,
+    read_accesses,
+)
 
 
 def access(begin_ns: int, duration_ns: int) -> Access:

@@ -125,7 +125,10 @@ def test_a_page_without_elements_is_not_visited() -> None:
         ({"kind": "shared-aray"}, "workload kind 'shared-aray', expected one of: shared-array"),
         ({"kind": "shared-array"}, "array_bytes None, expected a whole number from 8"),
         ({"kind": "shared-array", "array_bytes": 4096, "stride": 12}, "stride 12, expected a multiple of 8"),
-        ({"kind": "shared-array", "array_bytes": 4096, "iterations": 0}, "iterations 0, expected a whole number from 1"),
+        (
+            {"kind": "shared-array", "array_bytes": 4096, "iterations": 0},
+            "iterations 0, expected a whole number from 1",
+        ),
         ({"kind": "shared-array", "array_bytes": True}, "array_bytes True"),
     ],
 )
