@@ -32,8 +32,9 @@ from guest.segment import ISA, NodeState, Segment
 
 _BARRIER = int(MessageName.BARRIER)
 _PAGE_DATA = int(MessageName.PAGE_DATA)
-_PASSES_PER_POLL = 128
-"""Looks at the rings between two looks at the other descriptors, while an answer is awaited."""
+_PASSES_PER_POLL = {False: 128, True: 1024}
+"""Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
+else can happen meanwhile, but for the control descriptor: every thread waits."""
 _SPIN_NS = 4_000_000
 """How long ADAPTIVE looks before it sleeps: a few remote faults, as the next one of a series comes within that time."""
 _HEARTBEAT_NS = 1_000_000_000
@@ -186,7 +187,7 @@ class Daemon:
         os.sched_yield()
 
     def _spin(self) -> None:
-        for _ in range(_PASSES_PER_POLL):
+        for _ in range(_PASSES_PER_POLL[self._single_cpu]):
             for receiver in self._receivers:
                 if receiver.pending():
                     return

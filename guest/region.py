@@ -23,6 +23,7 @@ import ctypes
 import mmap
 import os
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from guest.errors import RegionError
 from guest.segment import address_of
@@ -32,6 +33,7 @@ BASE = 0x100000000000
 """Where every process of every kernel maps the region: free on all ISAs in question, far from libraries and stacks."""
 
 _ABSENT, _PROTECTED, _WRITABLE, _POISONED = range(4)
+_PRESENT = (_PROTECTED, _WRITABLE)
 _WRITE = FAULT_WRITE | FAULT_WRITE_PROTECT
 
 _MAP_FIXED_NOREPLACE = 0x100000
@@ -139,14 +141,16 @@ class Region:
 
     def grant(self, page: int) -> None:
         """Let the present page be written, and wake the threads that wait to."""
-        self._expect_present(page, "granted for writing")
+        if self._state[page] not in _PRESENT:
+            self._refuse(page, "granted for writing")
         self._state[page] = _WRITABLE
         address = BASE + page * PAGE_BYTES
         self._apply(Userfaultfd.write_unprotect, address, True)
 
     def protect(self, page: int) -> None:
         """Write-protect the present page: when this returns, no process writes to it any more."""
-        self._expect_present(page, "write-protected")
+        if self._state[page] not in _PRESENT:
+            self._refuse(page, "write-protected")
         self._state[page] = _PROTECTED
         address = BASE + page * PAGE_BYTES
         self._apply(Userfaultfd.write_protect, address)
@@ -180,7 +184,8 @@ class Region:
 
         Read from the memfd, not through a mapping: that would make holes present.
         """
-        self._expect_present(page, "read out")
+        if self._state[page] not in _PRESENT:
+            self._refuse(page, "read out")
         count = os.preadv(self.memory_fd, [into], page * PAGE_BYTES)
         if count != PAGE_BYTES:
             raise RegionError(
@@ -222,13 +227,11 @@ class Region:
             )
         self._state[page] = state
 
-    def _expect_present(self, page: int, verb: str) -> None:
-        state = self._state[page]
-        if state != _PROTECTED and state != _WRITABLE:
-            raise RegionError(
-                f"page {page} was to be {verb}, but is {'poisoned' if state else 'absent'}",
-                "the protocol's state of the page and its memory have parted",
-            )
+    def _refuse(self, page: int, verb: str) -> NoReturn:
+        raise RegionError(
+            f"page {page} was to be {verb}, but is {'poisoned' if self._state[page] else 'absent'}",
+            "the protocol's state of the page and its memory have parted",
+        )
 
     def _apply(self, operation: Callable[..., None], *arguments: int | bool) -> None:
         """Do `operation` in every process that lives; those that turn out to be gone are served no more."""

@@ -19,8 +19,7 @@ _IDLE, _FETCH_PHASE, _READ_PHASE, _VOTE_PHASE = Phase
 
 _BARREN_ROUNDS = 2
 """A copy can move from a kernel not yet asked to one already asked, but only by a write, and its writer makes the
-second round wait until we have voted for it. Two rounds without a copy, a vote, or a peer still fetching: there is
-none."""
+second round wait until we have voted for it. Two rounds without a copy and without a vote: there is none."""
 
 
 def members(mask: int) -> Iterator[int]:
@@ -110,7 +109,10 @@ class Copies:
         self._send(kernels, message, effects)
 
     def _send(self, kernels: int, message: Message, effects: list[Effect]) -> None:
-        effects.extend([Send(kernel, message) for kernel in members(kernels)])
+        while kernels:  # `members`, without the generator: this runs in every remote fault
+            low = kernels & -kernels
+            effects.append(Send(low.bit_length() - 1, message))
+            kernels ^= low
 
     def _go_on(self, page: Page, effects: list[Effect]) -> None:
         """Nothing is in flight: begin what is still wanted."""
@@ -136,9 +138,13 @@ class Copies:
     # Requests ---------------------------------------------------------------------------------------------------------
 
     def absent_here(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
-        """We never had the page; if we fetch it at this moment, it becomes a page of both."""
+        """We never had the page; if we fetch it at this moment, it becomes a page of both. Whoever reads, and so knows
+        that it exists, waits until our fetch has ended: we may be given a copy yet."""
         if page.phase is _IDLE:
             effects.append(Send(sender, Message(_ABSENT, page.number, message.request, 0, 0, 0, 0, self.epoch)))
+            return
+        if not message.flags & _FETCH:
+            page.wait(sender, message)
             return
         page.copyset |= 1 << sender
         page.fetched_by_others = True
@@ -254,11 +260,13 @@ class Copies:
             self._arrive(page, version, True, effects)
         elif page.touched or page.granted:
             page.state = I
+            self._serve(page, effects)
             self._go_on(page, effects)
         else:
-            page.state = S if page.fetched_by_others else N
+            page.state = S if page.fetched_by_others or page.waiting else N
             page.wanted &= WRITE if page.state is S else 0
             effects.append(Zero(page.number, page.state is N))
+            self._serve(page, effects)
             self._settle(page, effects)
 
     def _settle(self, page: Page, effects: list[Effect]) -> None:
@@ -278,6 +286,7 @@ class Copies:
             if kept:
                 effects.append(Forget(page.number))
             page.state = I
+            self._serve(page, effects)
             self._go_on(page, effects)
         else:
             self._install(page, version, kept, effects)
@@ -288,6 +297,8 @@ class Copies:
         page.granted = ()
         effects.append(Install(page.number, False, bool(page.wanted & READ), kept))
         page.wanted &= WRITE
+        if page.waiting:
+            self._serve(page, effects)
         self._go_on(page, effects)
 
     def accept(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
@@ -313,8 +324,6 @@ class Copies:
         if not page.answered(sender, message.request):
             return
         page.copyset |= message.copyset & self._alive
-        if message.flags & _FETCHING:
-            page.barren = SIGN_OF_LIFE
         if page.awaiting:
             return
         if page.state is S:
