@@ -4,7 +4,6 @@
 """
 
 import json
-import re
 import sys
 from collections.abc import Iterator
 from html import escape
@@ -25,7 +24,6 @@ TEXT = 'xml:space="preserve" font-family="ui-monospace, Menlo, Consolas, DejaVu 
 def picture(summary: dict[str, object]) -> str:
     """The SVG. Paths of the machine that the run was made on are cut to what follows the tree."""
     text = render(summary, color=True).replace(str(Path.cwd()) + "/", "")
-    text = re.sub(r" \(remembered in [^)]*\)", "", text)
     lines = list(Text.from_ansi(f"$ {COMMAND}\n\n{text}".rstrip()).split("\n"))
     for line in lines:
         line.rstrip()

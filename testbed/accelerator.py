@@ -96,7 +96,7 @@ def _verdict(image: Image, directory: Path, say: Callable[[str], None]) -> Choic
     say(f"accelerator: starting a probe guest under KVM ({PROBE_S:g} s at most)")
     answer, took_s = _probe(image, directory)
     if answer:
-        choice = Choice(Accelerator.TCG, f"{answer} (remembered in {file})")
+        choice = Choice(Accelerator.TCG, answer)
     else:
         choice = Choice(Accelerator.KVM, f"a probe guest ran under KVM in {took_s:.1f} s")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
