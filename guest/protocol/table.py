@@ -127,7 +127,9 @@ TABLE: dict[tuple[State, Event], Rule] = {
     (S, Event.WRITE_FAULT): Rule("write", (S, M), (_INVALIDATE,), "take a timestamp, ask the copyset to vote"),
     (I, Event.WRITE_FAULT): Rule("read", (I,), (_REQUEST,), "as a read, then as a write from S"),
     # Requests of others
-    (U, Event.PAGE_REQUEST): Rule("absent_here", (U,), (_ABSENT,), "say so, and whether we fetch it too"),
+    (U, Event.PAGE_REQUEST): Rule(
+        "absent_here", (U,), (_ABSENT,), "say so, and whether we fetch it too; readers wait for our fetch"
+    ),
     (N, Event.PAGE_REQUEST): Rule("share", (S,), (_DATA,), "write-protect, give a copy"),
     (M, Event.PAGE_REQUEST): Rule("queue", (M, S), (_DATA,), "once every loser has asked: write-protect, give copies"),
     (S, Event.PAGE_REQUEST): Rule("give", (S,), (_DATA,), "give a copy; while we vote, when that is decided"),
@@ -136,7 +138,10 @@ TABLE: dict[tuple[State, Event], Rule] = {
     ),
     # Answers to our requests
     (U, Event.PAGE_DATA): Rule(
-        "collect", (U, S, I), (_REQUEST, _INVALIDATE), "keep the highest version until all have answered"
+        "collect",
+        (U, S, I),
+        (_REQUEST, _INVALIDATE, _DATA, _ABSENT),
+        "keep the highest version until all have answered",
     ),
     (N, Event.PAGE_DATA): _late(N),
     (M, Event.PAGE_DATA): _late(M),
@@ -145,7 +150,10 @@ TABLE: dict[tuple[State, Event], Rule] = {
         "accept", (S, I), (_REQUEST, _INVALIDATE), "install it if newer than every grant, else ask the copyset"
     ),
     (U, Event.PAGE_ABSENT): Rule(
-        "collect_absence", (U, N, S, M, I), (_REQUEST, _INVALIDATE), "when nobody has it: a page of zeros"
+        "collect_absence",
+        (U, N, S, M, I),
+        (_REQUEST, _INVALIDATE, _DATA, _ABSENT),
+        "when nobody has it: a page of zeros",
     ),
     (N, Event.PAGE_ABSENT): _late(N),
     (M, Event.PAGE_ABSENT): _late(M),

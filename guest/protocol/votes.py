@@ -129,7 +129,7 @@ class Votes(Copies):
     def give_up(self, page: Page, _sender: int, _message: Message, effects: list[Effect]) -> None:
         """What is in flight goes on, and wakes nobody; a write that has lost its vote is withdrawn."""
         page.wanted = 0
-        if page.state is not M and page.phase is not _VOTE_PHASE:
+        if page.stamp and page.state is not M and page.phase is not _VOTE_PHASE:
             self._withdraw(page, effects)
 
     def _withdraw(self, page: Page, effects: list[Effect]) -> None:

@@ -27,6 +27,7 @@ NEVER_MODELLED = {
 }
 
 NEEDS_MORE_KERNELS_OR_DEATHS = {
+    (U, Event.PAGE_DATA),
     (U, Event.PAGE_ABSENT),
     (I, Event.PAGE_ABSENT),
     (S, Event.GIVE_UP),

@@ -398,16 +398,13 @@ def test_a_page_whose_only_valid_copy_died_is_poison() -> None:
     assert not survivor.pending(0)
 
 
-def test_a_page_is_not_given_up_while_a_peer_still_fetches_it() -> None:
-    system = shared(3)
-    system.access(0, 0, write=True)
-    system.settle()
-    engine = system.engines[2]
-    engine.peer_down(0)
-    (ask,) = sent(engine.fault(0, False))
-    for _ in range(5):
-        (ask,) = sent(engine.receive(1, Message(ABSENT, 0, ask.request, Flag.FETCHING, 0, 0b110)))
-        assert ask.name == REQUEST
+def test_a_reader_waits_for_a_peer_that_still_fetches() -> None:
+    engine = VotingEngine(0, range(3), 1)
+    request = sent(engine.fault(0, False))[0].request
+    assert engine.receive(1, Message(REQUEST, 0, 4)) == []
+    engine.receive(2, Message(DATA, 0, request, 0, 1, 0b111))
+    effects = engine.receive(1, Message(ABSENT, 0, request, 0, 1, 0b111))
+    assert names(effects) == ["Install", "PAGE_DATA"]
 
 
 def test_a_page_with_another_valid_copy_survives_its_writer() -> None:
