@@ -16,7 +16,7 @@ WIRE_VERSION = 1
 
 
 class MessageName(IntEnum):
-    """Names of PROTOCOL.md; the numbers are wire format and index the counters of the shared segment."""
+    """Explained in docs/protocol.md; the numbers are wire format and index the counters of the shared segment."""
 
     PAGE_REQUEST = 1
     PAGE_DATA = 2

@@ -1,5 +1,6 @@
 """The search: breadth first over all states of a scenario, so that the first counterexample is a shortest one."""
 
+import gc
 from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -45,9 +46,13 @@ def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
     report = Report(scenario)
     begun = perf_counter()
     search = _Search(scenario, report)
+    collecting = gc.isenabled()
+    gc.disable()  # millions of tuples, none of them garbage: the collector would go through all of them again and again
     try:
         search.run(limit)
     finally:
+        if collecting:
+            gc.enable()
         report.duration_s = perf_counter() - begun
     return report
 
