@@ -1,5 +1,6 @@
 """What a command tells the person in front of it, on standard error: live on a terminal, plain lines elsewhere."""
 
+import queue
 import sys
 import threading
 import time
@@ -28,7 +29,7 @@ class Progress:
         self._lock = threading.RLock()
         self._doing = ""
         self._doing_since = self._spoke = time.monotonic()
-        self._over = threading.Event()
+        self._soon: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._hear: Say | None = None
 
     def __enter__(self) -> "Progress":
@@ -39,7 +40,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
+        self._soon.put(None)
         with self._lock:
             if self._status is not None:
                 self._status.stop()
@@ -67,6 +68,10 @@ class Progress:
             else:
                 sys.stderr.write(line + "\n")
                 sys.stderr.flush()
+
+    def say_soon(self, text: str) -> None:
+        """`say`, from another thread a moment later: the one for signal handlers, which may interrupt `say` itself."""
+        self._soon.put(text)
 
     def detail(self, text: str) -> None:
         """One line for those who asked with --verbose; the event log has it in any case."""
@@ -105,8 +110,16 @@ class Progress:
             self._status.stop()
 
     def _remind(self) -> None:
-        while not self._over.wait(1.0):
+        while True:
+            try:
+                text = self._soon.get(timeout=1.0)
+            except queue.Empty:
+                text = ""
+            if text is None:
+                return
             with self._lock:
+                if text:
+                    self.say(text)
                 elapsed_s = time.monotonic() - self._doing_since
                 if self._doing and self._status is not None and elapsed_s > 2:
                     self._status.update(f"{_escaped(self._doing)} ({elapsed_s:.0f} s)")

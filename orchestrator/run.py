@@ -46,7 +46,7 @@ def run(
                         result = _run_point(point, stage, agents, record)
                     progress.say(f"{what}: {_outcome(result)}")
         finally:
-            with signals_wait(progress.say):
+            with signals_wait(progress.say_soon):
                 _end(stage, agents, record, progress, keep)
     judge(record.summary.points)
 

@@ -27,15 +27,18 @@ def signals_raise() -> Iterator[None]:
 
 
 @contextmanager
-def signals_wait(say: Say) -> Iterator[None]:
-    """Meanwhile the first of them is only remembered, and raised at the end; the second one is obeyed at once."""
+def signals_wait(say_soon: Say) -> Iterator[None]:
+    """Meanwhile the first of them is only remembered, and raised at the end; the second one is obeyed at once.
+
+    `say_soon` is called from within the signal's handler, anywhere in the program: it must take no lock.
+    """
     arrived: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:
         if arrived:
             _raise(number, frame)
         arrived.append(number)
-        say("stopping what was started; once more to leave it (`testbed down` then removes it)")
+        say_soon("stopping what was started; once more to leave it (`testbed down` then removes it)")
 
     before = {number: signal.signal(number, remember) for number in _ENDING}
     try:

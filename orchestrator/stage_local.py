@@ -130,8 +130,7 @@ class LocalStage:
         return Agents(processes)
 
     def format_segment(self, link: str, kernels: int) -> None:
-        with memoryview(self._memory[link][1]) as memory:
-            format_segment(memory, kernels)
+        format_segment(memoryview(self._memory[link][1]), kernels)
 
     def link_for(self, link: str, _node: str) -> dict[str, Any]:
         return {"kind": "host", "memory_fd": self._memory[link][0], "doorbell_fds": self._doorbells[link]}
@@ -146,9 +145,8 @@ class LocalStage:
             self._say("--keep has no meaning on stage local: there are no guests")
         for process in self._processes.values():
             process.close()
-        for fd, mapping in self._memory.values():
-            mapping.close()
-            os.close(fd)
+        for fd, _ in self._memory.values():
+            os.close(fd)  # the mapping goes with the last view of it: a signal may have stopped one that was at work
         for bells in self._doorbells.values():
             for own in bells:
                 for bell in own:

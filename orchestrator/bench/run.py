@@ -44,7 +44,7 @@ def bench(
             if index == boot_count - 1 and wanted:
                 figures += _measured(testbed, wanted, repeat, progress)
         finally:
-            with signals_wait(progress.say), progress.step("removing the guests"):
+            with signals_wait(progress.say_soon), progress.step("removing the guests"):
                 testbed.down(progress.detail)
     if Section.BOOT in sections:
         figures = [*boots(boot_s), *figures]

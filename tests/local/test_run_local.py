@@ -125,8 +125,8 @@ def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number:
             if "running 1 point" in said:
                 break
         process.send_signal(number)
-        process.stderr.read()
-        assert process.wait(60) == 128 + number
+        rest = process.stderr.read()
+        assert process.wait(60) == 128 + number, rest
     (path,) = (tmp_path / "results").glob("*/run.json")
     summary = json.loads(path.read_text())
     assert (summary["outcome"], summary["error"]["kind"]) == ("error", "interrupted")

@@ -1,6 +1,8 @@
 """What is said on the way: plain lines on standard error, nothing with --quiet, and all of it to the event log."""
 
+import contextlib
 import signal
+import threading
 
 import pytest
 
@@ -31,6 +33,28 @@ def test_details_are_for_those_who_ask(capsys: pytest.CaptureFixture[str]) -> No
         with Progress(verbose=verbose) as progress:
             progress.detail("a detail")
     assert capsys.readouterr().err.count("a detail") == 1
+
+
+def test_a_signal_that_interrupts_a_word_is_told_of_nevertheless(capsys: pytest.CaptureFixture[str]) -> None:
+    """The handler runs between two instructions of `say`, while the log it writes to is locked."""
+    log = threading.Lock()
+
+    def hear(text: str) -> None:
+        assert log.acquire(timeout=5), f"{text!r} waits for a lock that the interrupted line holds"
+        with contextlib.ExitStack() as stack:
+            stack.callback(log.release)
+            if text == "collecting":
+                signal.raise_signal(signal.SIGTERM)
+
+    def collect() -> None:
+        with Progress() as progress, signals_raise(), progress.heard_by(hear), signals_wait(progress.say_soon):
+            progress.say("collecting")
+
+    with pytest.raises(Stopped):
+        collect()
+    shown = ""
+    while "once more" not in shown:
+        shown += capsys.readouterr().err
 
 
 def end_this_process(number: int, times: int = 1) -> None:
