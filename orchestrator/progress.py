@@ -29,18 +29,22 @@ class Progress:
         self._lock = threading.RLock()
         self._doing = ""
         self._doing_since = self._spoke = time.monotonic()
+        self._reminder: threading.Thread | None = None
         self._soon: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._hear: Say | None = None
 
     def __enter__(self) -> "Progress":
         if not self._quiet:
-            threading.Thread(target=self._remind, name="progress", daemon=True).start()
+            self._reminder = threading.Thread(target=self._remind, name="progress", daemon=True)
+            self._reminder.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._soon.put(None)
+        if self._reminder is not None:
+            self._reminder.join()
         with self._lock:
             if self._status is not None:
                 self._status.stop()

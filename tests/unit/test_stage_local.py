@@ -27,10 +27,14 @@ def test_a_signal_while_a_segment_is_formatted_is_what_ends_the_run(monkeypatch:
 
     monkeypatch.setattr(stage_local, "format_segment", interrupted)
     memory_fd = stage.link_for("shm0", "x86")["memory_fd"]
-    with pytest.raises(Stopped):
+
+    def run() -> None:
         try:
             stage.format_segment("shm0", 2)
         finally:
             stage.teardown(keep=False)
+
+    with pytest.raises(Stopped):
+        run()
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(memory_fd)
