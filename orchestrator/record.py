@@ -90,7 +90,9 @@ class Record:
     def node(self, node: NodeSummary) -> None:
         """A machine is up and its agent answers. One that was booted before, for another testbed, is counted once."""
         self._events.append(EventName.NODE_READY, **asdict(node))
-        self.summary.nodes = [known for known in self.summary.nodes if known.name != node.name] + [node]
+        self.summary.nodes = [
+            known for known in self.summary.nodes if (known.name, known.arch) != (node.name, node.arch)
+        ] + [node]
 
     def point_started(self, point: Point) -> None:
         self._events.append(

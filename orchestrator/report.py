@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.parameters import head, show_value
 from orchestrator.sizes import show_size
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ _SHORT = {
 """Column heads, wide and narrow; a message that is not here goes under its own name."""
 WIDTH_MAX = 400
 """Characters a table may take; a terminal that is narrower than even the narrow one wraps its lines."""
+_SHOWN_ANYWAY = ("workload.threads", "workload.array", "workload.iterations")
+"""Parameters that have a column whether they vary or not."""
 _LETTERS = {"reader": "R", "writer": "W", "idle": "-"}
 
 
@@ -47,16 +50,19 @@ def _table(points: list[dict[str, Any]], color: bool, *, narrow: bool) -> "Table
     names = [name for name in _SHORT if any(point["messages"].get(name) for point in points)]
     names += sorted({name for point in points for name in point["messages"]} - set(_SHORT))
     table = Table(box=None if narrow else box.SIMPLE_HEAD, pad_edge=False, header_style="bold" if color else "")
+    varied = _varied(points)
+    for path in varied:
+        table.add_column(head(path), no_wrap=True)
     kernels = list(points[0]["roles"])
-    for head in [",".join(kernels)] if narrow else kernels:
-        table.add_column(head, no_wrap=True)
+    for title in [",".join(kernels)] if narrow else kernels:
+        table.add_column(title, no_wrap=True)
     table.add_column("array", no_wrap=True)
     table.add_column("iter", justify="right", no_wrap=True)
     table.add_column("result", no_wrap=True)
     for name in names:
         table.add_column(_SHORT.get(name, (name, name))[narrow], justify="right", no_wrap=True)
-    for head in ("total", *(("rd µs", "wr µs") if narrow else ("read µs", "write µs")), "s"):
-        table.add_column(head, justify="right", no_wrap=True)
+    for title in ("total", *(("rd µs", "wr µs") if narrow else ("read µs", "write µs")), "s"):
+        table.add_column(title, justify="right", no_wrap=True)
     if narrow:
         table.padding = (0, 1, 0, 0)
     for point in points:
@@ -65,8 +71,14 @@ def _table(points: list[dict[str, Any]], color: bool, *, narrow: bool) -> "Table
             words = [",".join("".join(_LETTERS.get(role, role) for role in own) for own in roles)]
         else:
             words = ["+".join(own) for own in roles]
-        table.add_row(*words, *_row(point, names, color))
+        values = [show_value(point["parameters"][path]) for path in varied]
+        table.add_row(*values, *words, *_row(point, names, color))
     return table
+
+
+def _varied(points: list[dict[str, Any]]) -> list[str]:
+    """Paths of the matrix that nothing else in the table shows."""
+    return [path for path in points[0]["parameters"] if not path.startswith(_SHOWN_ANYWAY)]
 
 
 def _row(point: dict[str, Any], names: list[str], color: bool) -> Iterator[str]:

@@ -8,6 +8,7 @@ from images.errors import Failure
 from orchestrator.agents import Agents
 from orchestrator.errors import CheckFailed
 from orchestrator.experiment import Experiment, Testbed
+from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
 from orchestrator.progress import Progress
 from orchestrator.record import Record
@@ -65,18 +66,6 @@ def judge(results: list[PointResult]) -> None:
         broken = [verdict for verdict in result.expectations if not verdict.holds]
         lines += [f"    does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
     raise CheckFailed("\n".join(lines), "`testbed results show last` lists every point; run.json has every value")
-
-
-def describe(parameters: dict[str, Any]) -> str:
-    """A point's parameters in a line: `threads x86=writer arm=reader, array 4KiB`."""
-    shown = [f"{path.rpartition('.')[2]} {_shown(value)}" for path, value in parameters.items()]
-    return ", ".join(shown) or "the only point"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(f"{key}={_shown(each)}" for key, each in value.items())
-    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Record) -> None:

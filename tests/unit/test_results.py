@@ -194,6 +194,23 @@ def test_the_table_names_roles_messages_and_medians_and_says_where_the_results_a
     assert "next: " in text
 
 
+def test_what_else_the_matrix_varies_has_columns_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    matrix = "matrix: {testbed.nodes.arm.arch: [x86_64, aarch64], coherency.notify: [poll], workload.array: [4KiB]}\n"
+    path.write_text(GOOD + matrix)
+    plan = load(path)
+    record = record_of(plan, tmp_path)
+    with record:
+        for point, arch in zip(plan.points, ("x86_64", "aarch64"), strict=True):
+            record.node(NodeSummary("arm", arch, "tcg", "no /dev/kvm", 4.9))
+            roles = {"x86": ["writer"], "arm": ["reader"]}
+            record.point_finished(point, summed(point, roles, reports()))
+    lines = render(record.summary.as_json()).splitlines()
+    assert lines[0].split()[:5] == ["arm.arch", "notify", "x86", "arm", "array"]
+    assert [line.split()[:3] for line in lines[2:4]] == [["x86_64", "poll", "writer"], ["aarch64", "poll", "writer"]]
+    assert [node.arch for node in record.summary.nodes] == ["x86_64", "aarch64"]
+
+
 def test_on_a_narrow_terminal_the_table_is_narrow(plan: Plan, tmp_path: Path) -> None:
     record = record_of(plan, tmp_path)
     with record:
