@@ -4,6 +4,7 @@
     {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels'
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
     {"op":"close"}                       → {"event":"closed"}
+    {"op":"trace"}                       → {"event":"trace",…}      what the engine did since `open` with "trace":true
     {"op":"abort"}                       → {"event":"aborting"}     and the run's own answer, an error of kind `aborted`
     {"op":"exit"}                        → {"event":"exiting"}      and the end of the process, as at the end of input
 
@@ -28,8 +29,9 @@ from guest.errors import GuestFailure
 from guest.launcher import Launcher
 from guest.link import Link
 from guest.notify import Policy
-from guest.protocol.engine import ProtocolError
+from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.registry import PROTOCOLS
+from guest.protocol.trace import TRACE_VERSION, TracedEngine
 from guest.region import Region
 from guest.run import Run
 from guest.segment import NodeState, Segment
@@ -54,11 +56,14 @@ class Agent:
         self._daemon: Daemon | None = None
         self._run: Run | None = None
         self._used = False
+        self._trace: TracedEngine | None = None
+        self._trace_header: dict[str, Any] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
             "hello": self._hello,
             "open": self._open,
             "run": self._start,
             "close": self._close,
+            "trace": self._traced,
             "abort": self._abort,
             "exit": self._exit,
         }
@@ -127,7 +132,7 @@ class Agent:
             operation = fields.get("op")
             if not isinstance(operation, str) or operation not in self._operations:
                 raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
-            if self._run is not None and operation not in ("abort", "exit"):
+            if self._run is not None and operation not in ("abort", "exit", "trace"):
                 raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
             answer = self._operations[operation](fields)
         except (GuestFailure, OSError) as error:
@@ -178,7 +183,11 @@ class Agent:
                 f"kernel {kernel} of this segment is {segment.nodes[kernel].state.name} already, expected ABSENT",
                 "format the segment anew before every open; every kernel has an id of its own",
             )
-        engine = PROTOCOLS[protocol](kernel, range(kernels), pages)
+        engine: Engine = PROTOCOLS[protocol](kernel, range(kernels), pages)
+        self._trace = None
+        if fields.get("trace"):
+            engine = self._trace = TracedEngine(engine, monotonic_ns)
+            self._trace_header = {"protocol": protocol, "kernel": kernel, "kernels": kernels, "pages": pages}
         daemon = Daemon(segment, link, kernel, engine, Region(pages), policy)
         daemon.watch(self._commands_fd, self._read)
         self._daemon = daemon
@@ -217,6 +226,13 @@ class Agent:
         self._run = Run(daemon, self._launcher, workload, deadline_ns)
         daemon.node.state = NodeState.RUNNING
         self._run.start(described, everyone)
+
+    def _traced(self, _: dict[str, Any]) -> Answer:
+        """At any time, after `close` too: of a run that failed it is wanted most, and not all kernels end at once."""
+        if self._trace is None:
+            raise CommandError("there is no trace", 'open the memory with "trace": true')
+        header = {"version": TRACE_VERSION, **self._trace_header, "dropped": self._trace.dropped}
+        return {"event": "trace", "op": "trace", "header": header, "entries": self._trace.entries()}
 
     def _abort(self, _: dict[str, Any]) -> Answer:
         if self._run is None:

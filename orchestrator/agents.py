@@ -72,6 +72,8 @@ class Agents:
             name, answer = self._next(missing, operation, deadline)
             if answer is None:
                 raise self._gone(self._agents[name], operation)
+            if answer.get("op") not in (operation, None):
+                continue  # a late answer to an earlier command, which ended when another node failed
             if answer["event"] != "error":
                 answers[name] = answer
             elif answer.get("kind") in _CONSEQUENCES:

@@ -169,6 +169,8 @@ class Coherency(_Model):
     notify: Notify = Notify.ADAPTIVE
     region: Annotated[Size, Field(ge=PAGE_BYTES, multiple_of=PAGE_BYTES)] = DEFAULT_REGION
     """Size of the coherent memory, whole pages."""
+    trace: bool = False
+    """Keep what every engine did, for `testbed replay`. Costs the daemons some time and memory."""
 
     @property
     def pages(self) -> int:

@@ -1,12 +1,12 @@
 """Keeping book of a run while it goes on: the summary, the event log, the time of each stage, and how it ended."""
 
-import resource
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -59,7 +59,7 @@ class Record:
     ) -> None:
         self._judge_end(error)
         self.summary.duration_s = round(time.monotonic() - self._started, 3)
-        self.summary.tool["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        self.summary.tool["peak_rss_mib"] = _peak_rss_kib() // 1024
         self._events.append(EventName.RUN_FINISHED, outcome=self.summary.outcome, duration_s=self.summary.duration_s)
         self.directory.write_summary(self.summary)
         self._events.close()
@@ -123,3 +123,11 @@ class Record:
                 end = {"kind": "defect", "message": f"{type(error).__name__}: {error}", "hint": f"see {where}"}
         self.summary.error = end
         self._events.append(EventName.FAILED, **end)
+
+
+def _peak_rss_kib() -> int:
+    """Of this process. getrusage(2) would tell its parent's, if that was larger: it survives fork and exec."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1])
+    return 0

@@ -6,6 +6,7 @@ results/20260131T120000Z-quickstart-4f1c/
     events.jsonl        what happened, in order (`orchestrator.events`)
     consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said
     domains/NODE.xml    the machine as libvirt was told to make it
+    traces/POINT/NODE.jsonl   with `coherency.trace`: what the node's engine did in that point (`guest.protocol.trace`)
 """
 
 import json
@@ -20,6 +21,7 @@ from orchestrator.errors import InputError
 from orchestrator.summary import RunSummary
 
 DEFAULT = Path("results")
+TRACES = "traces"
 
 
 class RunDirectory:
@@ -59,6 +61,11 @@ class RunDirectory:
     def keep_domain(self, node: str, xml: str) -> Path:
         """Keep a node's domain XML, numbered in the same way."""
         return self._keep_numbered(f"domains/{node}", ".xml", xml)
+
+    def keep_trace(self, point: int, node: str, header: dict[str, Any], entries: list[Any]) -> Path:
+        """Keep what a node's engine did in a point: the header, then an event a line."""
+        lines = (json.dumps(line, separators=(",", ":")) for line in (header | {"node": node}, *entries))
+        return self.keep(f"{TRACES}/{point + 1}/{node}.jsonl", "\n".join(lines) + "\n")
 
     def _keep_numbered(self, stem: str, ending: str, content: str) -> Path:
         name, number = f"{stem}{ending}", 1

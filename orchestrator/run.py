@@ -17,6 +17,8 @@ from orchestrator.stage import Stage
 from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed
 
 HELLO_S = 10.0
+TRACE_S = 20.0
+"""How long an agent may take to hand over its trace, with hardware acceleration."""
 GUESTS_SHARE = 0.9
 """Of a point's time, what the guests may take before they give up: they know best what they waited for."""
 SHOWN = 5
@@ -86,8 +88,12 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> Po
     agents.ask(opening, deadline)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(experiment, kernels, node) | {"deadline_s": allowed_s} for node in kernels}
-    answers = agents.ask(work, deadline)
-    agents.ask({node: {"op": "close"} for node in kernels}, deadline)
+    try:
+        answers = agents.ask(work, deadline)
+        agents.ask({node: {"op": "close"} for node in kernels}, deadline)
+    finally:
+        if experiment.coherency.trace:
+            _keep_traces(point, kernels, stage, agents, record)
     for node in kernels:
         record.agent_finished(point, node, answers[node])
     reports = [_report(node, answers[node]) for node in kernels]
@@ -96,6 +102,17 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> Po
     result = summed(point, roles, reports)
     record.point_finished(point, result)
     return result
+
+
+def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents, record: Record) -> None:
+    """Of a point that failed too: then they are of most use. A node that is gone has none."""
+    for node in kernels:
+        try:
+            answer = agents.ask({node: {"op": "trace"}}, stage.deadline(TRACE_S))[node]
+        except Failure as failure:
+            record.said(f"no trace of {node}: {failure.message}")
+            continue
+        record.directory.keep_trace(point.index, node, answer["header"], answer["entries"])
 
 
 def _outcome(result: PointResult) -> str:
@@ -121,6 +138,7 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
         "pages": coherency.pages,
+        "trace": coherency.trace,
     }
 
 

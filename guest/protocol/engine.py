@@ -22,10 +22,12 @@ class Engine(Protocol):
     the next event. Pages are numbered from 0; kernels have the ids that the ring and the copyset masks use.
     """
 
-    epoch: int
-    """Number of address-space operations applied here."""
-
     def __init__(self, kernel: int, kernels: Iterable[int], pages: int) -> None: ...
+
+    @property
+    def epoch(self) -> int:
+        """Number of address-space operations applied here."""
+        ...
 
     def fault(self, page: int, write: bool) -> list[Effect]:
         """A local thread cannot access the page. Further faults while it is in flight only add what is wanted."""

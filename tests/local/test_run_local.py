@@ -90,6 +90,24 @@ def test_three_kernels_share_one_memory(tmp_path: Path) -> None:
     assert summary["points"][0]["verified"]
 
 
+def test_traces_of_a_real_run_replay_as_the_model_says(tmp_path: Path) -> None:
+    text = QUICK.replace("region: 1MiB", "region: 1MiB, trace: true").replace("arm: reader", "arm: writer")
+    (point,) = summary_of(run(tmp_path, text, "--json"))["points"]
+    line = command("replay", "last", "--json")
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment())
+    (told,) = summary_of(done)["points"]
+    assert (told["kernels"], told["complete"], told["divergence"]) == (["x86", "arm"], True, None)
+    assert told["messages"] == point["messages_total"]
+
+
+def test_a_point_that_failed_keeps_its_traces_too(tmp_path: Path) -> None:
+    text = QUICK.replace("region: 1MiB", "region: 1MiB, trace: true").replace("iterations: 4", "iterations: 100000")
+    done = run(tmp_path, text + "timeout_s: 1\n")
+    assert done.returncode == 3
+    (folder,) = (tmp_path / "results").glob("*/traces/1")
+    assert sorted(path.name for path in folder.iterdir()) == ["arm.jsonl", "x86.jsonl"]
+
+
 def test_points_that_need_other_machines_get_them_one_after_the_other(tmp_path: Path) -> None:
     text = QUICK + "matrix: {testbed.nodes.arm.memory: [256MiB, 512MiB], workload.array: [4KiB, 16KiB]}\nrepeat: 2\n"
     summary = summary_of(run(tmp_path, text, "--json"))

@@ -80,6 +80,12 @@ def test_a_node_that_only_suffered_does_not_hide_the_one_that_failed() -> None:
         ask(agents, "x86", "arm")
 
 
+def test_a_late_answer_is_not_taken_for_the_answer_to_the_next_question() -> None:
+    late = json.dumps({"event": "error", "op": "run", "kind": "peer", "message": "kernel 1 ended early"}).encode()
+    agents = Agents({"arm": Scripted(late + b"\n" + json.dumps(HELLO).encode() + b"\n")})
+    assert ask(agents, "arm")["arm"] == HELLO
+
+
 def test_an_agent_that_ends_shows_its_last_words() -> None:
     agents = Agents({"arm": Scripted(None, said="Traceback …\nMemoryError\n")})
     with pytest.raises(GuestError) as caught:

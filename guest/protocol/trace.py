@@ -1,0 +1,136 @@
+"""A trace of one kernel's engine: every event it was given and the effects it asked for, in order.
+
+Traces are written by the daemons of a run and read by `testbed replay`, which gives the events to an engine of its own.
+A trace is a header and entries; both are JSON, an entry is one line:
+
+    [time_us, event, arguments, effects]        [812.4, "receive", [1, [3, 0, …]], [["Zero", 0, true]]]
+
+`event` is the engine's method, `arguments` are its own; messages are lists of their fields, effects have their name in
+front. An event that the engine refused has the one effect ["Refused", why]. Times are the kernel's own.
+"""
+
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, NamedTuple, Self
+
+from guest.protocol.effects import Effect
+from guest.protocol.engine import Engine, ProtocolError
+from guest.protocol.messages import Message
+from guest.protocol.table import State
+
+TRACE_VERSION = 1
+EVENTS_MAX = 100_000
+"""Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
+
+EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch")
+"""Methods of an engine that are events."""
+
+
+class Entry(NamedTuple):
+    """One event and what came of it, as a trace has it."""
+
+    time_us: float
+    event: str
+    arguments: list[Any]
+    effects: list[list[Any]]
+
+
+def encode(effects: Iterable[Effect]) -> list[list[Any]]:
+    """Effects as a trace has them."""
+    return [
+        [type(effect).__name__, *(list(field) if isinstance(field, Message) else field for field in effect)]
+        for effect in effects
+    ]
+
+
+def happen(engine: Engine, event: str, arguments: list[Any]) -> list[list[Any]]:
+    """Give the event of an entry to the engine; returns the effects as a trace has them."""
+    if event == "receive":
+        sender, fields = arguments
+        arguments = [sender, Message(*fields)]
+    try:
+        return encode(getattr(engine, event)(*arguments))
+    except ProtocolError as error:
+        return [["Refused", str(error)]]
+
+
+class TracedEngine:
+    """An engine that is asked through this, and remembers. `now_ns` is the clock of whoever owns it."""
+
+    def __init__(self, engine: Engine, now_ns: Callable[[], int], events_max: int = EVENTS_MAX) -> None:
+        self._engine = engine
+        self._now_ns = now_ns
+        self._room = events_max
+        self._events: list[tuple[int, str, tuple[Any, ...], list[Effect] | str]] = []
+        self.dropped = 0
+        """Events that came after there was no more room."""
+
+    @property
+    def epoch(self) -> int:
+        """See `Engine.epoch`."""
+        return self._engine.epoch
+
+    def entries(self) -> list[Entry]:
+        """The whole trace, ready for JSON. Costs far more than taking it down did."""
+        found = []
+        for time_ns, event, arguments, came in self._events:
+            plain = [list(each) if isinstance(each, Message) else each for each in arguments]
+            effects = [["Refused", came]] if isinstance(came, str) else encode(came)
+            found.append(Entry(time_ns / 1e3, event, plain, effects))
+        return found
+
+    def fault(self, page: int, write: bool) -> list[Effect]:
+        """See `Engine.fault`."""
+        return self._noted("fault", page, write)
+
+    def receive(self, sender: int, message: Message) -> list[Effect]:
+        """See `Engine.receive`."""
+        return self._noted("receive", sender, message)
+
+    def abandon(self, page: int) -> list[Effect]:
+        """See `Engine.abandon`."""
+        return self._noted("abandon", page)
+
+    def peer_down(self, kernel: int) -> list[Effect]:
+        """See `Engine.peer_down`."""
+        return self._noted("peer_down", kernel)
+
+    def peer_up(self, kernel: int) -> list[Effect]:
+        """See `Engine.peer_up`."""
+        return self._noted("peer_up", kernel)
+
+    def enter_epoch(self, epoch: int) -> list[Effect]:
+        """See `Engine.enter_epoch`."""
+        return self._noted("enter_epoch", epoch)
+
+    def state(self, page: int) -> State:
+        """See `Engine.state`."""
+        return self._engine.state(page)
+
+    def pending(self, page: int) -> bool:
+        """See `Engine.pending`."""
+        return self._engine.pending(page)
+
+    def freeze(self) -> Hashable:
+        """See `Engine.freeze`."""
+        return self._engine.freeze()
+
+    def thaw(self, frozen: Any) -> Self:
+        """See `Engine.thaw`. The trace stays as it is."""
+        self._engine.thaw(frozen)
+        return self
+
+    def _noted(self, event: str, *arguments: Any) -> list[Effect]:
+        try:
+            effects: list[Effect] = getattr(self._engine, event)(*arguments)
+        except ProtocolError as error:
+            self._note(event, arguments, str(error))
+            raise
+        self._note(event, arguments, effects)
+        return effects
+
+    def _note(self, event: str, arguments: tuple[Any, ...], came: list[Effect] | str) -> None:
+        if self._room:
+            self._room -= 1
+            self._events.append((self._now_ns(), event, arguments, came))
+        else:
+            self.dropped += 1

@@ -1,0 +1,251 @@
+"""Where reality left the model: the traces of a real run, given to the engine and the invariants once more.
+
+Three questions, in this order, about every event of every kernel:
+
+1. *Could it happen?* A message must have been sent before it arrives, and arrive in the order of its link, once.
+2. *Does the engine say the same?* An engine of today, given the same events, must ask for the same effects.
+3. *Do the invariants hold?* Whatever the kernels' clocks say, the events are put in an order in which causes come
+   before effects; every such order is one that the protocol has to stand.
+"""
+
+import json
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from guest.protocol.engine import Engine
+from guest.protocol.messages import Flag, MessageName
+from guest.protocol.registry import PROTOCOLS
+from guest.protocol.table import State
+from guest.protocol.trace import EVENTS, TRACE_VERSION, Entry, happen
+from orchestrator.errors import InputError
+
+LAST_EVENTS = 8
+"""Events about the same page that a divergence is shown with."""
+_NAME, _PAGE = 0, 1
+_READABLE = (State.N, State.M, State.S)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one kernel's engine did."""
+
+    node: str
+    kernel: int
+    kernels: int
+    protocol: str
+    pages: int
+    dropped: int
+    entries: tuple[Entry, ...]
+
+
+@dataclass
+class Replay:
+    """What came of replaying one point."""
+
+    traces: Sequence[Trace]
+    events: int = 0
+    messages: int = 0
+    complete: bool = True
+    """Whether every event was replayed; false too when a trace had no room for all of them."""
+    divergence: str | None = None
+    """Where reality left the model, in words."""
+    last: list[str] = field(default_factory=list)
+    """The events before that, about the same page."""
+
+
+def read_traces(folder: Path) -> list[Trace]:
+    """The traces of one point, by kernel. Raises InputError."""
+    traces = sorted((_read_trace(path) for path in folder.glob("*.jsonl")), key=lambda trace: trace.kernel)
+    if not traces:
+        raise InputError(
+            f"{folder}: found no traces", "run with `trace: true` under `coherency` in the experiment file"
+        )
+    expected = list(range(traces[0].kernels))
+    if [trace.kernel for trace in traces] != expected or len({(t.protocol, t.pages) for t in traces}) != 1:
+        found = ", ".join(f"{trace.node} is kernel {trace.kernel} of {trace.kernels}" for trace in traces)
+        raise InputError(f"{folder}: found {found}, expected one trace of each of {len(expected)} kernels")
+    return traces
+
+
+def _read_trace(path: Path) -> Trace:
+    entries: list[Entry] = []
+    header: dict[str, Any] | None = None
+    try:
+        with path.open(encoding="utf-8") as lines:
+            header = _header(json.loads(next(lines, "null")))
+            for line in lines:
+                time_us, event, arguments, effects = json.loads(line)
+                if event not in EVENTS:
+                    raise ValueError(f"event {event!r}")
+                entries.append(Entry(time_us, event, arguments, effects))
+        return Trace(**header, entries=tuple(entries))
+    except (OSError, ValueError, TypeError) as error:
+        line_number = 1 if header is None else len(entries) + 2
+        raise InputError(f"{path}:{line_number}: found {error}, expected a trace of an engine") from None
+
+
+def _header(fields: Any) -> dict[str, Any]:
+    version = fields.pop("version", None) if isinstance(fields, dict) else None
+    if version != TRACE_VERSION:
+        raise ValueError(f"a trace of version {version}, this side reads {TRACE_VERSION}")
+    if fields.get("protocol") not in PROTOCOLS:
+        raise ValueError(f"protocol {fields.get('protocol')!r}, known: {', '.join(PROTOCOLS)}")
+    return dict(fields)
+
+
+def replay(traces: Sequence[Trace]) -> Replay:
+    """Replay the traces of all kernels of one point together."""
+    result = Replay(traces, complete=not any(trace.dropped for trace in traces))
+    world = _World(traces)
+    try:
+        while world.step():
+            pass
+        if result.complete:
+            world.check_all_happened()
+    except _Diverged as diverged:
+        result.divergence = str(diverged)
+        result.complete = False
+        result.last = world.last(diverged.page)
+    result.events, result.messages = world.events, world.messages
+    return result
+
+
+class _Diverged(Exception):
+    def __init__(self, what: str, page: int | None = None) -> None:
+        super().__init__(what)
+        self.page = page
+
+
+class _World:
+    """Engines, and messages in flight between them."""
+
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        kernels = range(len(traces))
+        first = traces[0]
+        self._traces = traces
+        self._engines: list[Engine] = [PROTOCOLS[first.protocol](kernel, kernels, first.pages) for kernel in kernels]
+        self._next = [0] * len(traces)
+        self._links: dict[tuple[int, int], deque[list[Any]]] = {
+            (sender, to): deque() for sender in kernels for to in kernels if sender != to
+        }
+        self._data_in_flight: dict[int, int] = {}
+        """Copies on their way, by page."""
+        self._told: dict[int, deque[str]] = {}
+        self._turn = 0
+        self.events = self.messages = 0
+
+    def step(self) -> bool:
+        """Let the next kernel go on whose next event can happen now; false when there is none."""
+        for _ in self._traces:
+            kernel, self._turn = self._turn, (self._turn + 1) % len(self._traces)
+            entries, index = self._traces[kernel].entries, self._next[kernel]
+            if index < len(entries) and self._may_happen(kernel, entries[index]):
+                self._next[kernel] += 1
+                self._happen(kernel, entries[index])
+                return True
+        return False
+
+    def check_all_happened(self) -> None:
+        """Whoever still has events waits for a message that nobody sent."""
+        for kernel, (trace, index) in enumerate(zip(self._traces, self._next, strict=True)):
+            if index < len(trace.entries):
+                entry = trace.entries[index]
+                what = f"event {index + 1} of {trace.node}, {_show(entry)}, but nobody had sent that"
+                raise _Diverged(what, _page(entry) if entry.event != "receive" else entry.arguments[1][_PAGE])
+            assert index == len(trace.entries), f"kernel {kernel} went past its trace"
+
+    def last(self, page: int | None) -> list[str]:
+        """The last events about the page."""
+        return list(self._told.get(page, ())) if page is not None else []
+
+    def _may_happen(self, kernel: int, entry: Entry) -> bool:
+        if entry.event != "receive":
+            return True
+        sender, message = entry.arguments
+        link = self._links[sender, kernel]
+        if not link:
+            return False
+        if link[0] != _without_slot(message):
+            what = f"{self._traces[kernel].node} received {_message(message)} from kernel {sender}"
+            raise _Diverged(f"{what}, but next on that link was {_message(link[0])}", message[_PAGE])
+        return True
+
+    def _happen(self, kernel: int, entry: Entry) -> None:
+        trace, page = self._traces[kernel], _page(entry)
+        if entry.event == "receive":
+            sender, message = entry.arguments
+            self._links[sender, kernel].popleft()
+            if message[_NAME] == MessageName.PAGE_DATA:
+                self._data_in_flight[page] -= 1
+        self.events += 1
+        told = self._told.setdefault(page, deque(maxlen=LAST_EVENTS))
+        told.append(f"{trace.node}: {_show(entry)}: {_effects(entry.effects)}")
+        effects = happen(self._engines[kernel], entry.event, entry.arguments)
+        if effects != entry.effects:
+            where = f"event {self._next[kernel]} of {trace.node}, {_show(entry)}"
+            raise _Diverged(f"{where}: it did {_effects(entry.effects)}, the engine says {_effects(effects)}", page)
+        for effect in effects:
+            if effect[0] == "Send":
+                self._send(kernel, effect[1], effect[2])
+        self._check(page)
+
+    def _send(self, kernel: int, to: int, message: list[Any]) -> None:
+        self.messages += 1
+        self._links[kernel, to].append(_without_slot(message))
+        if message[_NAME] == MessageName.PAGE_DATA:
+            self._data_in_flight[message[_PAGE]] = self._data_in_flight.get(message[_PAGE], 0) + 1
+
+    def _check(self, page: int) -> None:
+        if not 0 <= page < self._traces[0].pages:
+            return
+        states = [engine.state(page) for engine in self._engines]
+        writable = [kernel for kernel, state in enumerate(states) if state in (State.N, State.M)]
+        if not writable:
+            return
+        shown = ", ".join(f"{trace.node} {state.name}" for trace, state in zip(self._traces, states, strict=True))
+        if sum(state in _READABLE for state in states) > 1:
+            raise _Diverged(
+                f"invariant 1: page {page} is writable in one kernel and readable in another: {shown}", page
+            )
+        if states[writable[0]] is State.N and self._data_in_flight.get(page, 0):
+            raise _Diverged(f"invariant 3: page {page} is in N though a copy is on its way: {shown}", page)
+
+
+def _without_slot(message: list[Any]) -> list[Any]:
+    """The slot is the ring's: the engine that sends does not know it."""
+    return [*message[:-1], 0]
+
+
+def _page(entry: Entry) -> int:
+    """The page that the event is about; -1 for what is about all of them."""
+    if entry.event == "receive":
+        return int(entry.arguments[1][_PAGE])
+    return int(entry.arguments[0]) if entry.event in ("fault", "abandon") else -1
+
+
+def _show(entry: Entry) -> str:
+    if entry.event == "receive":
+        return f"received {_message(entry.arguments[1])} from kernel {entry.arguments[0]}"
+    if entry.event == "fault":
+        page, write = entry.arguments
+        return f"a thread faulted on page {page}, to {'write' if write else 'read'}"
+    return f"{entry.event} {', '.join(map(str, entry.arguments))}"
+
+
+def _message(fields: list[Any]) -> str:
+    name, page, request, flags, version = fields[:5]
+    said = "|".join(flag.name or "" for flag in Flag(flags))
+    return f"{MessageName(name).name}{f' {said}' if said else ''} page {page} request {request} version {version}"
+
+
+def _effects(effects: list[list[Any]]) -> str:
+    shown = []
+    for name, *fields in effects:
+        if name == "Send":
+            shown.append(f"send {_message(fields[1])} to kernel {fields[0]}")
+        else:
+            shown.append(" ".join([name.lower(), *map(str, fields[1:] if name != "Refused" else fields)]))
+    return "; ".join(shown) or "nothing"

@@ -1,0 +1,194 @@
+"""Traces of engines, replayed: what agrees with the model, and every way of leaving it."""
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from guest.protocol.effects import Effect
+from guest.protocol.engine import Engine, ProtocolError
+from guest.protocol.messages import Message, MessageName
+from guest.protocol.page import Page
+from guest.protocol.registry import PROTOCOLS
+from guest.protocol.trace import Entry, TracedEngine
+from guest.protocol.voting import VotingEngine
+from orchestrator.checker.rehearsal import Rehearsal
+from orchestrator.cli import app
+from orchestrator.errors import InputError
+from orchestrator.replay import Trace, read_traces, replay
+from orchestrator.results import RunDirectory
+
+PAGES = 2
+
+
+class Hasty(VotingEngine):
+    """Writes a shared page without asking anybody."""
+
+    def _start_vote(self, page: Page, effects: list[Effect]) -> None:
+        self._win(page, effects)
+
+
+def traced(kernels: int, engine: type[Engine] = VotingEngine, events_max: int = 1000) -> list[TracedEngine]:
+    """What `kernels` engines did while all of them read and wrote two pages."""
+    clock = itertools.count(1_000)
+    system = Rehearsal(kernels, PAGES, engine)
+    engines = [TracedEngine(each, lambda: next(clock), events_max) for each in system.engines]
+    system.engines = list(engines)
+    for page in range(PAGES):
+        for kernel in range(kernels):
+            system.access(kernel, page, write=False)
+            system.settle()
+        for kernel in range(kernels):
+            system.access(kernel, page, write=True)
+        system.settle()
+    return engines
+
+
+def traces_of(engines: list[TracedEngine], protocol: str = "voting") -> list[Trace]:
+    """As they come back from JSON."""
+    return [
+        Trace(
+            node=f"node{kernel}",
+            kernel=kernel,
+            kernels=len(engines),
+            protocol=protocol,
+            pages=PAGES,
+            dropped=engine.dropped,
+            entries=tuple(Entry(*json.loads(json.dumps(entry))) for entry in engine.entries()),
+        )
+        for kernel, engine in enumerate(engines)
+    ]
+
+
+def changed(traces: list[Trace], kernel: int, change: Callable[[list[Entry]], None]) -> list[Trace]:
+    entries = list(traces[kernel].entries)
+    change(entries)
+    return [
+        Trace(**{**vars(trace), "entries": tuple(entries)}) if trace.kernel == kernel else trace for trace in traces
+    ]
+
+
+@pytest.mark.parametrize("kernels", [2, 3, 5])
+def test_what_the_engines_did_is_what_the_model_says(kernels: int) -> None:
+    traces = traces_of(traced(kernels))
+    result = replay(traces)
+    assert (result.divergence, result.complete) == (None, True)
+    assert result.events == sum(len(trace.entries) for trace in traces)
+    assert result.messages == sum(
+        effect[0] == "Send" for trace in traces for e in trace.entries for effect in e.effects
+    )
+
+
+def test_an_effect_that_the_engine_would_not_ask_for_is_named_with_what_went_before() -> None:
+    def spoil(entries: list[Entry]) -> None:
+        index = next(i for i, entry in enumerate(entries) if ["Protect", 0] in entry.effects)
+        effects = [effect for effect in entries[index].effects if effect[0] != "Protect"]
+        entries[index] = entries[index]._replace(effects=effects)
+
+    result = replay(changed(traces_of(traced(2)), 0, spoil))
+    assert result.divergence is not None
+    assert "of node0, received PAGE_REQUEST" in result.divergence
+    assert "it did send PAGE_DATA" in result.divergence
+    assert "the engine says protect; send PAGE_DATA" in result.divergence
+    assert not result.complete
+    assert any("a thread faulted on page 0" in line for line in result.last)
+
+
+def test_a_message_that_nobody_sent_is_found() -> None:
+    def forge(entries: list[Entry]) -> None:
+        index = max(i for i, entry in enumerate(entries) if entry.event == "receive")
+        entries.append(entries[index])
+
+    result = replay(changed(traces_of(traced(2)), 0, forge))
+    assert result.divergence is not None
+    assert "but nobody had sent that" in result.divergence
+
+
+def test_a_message_that_never_arrived_is_found_by_the_next_one_on_its_link() -> None:
+    def lose(entries: list[Entry]) -> None:
+        del entries[next(i for i, entry in enumerate(entries) if entry.event == "receive")]
+
+    result = replay(changed(traces_of(traced(2)), 0, lose))
+    assert result.divergence is not None
+    assert "but next on that link was" in result.divergence
+
+
+def test_engines_that_break_an_invariant_are_found_though_they_agree_with_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, "hasty", Hasty)
+    result = replay(traces_of(traced(2, Hasty), "hasty"))
+    assert result.divergence is not None
+    assert "invariant 1: page 0 is writable in one kernel and readable in another" in result.divergence
+
+
+def test_what_an_engine_refused_is_part_of_its_trace() -> None:
+    engine = TracedEngine(VotingEngine(0, range(2), PAGES), lambda: 0)
+    with pytest.raises(ProtocolError):
+        engine.receive(1, Message(MessageName.VOTE, PAGES))
+    ((_, event, _, effects),) = engine.entries()
+    assert event == "receive"
+    assert effects[0][0] == "Refused"
+
+
+def test_a_trace_without_room_says_how_much_is_missing_and_replays_as_far_as_it_goes() -> None:
+    engines = traced(2, events_max=10)
+    assert all(engine.dropped > 0 for engine in engines)
+    result = replay(traces_of(engines))
+    assert (result.divergence, result.complete) == (None, False)
+    assert 10 <= result.events <= 20
+
+
+def kept(tmp_path: Path) -> Path:
+    directory = RunDirectory.create(tmp_path / "results", "traced")
+    (directory.path / "run.json").write_text('{"outcome": "passed"}')
+    for kernel, engine in enumerate(traced(2)):
+        header = {"version": 1, "protocol": "voting", "kernel": kernel, "kernels": 2, "pages": PAGES, "dropped": 0}
+        directory.keep_trace(0, f"node{kernel}", header, engine.entries())
+    return directory.path
+
+
+def test_traces_are_read_as_they_were_kept(tmp_path: Path) -> None:
+    assert read_traces(kept(tmp_path) / "traces" / "1") == traces_of(traced(2))
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "found"),
+    [
+        (1, '{"version": 2}', "a trace of version 2, this side reads 1"),
+        (1, '{"version": 1, "protocol": "gossip"}', "protocol 'gossip', known: "),
+        (3, '[1.0, "explode", [], []]', "event 'explode'"),
+        (3, '[1.0, "fault", [0', "Expecting"),
+    ],
+)
+def test_a_trace_that_is_none_is_refused_with_its_line(tmp_path: Path, line: int, text: str, found: str) -> None:
+    folder = kept(tmp_path) / "traces" / "1"
+    path = folder / "node1.jsonl"
+    lines = path.read_text().splitlines()
+    lines[line - 1] = text
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError) as caught:
+        read_traces(folder)
+    assert str(caught.value).startswith(f"{path}:{line}: found {found}")
+
+
+def test_a_missing_kernel_is_named(tmp_path: Path) -> None:
+    folder = kept(tmp_path) / "traces" / "1"
+    (folder / "node0.jsonl").unlink()
+    with pytest.raises(InputError, match="found node1 is kernel 1 of 2, expected one trace of each of 2 kernels"):
+        read_traces(folder)
+
+
+def test_the_command_prints_a_line_a_point_or_json(tmp_path: Path) -> None:
+    directory = str(kept(tmp_path))
+    done = CliRunner().invoke(app, ["replay", directory])
+    assert done.exit_code == 0
+    assert "messages: as the model says" in done.stdout
+    (point,) = json.loads(CliRunner().invoke(app, ["replay", directory, "--json"]).stdout)["points"]
+    assert (point["point"], point["kernels"], point["divergence"]) == (1, ["node0", "node1"], None)
+    refused = CliRunner().invoke(app, ["replay", directory, "--point", "2"])
+    assert isinstance(refused.exception, InputError)
+    assert "found no trace of point 2, expected one of 1" in str(refused.exception)
