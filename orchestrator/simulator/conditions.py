@@ -1,4 +1,4 @@
-"""The delays and faults a simulation is put under, read from the words of the command line and written as them again."""
+"""The delays and faults a simulation is put under, read from a command line and written as one again."""
 
 import re
 from collections.abc import Sequence
@@ -8,7 +8,6 @@ from orchestrator.errors import InputError
 from orchestrator.vocabulary import nearest
 
 KERNELS_MAX = 1000
-SEEDS_MAX = 1_000_000
 DELAY_MAX_US = 60_000_000
 
 

@@ -1,8 +1,8 @@
 """The memory of every kernel, page by page, and what must be true of all of them together at every step.
 
-Checked where a page changes, for that page alone, with masks of kernels: (1) where it is writable, it is readable nowhere
-else; (2) what becomes readable is what was stored last; and, as in the model checker, that effects fit the memory they
-are carried out on. A thread's load is compared with what the workload expects besides, by whoever runs the thread.
+Checked where a page changes, for that page alone, with masks of kernels: (1) where it is writable, it is readable
+nowhere else; (2) what becomes readable is what was stored last; and, as in the model checker, that effects fit the
+memory they are carried out on. What a thread loads is besides compared with what the workload expects, in `world`.
 """
 
 from guest.protocol import effects as fx

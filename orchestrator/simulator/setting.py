@@ -11,8 +11,8 @@ from orchestrator.experiment import Experiment
 from orchestrator.run import kernels_of
 
 Content = tuple[int, ...]
-"""What a page holds: for every writer, the number of the iteration (from 1) it stored last; 0 before that. Writers never
-store to each other's elements, so this says what each element is."""
+"""What a page holds: for every writer, the number of the iteration (from 1) it stored last; 0 before that. Writers
+never store to each other's elements, so this says what each element is."""
 
 
 class Access(NamedTuple):
@@ -37,7 +37,7 @@ class Setting:
 
     @classmethod
     def of(cls, experiment: Experiment, kernels: int | None = None) -> "Setting":
-        """What the file describes; with `kernels`, so many of them, which take the roles of the file's nodes in turn."""
+        """What the file describes; with `kernels`, so many of them, with the roles of the file's nodes in turn."""
         assert experiment.coherency is not None
         assert experiment.workload is not None
         nodes = kernels_of(experiment)

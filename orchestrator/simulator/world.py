@@ -1,11 +1,11 @@
-"""A discrete-event simulator of kernels that share memory: virtual time, one heap of events, one seeded source of chance.
+"""A discrete-event simulator of kernels that share memory: virtual time, a heap of events, one seeded source of chance.
 
 A kernel handles one thing at a time, as the daemon does: faults and messages queue in its inbox, and all effects of one
 are carried out before the next. A woken thread makes its access in that very moment, which is the daemon's duty too.
 """
 
 import heapq
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
@@ -31,7 +31,7 @@ HEARTBEAT_NS = 1_000_000_000
 DETECTION_NS = 3_000_000_000
 """From a kernel's death until others hear of it: three heartbeats that did not come."""
 IDLE_EVENTS = 100_000
-"""Events without any access, beside those a first touch by all kernels takes, after which nothing is going on any more."""
+"""Events without any access, beside those of a first touch by all kernels, after which no thread gets on any more."""
 
 
 class Parcel(NamedTuple):
@@ -116,8 +116,8 @@ class World:
         self.mismatch: Mismatch | None = None
         self.lost: list[Lost] = []
         self.last: deque[Event] = deque(maxlen=LAST)
-        self.counts: list[int] = []
-        """Protocol messages sent until the barriers, in order."""
+        self.counts: list[dict[str, int]] = []
+        """At each barrier: the messages sent until then, by name."""
         self.died: list[int] = []
         self._setting = setting
         self._log = log
@@ -176,6 +176,17 @@ class World:
             self.failure = Violation("protocol", error.message)
         except Violation as violation:
             self.failure = violation
+
+    def sent(self) -> dict[str, int]:
+        """The messages of all kernels so far, by name."""
+        total: Counter[str] = Counter()
+        for each in self.sent_by_each():
+            total.update(each)
+        return dict(total)
+
+    def sent_by_each(self) -> list[dict[str, int]]:
+        """The messages of every kernel so far, by name."""
+        return [{MessageName(name).name: number for name, number in kernel.sent.items()} for kernel in self.kernels]
 
     _accessed = 0
     """`handled` when a thread last accessed something."""
@@ -246,7 +257,7 @@ class World:
         """The harness's, so without messages: all living threads are released once all are there."""
         if len(self._arrived) < len(self._running):
             return
-        self.counts.append(sum(sum(kernel.sent.values()) for kernel in self.kernels))
+        self.counts.append(self.sent())
         arrived, self._arrived = self._arrived, []
         released = {kernel.number: self.now_ns + self._network.delay_ns() for kernel in self.kernels}
         for thread in arrived:
@@ -286,9 +297,10 @@ class World:
         item = kernel.inbox.popleft()
         kernel.free_ns = self.now_ns
         kernel.awake = False
-        content = None
+        content: Content | None = None
         match item:
-            case Parcel(sender, message, content):
+            case Parcel(sender, message, _):
+                content = item.content
                 self._note(kernel.number, "receives", message.page, sender, message)
                 effects = kernel.engine.receive(sender, message)
             case Fault(page, write):
@@ -360,7 +372,10 @@ class World:
     def _stuck(self, why: str) -> Violation:
         names = self._setting.names
         waits = [
-            f"{names[kernel.number]} waits for page {page}" for kernel in self.kernels if kernel.alive for page in sorted(kernel.waiting)
+            f"{names[kernel.number]} waits for page {page}"
+            for kernel in self.kernels
+            if kernel.alive
+            for page in sorted(kernel.waiting)
         ]
         return Violation("no progress", f"{why}: {', '.join(waits[:4]) or 'threads wait at the barrier'}")
 
