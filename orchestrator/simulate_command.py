@@ -14,7 +14,7 @@ from orchestrator.progress import Progress
 from orchestrator.run import describe
 from orchestrator.run_command import check_runnable
 from orchestrator.simulator import growth
-from orchestrator.simulator.conditions import Conditions
+from orchestrator.simulator.conditions import Conditions, parse_range
 from orchestrator.simulator.memory import Violation
 from orchestrator.simulator.render import render_growth, render_series
 from orchestrator.simulator.series import Series, Simulated
@@ -57,16 +57,19 @@ def simulate_file(
         raise _ended(series, simulations[-1])
 
 
-def show_growth(kernels: range, *, seed: int, plot: Path | None, as_json: bool, quiet: bool) -> None:
+def show_growth(kernels: str | None, *, seed: int, plot: Path | None, as_json: bool, quiet: bool) -> None:
     """Count messages with more and more kernels. Raises CheckFailed where they are not what the formulas say."""
+    numbers = parse_range("--kernels", kernels or f"2..{growth.KERNELS_MAX}", 2, growth.KERNELS_MAX)
+    if plot is not None and not plot.parent.is_dir():
+        raise _unwritable(plot, "no such folder")
     costs: list[growth.Cost] = []
     with Progress(quiet=quiet) as progress, progress.step("counting messages", announced=False):
         try:
-            for cost in growth.growth(growth.steps_of(kernels), seed):
+            for cost in growth.growth(growth.steps_of(numbers), seed):
                 costs.append(cost)
-                progress.now(f"counting messages: {cost.kernels} of {kernels[-1]} kernels, {cost.load}")
+                progress.now(f"counting messages: {cost.kernels} of {numbers[-1]} kernels, {cost.load}")
         except Violation as violation:
-            again = f"testbed simulate --growth --kernels {kernels[0]}..{kernels[-1]} --seed {seed}"
+            again = f"testbed simulate --growth --kernels {numbers[0]}..{numbers[-1]} --seed {seed}"
             raise CheckFailed(f"{violation.kind}: {violation.message}", f"repeat it with: {again}") from None
     if plot is not None:
         from orchestrator.simulator.plot import draw
@@ -119,9 +122,13 @@ def _opened(path: Path | None) -> Iterator[IO[str] | None]:
     try:
         file = path.open("w", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}", "name a file in a folder that exists") from None
+        raise _unwritable(path, str(error.strerror)) from None
     with file:
         yield file
+
+
+def _unwritable(path: Path, why: str) -> InputError:
+    return InputError(f"cannot write {path}: {why}", "name a file in a folder that exists")
 
 
 def _write_json(document: dict[str, Any]) -> None:

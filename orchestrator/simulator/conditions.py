@@ -79,8 +79,19 @@ def parse_range(option: str, word: str, least: int, most: int) -> range:
     return range(first, last + 1)
 
 
-def parse_kernels(word: str) -> int:
-    """A number of kernels."""
+def parse_seeds(first: int | None, number: int | None, word: str | None) -> range:
+    """`A..B`, or so many from the first one on."""
+    if word is None:
+        return range(first or 0, (first or 0) + (number or 1))
+    if first is not None or number is not None:
+        raise InputError("--seeds: found with --seed or --repeat, expected one way to say it", "take one of them away")
+    return parse_range("--seeds", word, 0, 10**9)
+
+
+def parse_kernels(word: str | None) -> int | None:
+    """A number of kernels, if one is wanted."""
+    if word is None:
+        return None
     if not re.fullmatch(r"\d{1,9}", word) or not 1 <= int(word) <= KERNELS_MAX:
         raise _wrong("--kernels", word, f"a whole number from 1 to {KERNELS_MAX}")
     return int(word)

@@ -5,6 +5,8 @@ nowhere else; (2) what becomes readable is what was stored last; and, as in the 
 memory they are carried out on. What a thread loads is besides compared with what the workload expects, in `world`.
 """
 
+from collections.abc import Sequence
+
 from guest.protocol import effects as fx
 from orchestrator.simulator.setting import Content
 
@@ -32,7 +34,8 @@ class StaleCopy(Exception):
 class Truth:
     """What all living kernels may do with each page, and what was stored to it last."""
 
-    def __init__(self, pages: int, blank: Content) -> None:
+    def __init__(self, names: Sequence[str], pages: int, blank: Content) -> None:
+        self.names = names
         self.readable = [0] * pages
         """Masks of kernels; who may write may read."""
         self.writable = [0] * pages
@@ -132,8 +135,12 @@ class Memory:
         else:
             truth.writable[page] &= ~bit
         if truth.writable[page] and truth.readable[page] != truth.writable[page]:
-            raise Violation("two copies", f"page {page} is writable in one kernel and readable in another")
+            writers, readers = (self._list(mask) for mask in (truth.writable[page], truth.readable[page]))
+            raise Violation("two copies", f"page {page} is writable in {writers} and readable in {readers}")
+
+    def _list(self, kernels: int) -> str:
+        return ", ".join(name for number, name in enumerate(self._truth.names) if kernels >> number & 1)
 
     def _expect(self, holds: bool, page: int, otherwise: str) -> None:
         if not holds:
-            raise Violation("memory", f"page {page} {otherwise}")
+            raise Violation("memory", f"node {self._truth.names[self._kernel]}, page {page}: {otherwise}")

@@ -12,7 +12,8 @@ _COLORS = {
     Load.AT_ONCE: "#d55e00",
 }
 """Told apart by people who see colours differently, too (Okabe and Ito); the markers differ as well."""
-_MARKERS = {Load.ALL_READ: "o", Load.ONE_WRITES: "s", Load.IN_TURN: "^", Load.AT_ONCE: "D"}
+_MARKERS = {Load.ALL_READ: ("o", 9), Load.ONE_WRITES: ("s", 5), Load.IN_TURN: ("^", 5), Load.AT_ONCE: ("D", 5)}
+"""And their sizes: in the first iteration, two of them lie on each other."""
 
 
 def draw(costs: Sequence[Cost]) -> str:
@@ -26,17 +27,18 @@ def draw(costs: Sequence[Cost]) -> str:
         first, each = figure.subplots(1, 2, sharey=True)
         for load in Load:
             own = [cost for cost in costs if cost.load is load]
+            marker, size = _MARKERS[load]
             kernels = [cost.kernels for cost in own]
             for axes, counted, formula in (
                 (first, [cost.first for cost in own], [cost.first_formula for cost in own]),
                 (each, [cost.each for cost in own], [cost.each_formula for cost in own]),
             ):
                 axes.plot(kernels, formula, color=_COLORS[load], linewidth=1)
-                axes.plot(kernels, counted, _MARKERS[load], color=_COLORS[load], markersize=5, label=str(load))
+                axes.plot(kernels, counted, marker, color=_COLORS[load], markersize=size, label=str(load))
         for axes, title in ((first, "first iteration"), (each, "each later iteration")):
             axes.set_xscale("log", base=2)
             axes.set_yscale("symlog", linthresh=1)
-            axes.set_ylim(bottom=-0.3)
+            axes.set_ylim(-0.3, 2 * max(cost.first for cost in costs))
             ticks = sorted({cost.kernels for cost in costs})
             axes.set_xticks(ticks, [str(tick) for tick in ticks])
             axes.minorticks_off()

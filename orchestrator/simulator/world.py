@@ -58,10 +58,9 @@ class Death(NamedTuple):
 class Thread:
     """One thread: where it is in its steps."""
 
-    def __init__(self, kernel: "Kernel", number: int, role: str, writer: int, steps: Iterator[Access | None]) -> None:
+    def __init__(self, kernel: "Kernel", number: int, writer: int, steps: Iterator[Access | None]) -> None:
         self.kernel = kernel
         self.number = number
-        self.role = role
         self.writer = writer
         """Its place among the writers; -1 for others."""
         self.steps = steps
@@ -119,6 +118,8 @@ class World:
         self.counts: list[dict[str, int]] = []
         """At each barrier: the messages sent until then, by name."""
         self.died: list[int] = []
+        self._accessed = 0
+        """`handled` when a thread last accessed something."""
         self._setting = setting
         self._log = log
         self._heap: list[tuple[int, int, Callable[..., None], tuple[object, ...]]] = []
@@ -126,7 +127,7 @@ class World:
         self._network = Network(conditions, len(setting.names), Random(seed))
         writers = setting.writers()
         blank = (0,) * len(writers)
-        self._truth = Truth(setting.array.pages, blank)
+        self._truth = Truth(setting.names, setting.array.pages, blank)
         self._extents = {extent.page: extent for extent in setting.array.extents()}
         self._stores = {
             page: [w for w in range(len(writers)) if first_of(extent, w, len(writers)) < extent.end]
@@ -137,26 +138,29 @@ class World:
         """Writers that died: nobody knows which of their stores were to be seen."""
         self._arrived: list[Thread] = []
         self._running: list[Thread] = []
-        slow = dict(conditions.slow)
-        numbers = range(len(setting.names))
-        self.kernels = [
-            Kernel(
-                number,
-                setting.engine(number, numbers, setting.array.pages),
-                Memory(number, setting.array.pages, blank, self._truth),
-                slow.get(setting.names[number], 1.0),
-            )
-            for number in numbers
-        ]
-        for kernel, roles in zip(self.kernels, setting.roles, strict=True):
-            for number, role in enumerate(roles):
-                writer = writers.index((kernel.number, number)) if role == "writer" else -1
-                thread = Thread(kernel, number, role, writer, setting.steps(role, writer, len(writers)))
-                kernel.threads.append(thread)
-                self._running.append(thread)
-                self._at(0, self._go_on, thread)
+        self.kernels = [self._kernel(number, dict(conditions.slow), blank) for number in range(len(setting.names))]
+        for kernel in self.kernels:
+            self._start(kernel, writers)
         for name, at_us in conditions.kills:
             self._at(at_us * 1000, self._die, self.kernels[setting.names.index(name)])
+
+    def _kernel(self, number: int, slow: dict[str, float], blank: Content) -> Kernel:
+        setting = self._setting
+        pages = setting.array.pages
+        return Kernel(
+            number,
+            setting.engine(number, range(len(setting.names)), pages),
+            Memory(number, pages, blank, self._truth),
+            slow.get(setting.names[number], 1.0),
+        )
+
+    def _start(self, kernel: Kernel, writers: list[tuple[int, int]]) -> None:
+        for number, role in enumerate(self._setting.roles[kernel.number]):
+            writer = writers.index((kernel.number, number)) if role == "writer" else -1
+            thread = Thread(kernel, number, writer, self._setting.steps(role, writer, len(writers)))
+            kernel.threads.append(thread)
+            self._running.append(thread)
+            self._at(0, self._go_on, thread)
 
     def run(self) -> None:
         """Until nothing happens any more, or something is wrong: that is `failure`."""
@@ -187,9 +191,6 @@ class World:
     def sent_by_each(self) -> list[dict[str, int]]:
         """The messages of every kernel so far, by name."""
         return [{MessageName(name).name: number for name, number in kernel.sent.items()} for kernel in self.kernels]
-
-    _accessed = 0
-    """`handled` when a thread last accessed something."""
 
     def _at(self, time_ns: int, call: Callable[..., None], *arguments: object) -> None:
         heapq.heappush(self._heap, (time_ns, next(self._number), call, arguments))
