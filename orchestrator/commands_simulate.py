@@ -10,7 +10,7 @@ from orchestrator.errors import InputError
 File = Annotated[Path | None, typer.Argument(metavar="FILE", help="An experiment file (YAML).")]
 Seed = Annotated[int | None, typer.Option(min=0, max=1 << 62, help="Where chance begins; 0, if not said.")]
 Seeds = Annotated[str | None, typer.Option(metavar="A..B", help="Many seeds, up to the first that shows a failure.")]
-Repeat = Annotated[int | None, typer.Option(min=1, max=1_000_000, help="So many seeds, beginning with --seed.")]
+Repeat = Annotated[int | None, typer.Option(min=1, max=100_000, help="So many seeds, beginning with --seed.")]
 Point = Annotated[int | None, typer.Option(min=1, help="This point of the file alone; they count from 1.")]
 Kernels = Annotated[
     str | None, typer.Option(metavar="N", help="N kernels with the nodes' roles in turn; A..B with --growth.")
@@ -54,7 +54,7 @@ def simulate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    r"""Run an experiment on the protocol's engines alone: seeded, in virtual time, without a process or a machine.
+    """Run an experiment on the protocol's engines alone: seeded, in virtual time, without a process or a machine.
 
     The same seed and options give the same bytes. A failure ends with the command that repeats it.
 

@@ -8,6 +8,8 @@ from orchestrator.errors import InputError
 from orchestrator.vocabulary import nearest
 
 KERNELS_MAX = 1000
+SEEDS_MAX = 100_000
+"""In one command: what came of each is kept until the end."""
 DELAY_MAX_US = 60_000_000
 
 
@@ -85,7 +87,10 @@ def parse_seeds(first: int | None, number: int | None, word: str | None) -> rang
         return range(first or 0, (first or 0) + (number or 1))
     if first is not None or number is not None:
         raise InputError("--seeds: found with --seed or --repeat, expected one way to say it", "take one of them away")
-    return parse_range("--seeds", word, 0, 10**9)
+    seeds = parse_range("--seeds", word, 0, 10**9)
+    if len(seeds) > SEEDS_MAX:
+        raise _wrong("--seeds", word, f"at most {SEEDS_MAX} of them")
+    return seeds
 
 
 def parse_kernels(word: str | None) -> int | None:

@@ -136,6 +136,7 @@ def test_a_kill_that_comes_too_late_is_mentioned(testbed: CommandLine) -> None:
         ("pair.yaml --kernels 2..4", "--kernels: found '2..4', expected a whole number"),
         ("pair.yaml --kernels 4 --slow arm=2", "with --kernels N they are named k0, k1"),
         ("pair.yaml --seeds 5", "--seeds: found '5', expected A..B"),
+        ("pair.yaml --seeds 1..200000", "expected at most 100000 of them"),
         ("pair.yaml --seeds 1..2 --seed 1", "--seeds: found with --seed"),
         ("pair.yaml --point 2", "--point: found 2, but pair.yaml has 1 point"),
         ("pair.yaml --log nowhere/events.jsonl", "cannot write nowhere/events.jsonl"),
