@@ -14,7 +14,14 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from images.errors import Failure
-from orchestrator import commands_bench, commands_image, commands_replay, commands_results, commands_testbed
+from orchestrator import (
+    commands_bench,
+    commands_image,
+    commands_replay,
+    commands_results,
+    commands_simulate,
+    commands_testbed,
+)
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
 from orchestrator.signals import signals_raise
 
@@ -148,6 +155,7 @@ def schema() -> None:
 commands_testbed.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
+commands_simulate.add_to(app)
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")
 

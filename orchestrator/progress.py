@@ -99,6 +99,11 @@ class Progress:
                 self._doing = outer
                 self._show()
 
+    def now(self, doing: str) -> None:
+        """What the step is at by now."""
+        with self._lock:
+            self._doing = doing
+
     def _show(self) -> None:
         if not self._live:
             return

@@ -35,7 +35,7 @@ def run_file(
 ) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
     plan = load(file)
-    _check_runnable(plan)
+    check_runnable(plan)
     directory = RunDirectory.create(results, plan.name)
     with Progress(quiet=quiet, verbose=verbose) as progress:
         record = Record(plan, stage, directory, progress)
@@ -58,7 +58,8 @@ def run_file(
             _print(record, as_json, quiet)
 
 
-def _check_runnable(plan: Plan) -> None:
+def check_runnable(plan: Plan) -> None:
+    """Raise InputError if there is nothing to run in some point."""
     for point in plan.points:
         if point.experiment.coherency is None or point.experiment.workload is None:
             raise InputError(

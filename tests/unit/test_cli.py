@@ -23,7 +23,7 @@ def command_line(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 COMMANDS = [
     ["run"], ["up"], ["ps"], ["ssh"], ["down"], ["validate"], ["schema"],
-    ["image", "list"], ["image", "build"], ["results", "show"],
+    ["simulate"], ["image", "list"], ["image", "build"], ["results", "show"],
 ]  # fmt: skip
 
 
