@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import CheckFailed, InputError, RunEnded
+from orchestrator.parameters import describe
 from orchestrator.plan import load
 from orchestrator.progress import Progress
-from orchestrator.run import describe
 from orchestrator.run_command import check_runnable
 from orchestrator.simulator import growth
 from orchestrator.simulator.conditions import Conditions, parse_range

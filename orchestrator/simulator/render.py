@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from orchestrator.run import describe
+from orchestrator.parameters import describe
 from orchestrator.simulator.growth import Cost, Load
 from orchestrator.simulator.series import Series, Simulated
 
