@@ -10,7 +10,7 @@ from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.step import Violation
-from orchestrator.checker.system import Move, System, World
+from orchestrator.checker.system import BrokenMove, Move, System, World
 
 
 @dataclass
@@ -72,11 +72,12 @@ class _Search:
 
     def run(self, limit: int) -> None:
         """Visit everything."""
-        report, system, worlds = self._report, self._system, self._worlds
-        report.start = system.start()
-        self._enter(report.start, -1)
+        report, worlds = self._report, self._worlds
         level_end, index = 1, 0
+        last: list[Move] = []
         try:
+            report.start = self._system.start()
+            self._enter(report.start, -1)
             while index < len(worlds):
                 if index == level_end:
                     report.depth += 1
@@ -92,12 +93,15 @@ class _Search:
         except _Found as found:
             index = found.number
             report.violation = str(found)
+        except BrokenMove as broken_off:
+            report.violation = str(broken_off)
+            last = [broken_off.move]
         except Violation as violation:
             report.violation = str(violation)
         report.states = len(worlds)
         if report.violation:
             report.complete = False
-            report.trace = self._trace(index)
+            report.trace = [*self._trace(index), *last] if worlds else []
 
     def _visit(self, index: int) -> None:
         world = self._worlds[index]
