@@ -12,6 +12,8 @@ from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.step import Violation
 from orchestrator.checker.system import BrokenMove, Move, System, World
 
+NEVER_AT_REST = "invariant 5: from here the system never comes to rest"
+
 
 @dataclass
 class Report:
@@ -55,6 +57,18 @@ def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
             gc.enable()
         report.duration_s = perf_counter() - begun
     return report
+
+
+def comes_to_rest(system: System, world: World) -> bool:
+    """Whether deliveries alone can lead from this world to one where nothing is left to deliver."""
+    seen, queue = {world}, [world]
+    while queue:
+        following = [move.after for move in system.moves(queue.pop()) if not move.spontaneous]
+        if not following:
+            return True
+        queue += [after for after in dict.fromkeys(following) if after not in seen]
+        seen.update(following)
+    return False
 
 
 class _Search:
@@ -146,7 +160,7 @@ class _Search:
                     queue.append(number)
         restless = calm.find(0)
         if restless >= 0:
-            raise _Found(restless, "invariant 5: from here the system never comes to rest")
+            raise _Found(restless, NEVER_AT_REST)
 
     def _trace(self, index: int) -> list[Move]:
         path = [index]
