@@ -145,6 +145,7 @@ def _as_json(
         "complete": all(report.complete for report in reports),
         "states": states,
         "duration_s": round(duration_s, 3),
+        "cpu_s": round(sum(report.cpu_s for report in reports), 3),
         "states_per_s": round(states / duration_s),
         "scenarios": [
             {
@@ -153,6 +154,7 @@ def _as_json(
                 "states": report.states,
                 "depth": report.depth,
                 "duration_s": round(report.duration_s, 3),
+                "cpu_s": round(report.cpu_s, 3),
                 "states_per_s": round(report.states_per_s),
                 "complete": report.complete,
                 "violation": report.violation,

@@ -27,7 +27,9 @@ def render(
     Console(file=text, force_terminal=color, width=width or 200, highlight=False).print(table)
     states = sum(report.states for _, report in rows)
     shown = "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
-    return f"{shown}\n\n{states:,} states in {duration_s:.1f} s: {states / duration_s:,.0f} states/s\n"
+    cpu_s = sum(report.cpu_s for _, report in rows)
+    speed = f"{states / duration_s:,.0f} states/s; {cpu_s:.1f} s of processor time"
+    return f"{shown}\n\n{states:,} states in {duration_s:.1f} s: {speed}\n"
 
 
 def verdict(report: Report) -> str:

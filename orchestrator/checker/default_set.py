@@ -9,7 +9,17 @@ from orchestrator.checker.scenario import Links, Scenario, Start
 _REORDERED = Links.REORDERED
 _PARTLY_SHARED, _SHARED, _MODIFIED = Start.PARTLY_SHARED, Start.SHARED, Start.MODIFIED
 
-QUICK = (Scenario((1, 1, 1), _REORDERED, _MODIFIED),)
+QUICK = (
+    Scenario((1, 1), threads=2),
+    Scenario((2, 2), _REORDERED, _SHARED, pages=2),
+    Scenario((3, 3), _REORDERED, _MODIFIED),
+    Scenario((3, 3), _REORDERED),
+    Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
+    Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((1, 1, 1), start=_SHARED, pages=2),
+    Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
+    Scenario((1, 1, 1), _REORDERED, _MODIFIED),
+)
 """Some seconds: every start and every kind of links, pages, threads, give-ups and deaths once at least."""
 
 DEFAULT = (

@@ -4,7 +4,7 @@ import gc
 from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
-from time import perf_counter
+from time import perf_counter, process_time
 
 from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
@@ -23,6 +23,8 @@ class Report:
     states: int = 0
     depth: int = 0
     duration_s: float = 0.0
+    cpu_s: float = 0.0
+    """Processor time: what `duration_s` would be on an idle machine."""
     complete: bool = True
     """Whether every state was visited; false when `limit` was reached or something was found."""
     violation: str | None = None
@@ -46,7 +48,7 @@ class Report:
 def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
     """Search all states of the scenario, at most `limit` of them, up to the first violation."""
     report = Report(scenario)
-    begun = perf_counter()
+    begun, cpu_begun_s = perf_counter(), process_time()
     search = _Search(scenario, report)
     collecting = gc.isenabled()
     gc.disable()  # millions of tuples, none of them garbage: the collector would go through all of them again and again
@@ -55,7 +57,7 @@ def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
     finally:
         if collecting:
             gc.enable()
-        report.duration_s = perf_counter() - begun
+        report.duration_s, report.cpu_s = perf_counter() - begun, process_time() - cpu_begun_s
     return report
 
 

@@ -74,7 +74,7 @@ class Step:
             effects = call(engine)
         except ProtocolError as error:
             raise Violation(error.message) from error
-        except Exception as error:  # noqa: BLE001 - whatever an engine raises, there is a trace that leads there
+        except Exception as error:  # a defect like any other, and here with the trace that leads to it
             raise Violation(f"kernel {self._kernel}: the engine raised {type(error).__name__}: {error}") from error
         self._frozen = engine.freeze()
         for effect in effects:
