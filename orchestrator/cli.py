@@ -21,6 +21,7 @@ from orchestrator import (
     commands_results,
     commands_simulate,
     commands_testbed,
+    commands_verify,
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
 from orchestrator.signals import signals_raise
@@ -156,6 +157,7 @@ commands_testbed.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
 commands_simulate.add_to(app)
+commands_verify.add_to(app)
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")
 

@@ -114,7 +114,7 @@ class Machine:
         return outcome
 
     def moves(self, local: int) -> tuple[tuple[str, Outcome], ...]:
-        """All that its threads may do now: start an operation, or try again."""
+        """All that its threads may do now, each under a name of its own: start an operation, or try again."""
         found = self._moves.get(local)
         if found is None:
             found = self._moves[local] = tuple(self._find_moves(local))
@@ -203,15 +203,19 @@ class Machine:
         for index, thread in enumerate(state.threads):
             if index and thread == state.threads[index - 1]:
                 continue
+            which = f" on thread {index}" if len(state.threads) > 1 else ""
             if thread.page >= 0:
                 if not thread.asleep:
-                    yield f"tries page {thread.page} again", self._access(local, index, thread.page, thread.write)
+                    yield (
+                        f"tries page {thread.page} again{which}",
+                        self._access(local, index, thread.page, thread.write),
+                    )
             elif thread.remaining:
                 for page, frame in enumerate(state.memory):
                     if frame.access == NONE:
-                        yield f"reads page {page}", self._access(local, index, page, False)
+                        yield f"reads page {page}{which}", self._access(local, index, page, False)
                     if frame.access != POISONED:
-                        yield f"writes page {page}", self._access(local, index, page, True)
+                        yield f"writes page {page}{which}", self._access(local, index, page, True)
 
     def _access(self, local: int, index: int, page: int, write: bool) -> Outcome:
         step = self._step(local)

@@ -4,13 +4,15 @@ import gc
 from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
-from time import perf_counter
+from time import perf_counter, process_time
 
 from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.step import Violation
-from orchestrator.checker.system import Move, System, World
+from orchestrator.checker.system import BrokenMove, Move, System, World
+
+NEVER_AT_REST = "invariant 5: from here the system never comes to rest"
 
 
 @dataclass
@@ -21,6 +23,8 @@ class Report:
     states: int = 0
     depth: int = 0
     duration_s: float = 0.0
+    cpu_s: float = 0.0
+    """Processor time: what `duration_s` would be on an idle machine."""
     complete: bool = True
     """Whether every state was visited; false when `limit` was reached or something was found."""
     violation: str | None = None
@@ -44,7 +48,7 @@ class Report:
 def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
     """Search all states of the scenario, at most `limit` of them, up to the first violation."""
     report = Report(scenario)
-    begun = perf_counter()
+    begun, cpu_begun_s = perf_counter(), process_time()
     search = _Search(scenario, report)
     collecting = gc.isenabled()
     gc.disable()  # millions of tuples, none of them garbage: the collector would go through all of them again and again
@@ -53,8 +57,20 @@ def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
     finally:
         if collecting:
             gc.enable()
-        report.duration_s = perf_counter() - begun
+        report.duration_s, report.cpu_s = perf_counter() - begun, process_time() - cpu_begun_s
     return report
+
+
+def comes_to_rest(system: System, world: World) -> bool:
+    """Whether deliveries alone can lead from this world to one where nothing is left to deliver."""
+    seen, queue = {world}, [world]
+    while queue:
+        following = [move.after for move in system.moves(queue.pop()) if not move.spontaneous]
+        if not following:
+            return True
+        queue += [after for after in dict.fromkeys(following) if after not in seen]
+        seen.update(following)
+    return False
 
 
 class _Search:
@@ -72,11 +88,12 @@ class _Search:
 
     def run(self, limit: int) -> None:
         """Visit everything."""
-        report, system, worlds = self._report, self._system, self._worlds
-        report.start = system.start()
-        self._enter(report.start, -1)
+        report, worlds = self._report, self._worlds
         level_end, index = 1, 0
+        last: list[Move] = []
         try:
+            report.start = self._system.start()
+            self._enter(report.start, -1)
             while index < len(worlds):
                 if index == level_end:
                     report.depth += 1
@@ -92,12 +109,15 @@ class _Search:
         except _Found as found:
             index = found.number
             report.violation = str(found)
+        except BrokenMove as broken_off:
+            report.violation = str(broken_off)
+            last = [broken_off.move]
         except Violation as violation:
             report.violation = str(violation)
         report.states = len(worlds)
         if report.violation:
             report.complete = False
-            report.trace = self._trace(index)
+            report.trace = [*self._trace(index), *last] if worlds else []
 
     def _visit(self, index: int) -> None:
         world = self._worlds[index]
@@ -142,7 +162,7 @@ class _Search:
                     queue.append(number)
         restless = calm.find(0)
         if restless >= 0:
-            raise _Found(restless, "invariant 5: from here the system never comes to rest")
+            raise _Found(restless, NEVER_AT_REST)
 
     def _trace(self, index: int) -> list[Move]:
         path = [index]

@@ -74,6 +74,8 @@ class Step:
             effects = call(engine)
         except ProtocolError as error:
             raise Violation(error.message) from error
+        except Exception as error:  # a defect like any other, and here with the trace that leads to it
+            raise Violation(f"kernel {self._kernel}: the engine raised {type(error).__name__}: {error}") from error
         self._frozen = engine.freeze()
         for effect in effects:
             self._carry_out(effect)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from orchestrator.checker.machine import Machine, Numbering, Outcome
-from orchestrator.checker.network import InOrder, Net, Network, Reordered
+from orchestrator.checker.network import Flight, InOrder, Net, Network, Reordered
 from orchestrator.checker.scenario import Links, Scenario, Start
 from orchestrator.checker.step import Violation
 
@@ -41,6 +41,18 @@ class Move(NamedTuple):
     """Whether it is a process or a kernel that dies."""
 
 
+class BrokenMove(Violation):
+    """A violation in the middle of a move: there is no world after it."""
+
+    def __init__(self, move: Move, violation: Violation) -> None:
+        super().__init__(str(violation))
+        self.move = move
+
+
+SETTLING_MOVES = 10_000
+"""On the way to its start a scenario comes to rest within far fewer deliveries."""
+
+
 class System:
     """The machines and the links: what may happen next."""
 
@@ -52,6 +64,7 @@ class System:
             Machine(kernel, scenario.engine(kernel, kernels, scenario.pages), parcels) for kernel in kernels
         ]
         self.network: Network = InOrder() if scenario.links is Links.IN_ORDER else Reordered()
+        self._trying: tuple[int, str, Flight | None] = (0, "", None)
 
     def start(self) -> World:
         """The world as the scenario has it, brought there by the engines themselves."""
@@ -79,17 +92,26 @@ class System:
         return world
 
     def _settle(self, world: World) -> World:
-        while True:
+        for _ in range(SETTLING_MOVES):
             move = next((move for move in self.moves(world) if not move.spontaneous), None)
             if move is None:
                 return world
             world = move.after
+        raise Violation("invariant 5: on the way to its start the system never comes to rest")
 
     def moves(self, world: World) -> Iterator[Move]:
-        """Everything that may happen next."""
+        """Everything that may happen next. Raises BrokenMove where one of them cannot be carried out."""
+        try:
+            yield from self._moves(world)
+        except Violation as violation:
+            kernel, says, flight = self._trying
+            raise BrokenMove(Move(kernel, says, None, world, flight), violation) from None
+
+    def _moves(self, world: World) -> Iterator[Move]:
         locals_, net = world.locals, world.net
         for flight, rest in self.network.deliveries(net):
             sender, kernel, parcel = flight
+            self._trying = kernel, "receives", flight
             outcome = self.machines[kernel].deliver(locals_[kernel], sender, parcel)
             yield Move(kernel, "receives", outcome, self.apply(world, kernel, outcome, rest), flight)
         for kernel, local in enumerate(locals_):
@@ -97,6 +119,7 @@ class System:
                 continue
             machine = self.machines[kernel]
             awake = machine.summaries[local].awake
+            self._trying = kernel, "lets a thread access memory", None
             for says, outcome in machine.moves(local):
                 after = self.apply(world, kernel, outcome, net)
                 yield Move(kernel, says, outcome, after, None, not (awake and says.startswith("tries")))
@@ -110,6 +133,7 @@ class System:
     def _give_ups(self, world: World) -> Iterator[Move]:
         for kernel, local in enumerate(world.locals):
             if local != DEAD:
+                self._trying = kernel, "lets a process die", None
                 for says, outcome in self.machines[kernel].give_ups(local):
                     after = self.apply(world, kernel, outcome, world.net)._replace(give_ups=world.give_ups + 1)
                     yield Move(kernel, says, outcome, after, None, True, True)
@@ -132,6 +156,7 @@ class System:
     def _notices(self, world: World) -> Iterator[Move]:
         for notice in world.notices:
             dead, kernel = notice
+            self._trying = kernel, f"hears that kernel {dead} died", None
             outcome = self.machines[kernel].bury(world.locals[kernel], dead)
             net = tuple(flight for flight in world.net if flight[0] != dead or flight[1] != kernel)
             notices = tuple(entry for entry in world.notices if entry != notice)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from guest.protocol.messages import Flag, Message, MessageName
+from orchestrator.checker.machine import Numbering
 from orchestrator.checker.rehearsal import Sent
 from orchestrator.checker.search import Report
 from orchestrator.checker.system import Move
@@ -31,7 +32,7 @@ def describe(message: Message) -> str:
 def tell(report: Report) -> str:
     """The report, and its trace step by step."""
     return "\n".join(
-        [str(report), *(f"{number:4} {_step(report, move)}" for number, move in enumerate(report.trace, 1))]
+        [str(report), *(f"{number:4} {tell_move(move, report.parcels)}" for number, move in enumerate(report.trace, 1))]
     )
 
 
@@ -64,12 +65,13 @@ def _access(flags: int) -> str:
     return "read for write" if flags & Flag.FOR_WRITE else "read"
 
 
-def _step(report: Report, move: Move) -> str:
+def tell_move(move: Move, parcels: Numbering) -> str:
+    """A move in a sentence."""
     if move.flight:
         sender, _, parcel = move.flight
-        what = f"receives {describe(report.parcels.values[parcel].message)} from {sender}"
+        what = f"receives {describe(parcels.values[parcel].message)} from {sender}"
     else:
         what = move.says
     sends = move.outcome.sends if move.outcome else ()
-    answers = ", ".join(f"{describe(report.parcels.values[parcel].message)} to {to}" for to, parcel in sends)
+    answers = ", ".join(f"{describe(parcels.values[parcel].message)} to {to}" for to, parcel in sends)
     return f"kernel {move.kernel} {what}" + (f": sends {answers}" if answers else "")

@@ -7,7 +7,7 @@ from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.search import Report
 from orchestrator.checker.step import Violation
-from orchestrator.checker.system import Move, System
+from orchestrator.checker.system import BrokenMove, Move, System
 
 MOVES_A_WALK = 10_000
 """A walk ends when nothing is left to do; far more moves than that are an endless exchange of messages."""
@@ -56,6 +56,9 @@ def _walk(system: System, report: Report, choose: Random) -> str | None:
             problem = broken(system, world)
             if problem:
                 return problem
+    except BrokenMove as broken_off:
+        trace.append(broken_off.move)
+        return str(broken_off)
     except Violation as violation:
         return str(violation)
     return f"invariant 5: {MOVES_A_WALK} moves, and still not at rest"

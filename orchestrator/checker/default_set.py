@@ -1,0 +1,51 @@
+"""What `testbed verify` searches when it is asked for nothing in particular.
+
+Both sets go from small to large, by the number of states of the voting protocol. Whatever links in order can do,
+reordered ones can do too: in order is searched where reordered would be too much.
+"""
+
+from orchestrator.checker.scenario import Links, Scenario, Start
+
+_REORDERED = Links.REORDERED
+_PARTLY_SHARED, _SHARED, _MODIFIED = Start.PARTLY_SHARED, Start.SHARED, Start.MODIFIED
+
+QUICK = (
+    Scenario((1, 1), threads=2),
+    Scenario((2, 2), _REORDERED, _SHARED, pages=2),
+    Scenario((3, 3), _REORDERED, _MODIFIED),
+    Scenario((3, 3), _REORDERED),
+    Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
+    Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((1, 1, 1), start=_SHARED, pages=2),
+    Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
+    Scenario((1, 1, 1), _REORDERED, _MODIFIED),
+)
+"""Some seconds: every start and every kind of links, pages, threads, give-ups and deaths once at least."""
+
+DEFAULT = (
+    Scenario((3, 3), _REORDERED),
+    Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
+    Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((1, 1, 1), start=_SHARED, pages=2),
+    Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
+    Scenario((1, 1, 1), _REORDERED, _MODIFIED),
+    Scenario((4, 4), _REORDERED),
+    Scenario((1, 1, 1), start=_SHARED, deaths=2),
+    Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED, pages=2),
+    Scenario((1, 1, 1)),
+    Scenario((1, 1, 1), _REORDERED, _MODIFIED, pages=2),
+    Scenario((2, 2), _REORDERED, threads=2),
+    Scenario((1, 1, 1, 0), start=_SHARED),
+    Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED, deaths=1),
+    Scenario((1, 1, 1), _REORDERED, _MODIFIED, deaths=1),
+    Scenario((1, 1, 1), start=_PARTLY_SHARED, give_ups=1, deaths=1),
+    Scenario((1, 1, 1), _REORDERED, _SHARED, give_ups=1),
+    Scenario((2, 1, 1), _REORDERED, _SHARED),
+    Scenario((2, 1, 1), _REORDERED, _PARTLY_SHARED),
+    Scenario((1, 1, 1), deaths=1),
+    Scenario((2, 2, 1), start=_SHARED),
+    Scenario((2, 2, 1), start=_MODIFIED),
+    Scenario((1, 2, 2), start=_PARTLY_SHARED),
+    Scenario((1, 1, 1), _REORDERED),
+)
+"""Three minutes at most on two cores."""

@@ -1,0 +1,146 @@
+"""`testbed verify`: the model checker, over all that the voting protocol can do in small systems."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from orchestrator.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.checker import Scenario
+
+
+class Links(StrEnum):
+    """Mirrors `orchestrator.checker.scenario.Links`."""
+
+    IN_ORDER = "in-order"
+    REORDERED = "reordered"
+
+
+class Start(StrEnum):
+    """Mirrors `orchestrator.checker.scenario.Start`, without spaces."""
+
+    UNMAPPED = "unmapped"
+    PARTLY_SHARED = "partly-shared"
+    SHARED = "shared"
+    MODIFIED = "modified"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command one of `app`."""
+    app.command()(verify)
+
+
+_OWN = "One scenario of your own (any of these instead of the default set)"
+
+
+def verify(
+    protocol: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Search this protocol; may be repeated.  [default: all]")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A smaller set, done in seconds.")] = False,
+    kernels: Annotated[
+        int | None, typer.Option(min=2, max=8, metavar="N", help="Kernels.  [default: as --operations says, or 2]")
+    ] = None,
+    operations: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N+N+…", help="Reads or writes of each kernel; one number: of every kernel.  [default: 1]"
+        ),
+    ] = None,
+    pages: Annotated[int | None, typer.Option(metavar="N", help="Pages.  [default: 1]")] = None,
+    links: Annotated[Links | None, typer.Option(help="May messages overtake each other?  [default: in-order]")] = None,
+    start: Annotated[Start | None, typer.Option(help="How the pages are at first.  [default: unmapped]")] = None,
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="Threads of each kernel, each with those operations.  [default: 1]")
+    ] = None,
+    give_ups: Annotated[
+        int | None, typer.Option(metavar="N", help="Processes that may die while they wait.  [default: 0]")
+    ] = None,
+    deaths: Annotated[int | None, typer.Option(metavar="N", help="Kernels that may die.  [default: 0]")] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, metavar="STATES", help="Search at most so many states a scenario, some 1 KB each.")
+    ] = 5_000_000,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, max=256, metavar="N", help="Searches at once.  [default: one a core]")
+    ] = None,
+    save_trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Where a counterexample goes.  [default: violation-PROTOCOL.json]"),
+    ] = None,
+    replay: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Lead the engine through a saved counterexample, step by step.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    r"""Search every interleaving of small systems, with the engine that runs in the guests.
+
+    Without --kernels, --operations, --pages, --links, --start, --threads, --give-ups and --deaths a set of scenarios is
+    searched, which takes minutes; with any of them, that one scenario. Which operations are reads and which are writes
+    is left open: all choices are searched.
+
+    \b
+    Examples:
+      testbed verify
+      testbed verify --operations 1+1+2 --links reordered --start shared
+      testbed verify --replay violation-voting.json
+
+    \b
+    Exit codes: 0 no violation, 1 a violation, 2 wrong input, 128 + N stopped by signal N.
+    """
+    from orchestrator import verify_command
+    from orchestrator.checker import default_set
+
+    own = (kernels, operations, pages, links, start, threads, give_ups, deaths)
+    one = own.count(None) < len(own)
+    if replay is not None:
+        if one or quick or protocol or save_trace:
+            raise InputError("found options beside --replay, expected none", "the file says what scenario it is")
+        verify_command.replay_file(replay, as_json=as_json)
+        return
+    if one and quick:
+        raise InputError("found --quick and a scenario, expected one of them", "--quick is a set of scenarios")
+    scenarios = [_scenario(*own)] if one else default_set.QUICK if quick else default_set.DEFAULT
+    wanted = verify_command.searches(protocol or [], scenarios)
+    verify_command.run_searches(wanted, limit=limit, jobs=jobs, save=save_trace, as_json=as_json, quiet=quiet)
+
+
+def _scenario(
+    kernels: int | None,
+    operations: str | None,
+    pages: int | None,
+    links: Links | None,
+    start: Start | None,
+    threads: int | None,
+    give_ups: int | None,
+    deaths: int | None,
+) -> "Scenario":
+    from orchestrator.checker import scenario
+
+    return scenario.Scenario(
+        _operations(operations or "1", kernels),
+        scenario.Links((links or Links.IN_ORDER).value),
+        scenario.Start((start or Start.UNMAPPED).value.replace("-", " ")),
+        1 if pages is None else pages,
+        1 if threads is None else threads,
+        give_ups or 0,
+        deaths or 0,
+    )
+
+
+def _operations(text: str, kernels: int | None) -> tuple[int, ...]:
+    words = text.split("+")
+    if not all(word.isdecimal() for word in words):
+        raise InputError(f"found operations '{text}', expected numbers with + between", "for example 1+1+2")
+    counts = tuple(map(int, words))
+    if len(counts) == 1:
+        return counts * (2 if kernels is None else kernels)
+    if kernels not in (None, len(counts)):
+        raise InputError(
+            f"found {kernels} kernels, but operations of {len(counts)}, expected the same number",
+            "--operations alone says how many kernels there are",
+        )
+    return counts

@@ -1,0 +1,207 @@
+"""`testbed verify`: which scenarios are searched, and what is printed and kept of the searches."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import typer
+
+from guest.protocol.registry import PROTOCOLS
+from orchestrator.checker import Report, Scenario, explore
+from orchestrator.checker.ladder import ladder
+from orchestrator.checker.pool import explore_all
+from orchestrator.checker.saved import Misfit, Replay, Saved, scenario_as_json, trace_as_json, trace_from_json
+from orchestrator.checker.trace import tell_move
+from orchestrator.checker.view import view
+from orchestrator.errors import InputError, RunEnded
+from orchestrator.progress import Progress
+from orchestrator.verify_table import render
+from orchestrator.vocabulary import nearest
+
+MOST_KERNELS, MOST_PAGES, MOST_THREADS, MOST_OPERATIONS = 8, 8, 4, 16
+"""Far beyond what can be searched to the end."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One scenario under one protocol."""
+
+    protocol: str
+    scenario: Scenario
+
+
+def searches(protocols: Sequence[str], scenarios: Sequence[Scenario]) -> list[Search]:
+    """Every scenario under every protocol; all protocols if none is named. Raises InputError."""
+    return [
+        Search(protocol, replace(bounded(scenario), engine=engine(protocol)))
+        for protocol in protocols or PROTOCOLS
+        for scenario in scenarios
+    ]
+
+
+def engine(protocol: str) -> Any:
+    """The protocol's engine. Raises InputError."""
+    found = PROTOCOLS.get(protocol)
+    if found is None:
+        near = nearest(protocol, PROTOCOLS)
+        raise InputError(
+            f"found protocol '{protocol}', expected {' or '.join(PROTOCOLS)}", f"did you mean '{near}'?" if near else ""
+        )
+    return found
+
+
+def bounded(scenario: Scenario) -> Scenario:
+    """The scenario, if the checker can make sense of it. Raises InputError."""
+    wrong = [
+        ("kernels", scenario.kernels, 2, MOST_KERNELS),
+        ("operations of all kernels", sum(scenario.operations), 1, MOST_OPERATIONS),
+        ("pages", scenario.pages, 1, MOST_PAGES),
+        ("threads", scenario.threads, 1, MOST_THREADS),
+        ("give-ups", scenario.give_ups, 0, MOST_OPERATIONS),
+        ("deaths", scenario.deaths, 0, scenario.kernels - 1),
+    ]
+    for what, found, least, most in wrong:
+        if not least <= found <= most:
+            hint = "one kernel must survive" if what == "deaths" else "start small: states grow tenfold with each step"
+            raise InputError(f"found {found} {what}, expected {least} to {most}", hint)
+    return scenario
+
+
+def run_searches(
+    wanted: Sequence[Search], *, limit: int, jobs: int | None, save: Path | None, as_json: bool, quiet: bool
+) -> None:
+    """Search, print, and keep the shortest counterexample. Raises RunEnded if there is one."""
+    begun = perf_counter()
+    with Progress(quiet=quiet) as progress:
+        reports = _search_all(wanted, limit, jobs or os.cpu_count() or 1, progress)
+    duration_s = perf_counter() - begun
+    found = min((report for report in reports if report.violation), key=lambda report: len(report.trace), default=None)
+    kept: tuple[Path, dict[str, Any]] | None = None
+    if found is not None:
+        protocol = wanted[reports.index(found)].protocol
+        kept = save or _free_name(f"violation-{protocol}"), trace_as_json(found, protocol)
+        _write(*kept)
+    if as_json:
+        sys.stdout.write(json.dumps(_as_json(wanted, reports, duration_s, kept), indent=2) + "\n")
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else None
+        rows = [(search.protocol, report) for search, report in zip(wanted, reports, strict=True)]
+        typer.echo(render(rows, duration_s, color=terminal, width=width), nl=False)
+        if kept:
+            typer.echo("\n" + ladder(_replay(trace_from_json(kept[1]))))
+    if found is not None and kept:
+        count = sum(report.violation is not None for report in reports)
+        raise RunEnded(
+            f"{found.violation} (in {count} of {len(reports)} scenarios; the shortest trace is in {kept[0]})",
+            f"testbed verify --replay {kept[0]}",
+            1,
+        )
+
+
+def _search_all(wanted: Sequence[Search], limit: int, jobs: int, progress: Progress) -> list[Report]:
+    if len(wanted) == 1:
+        with progress.step(f"searching {wanted[0].scenario}"):
+            return [explore(wanted[0].scenario, limit=limit)]
+    reports: dict[int, Report] = {}
+    with progress.step(f"searching {len(wanted)} scenarios, {jobs} at a time"):
+        for index, report in explore_all([search.scenario for search in wanted], limit=limit, jobs=jobs):
+            reports[index] = report
+            progress.say(f"{len(reports)}/{len(wanted)} {wanted[index].protocol}: {report}")
+    return [reports[index] for index in range(len(wanted))]
+
+
+def _free_name(stem: str) -> Path:
+    """`stem.json`, or with a number if there is one already: a trace is never overwritten unasked."""
+    path, number = Path(f"{stem}.json"), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{stem}-{number}.json")
+    return path
+
+
+def _write(path: Path, trace: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(trace, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}", "--save-trace FILE names another place for the trace") from None
+
+
+def _as_json(
+    wanted: Sequence[Search],
+    reports: Sequence[Report],
+    duration_s: float,
+    kept: tuple[Path, dict[str, Any]] | None,
+) -> dict[str, Any]:
+    states = sum(report.states for report in reports)
+    return {
+        "outcome": "failed" if kept else "passed",
+        "complete": all(report.complete for report in reports),
+        "states": states,
+        "duration_s": round(duration_s, 3),
+        "cpu_s": round(sum(report.cpu_s for report in reports), 3),
+        "states_per_s": round(states / duration_s),
+        "scenarios": [
+            {
+                "protocol": search.protocol,
+                **scenario_as_json(report.scenario),
+                "states": report.states,
+                "depth": report.depth,
+                "duration_s": round(report.duration_s, 3),
+                "cpu_s": round(report.cpu_s, 3),
+                "states_per_s": round(report.states_per_s),
+                "complete": report.complete,
+                "violation": report.violation,
+            }
+            for search, report in zip(wanted, reports, strict=True)
+        ],
+        "trace": kept and {"file": str(kept[0]), **kept[1]},
+    }
+
+
+def replay_file(file: Path, *, as_json: bool) -> None:
+    """Lead the engine through a saved trace. Raises RunEnded if it does wrong again, InputError if it cannot follow."""
+    saved = _read(file)
+    replay = _replay(saved)
+    steps: list[dict[str, Any]] = []
+    try:
+        for number, (move, world) in enumerate(replay.steps()):
+            says = tell_move(move, replay.parcels) if move else f"start: {replay.system.scenario}"
+            kernels = view(replay.system, world)
+            if as_json:
+                steps.append({"step": number, "says": says, "kernels": [kernel.as_json() for kernel in kernels]})
+            else:
+                typer.echo(f"{number:4} {says}")
+                for kernel, shown in enumerate(kernels):
+                    typer.echo(f"       kernel {kernel}: {shown}")
+    except Misfit as misfit:
+        raise InputError(
+            f"{file}: {misfit}", "the engine is not the one that made this trace; search again: `testbed verify`"
+        ) from None
+    if as_json:
+        outcome = {"outcome": "failed" if replay.violation else "passed", "violation": replay.violation}
+        sys.stdout.write(json.dumps({**outcome, "steps": steps}, indent=2) + "\n")
+    elif not replay.violation:
+        typer.echo(f"no violation any more; when the trace was saved: {saved.violation}")
+    if replay.violation:
+        raise RunEnded(replay.violation, "", 1)
+
+
+def _read(file: Path) -> Saved:
+    try:
+        saved = trace_from_json(json.loads(file.read_text()))
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}", "--replay takes a file that --save-trace wrote") from None
+    except ValueError as error:
+        raise InputError(f"{file}: {error}", "--replay takes a file that --save-trace wrote") from None
+    return saved
+
+
+def _replay(saved: Saved) -> Replay:
+    return Replay(saved, replace(bounded(saved.scenario), engine=engine(saved.protocol)))

@@ -1,0 +1,139 @@
+"""`testbed verify`: what it prints and keeps of a search, what it refuses, and counterexamples gone through again."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from guest.protocol.effects import Discard, Effect
+from guest.protocol.messages import Message
+from guest.protocol.page import Page
+from guest.protocol.registry import PROTOCOLS
+from guest.protocol.voting import VotingEngine
+from images.errors import Failure
+from orchestrator.checker.default_set import DEFAULT, QUICK
+from orchestrator.checker.scenario import Links, Start
+from orchestrator.cli import app
+
+
+class KeepsItsCopy(VotingEngine):
+    """Grants a write, and keeps its own copy readable."""
+
+    def judge(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
+        super().judge(page, sender, message, effects)
+        effects[:] = [effect for effect in effects if not isinstance(effect, Discard)]
+
+
+class Impatient(VotingEngine):
+    """Writes a shared page without asking anybody."""
+
+    def _start_vote(self, page: Page, effects: list[Effect]) -> None:
+        self._win(page, effects)
+
+
+def verify(*words: str) -> Result:
+    return CliRunner().invoke(app, ["verify", "--quiet", *words])
+
+
+def ended(result: Result) -> tuple[int, str]:
+    assert isinstance(result.exception, Failure), result.output
+    return result.exception.exit_code, f"{result.exception.message}\n{result.exception.hint}"
+
+
+@pytest.fixture
+def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A registry with an engine that writes without a vote; and a folder to stand in."""
+    monkeypatch.setitem(PROTOCOLS, "impatient", Impatient)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_one_scenario_is_searched_and_counted() -> None:
+    result = verify("--operations", "1+1", "--links", "reordered", "--start", "shared")
+    assert result.exit_code == 0, result.output
+    assert "2 × 1+1" in result.stdout
+    assert "no violation" in result.stdout
+    assert "states/s" in result.stdout
+
+
+def test_json_is_all_there_is_on_standard_output() -> None:
+    told = json.loads(verify("--kernels", "2", "--deaths", "1", "--json").stdout)
+    (scenario,) = told["scenarios"]
+    assert (told["outcome"], told["complete"], told["trace"]) == ("passed", True, None)
+    assert (scenario["protocol"], scenario["operations"], scenario["deaths"]) == ("voting", [1, 1], 1)
+    assert told["states"] == scenario["states"] > 100
+
+
+def test_a_search_that_ends_at_its_limit_does_not_pass_for_a_complete_one() -> None:
+    assert json.loads(verify("--operations", "2+2", "--limit", "50", "--json").stdout)["complete"] is False
+
+
+def test_a_violation_is_drawn_kept_and_found_again_by_the_command_it_names(broken: Path) -> None:
+    result = verify("--protocol", "impatient", "--operations", "1+1", "--start", "shared")
+    code, said = ended(result)
+    assert code == 1
+    assert "invariant 1: a page is writable in one kernel and readable in another" in said
+    assert "testbed verify --replay violation-impatient.json" in said
+    assert "kernel 0" in result.stdout
+    assert "writes page 0" in result.stdout
+    again = verify("--replay", "violation-impatient.json")
+    assert ended(again)[0] == 1
+    assert "writes page 0" in again.stdout
+    assert "kernel 1: " in again.stdout
+
+
+def test_a_trace_is_never_written_over_another(broken: Path) -> None:
+    for _ in range(2):
+        verify("--protocol", "impatient", "--start", "shared")
+    assert sorted(path.name for path in broken.iterdir()) == ["violation-impatient-2.json", "violation-impatient.json"]
+
+
+def test_a_trace_of_an_engine_that_was_mended_since_says_so(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS, "keeps", KeepsItsCopy)
+    ended(verify("--protocol", "keeps", "--operations", "1+1", "--start", "shared", "--save-trace", "it.json"))
+    monkeypatch.setitem(PROTOCOLS, "keeps", VotingEngine)
+    result = verify("--replay", "it.json")
+    assert result.exit_code == 0
+    assert "no violation any more" in result.stdout
+
+
+def test_a_trace_that_fits_no_engine_is_refused_with_the_step(broken: Path) -> None:
+    ended(verify("--protocol", "impatient", "--operations", "1+1", "--start", "shared", "--save-trace", "it.json"))
+    trace = json.loads(Path("it.json").read_text())
+    trace["moves"][0]["says"] = "writes page 7"
+    Path("it.json").write_text(json.dumps(trace))
+    code, said = ended(verify("--replay", "it.json"))
+    assert code == 2
+    assert "step 1 of the trace is 'kernel 0 writes page 7', but here the engine allows only: kernel 0 writes" in said
+    Path("it.json").write_text(json.dumps(trace | {"format": 99}))
+    assert "found format 99, expected 1" in ended(verify("--replay", "it.json"))[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--protocol", "votng"], "did you mean 'voting'?"),
+        (["--operations", "1+x"], "found operations '1+x'"),
+        (["--operations", "1+1", "--kernels", "3"], "found 3 kernels, but operations of 2"),
+        (["--deaths", "2"], "found 2 deaths, expected 0 to 1"),
+        (["--pages", "0"], "found 0 pages, expected 1 to 8"),
+        (["--quick", "--pages", "2"], "found --quick and a scenario"),
+        (["--replay", "nothing.json"], "nothing.json: No such file"),
+        (["--replay", "x.json", "--quick"], "found options beside --replay"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_searched(words: list[str], found: str) -> None:
+    code, said = ended(verify(*words))
+    assert code == 2
+    assert found in said
+
+
+def test_the_sets_have_every_start_and_every_kind_of_links_and_two_and_three_kernels() -> None:
+    for scenarios in (QUICK, DEFAULT):
+        assert {scenario.start for scenario in scenarios} == set(Start)
+        assert {scenario.links for scenario in scenarios} == set(Links)
+        assert {scenario.pages for scenario in scenarios} == {1, 2}
+        assert {2, 3} <= {scenario.kernels for scenario in scenarios}
+        assert max(scenario.deaths for scenario in scenarios) > 0
+        assert max(scenario.give_ups for scenario in scenarios) > 0
