@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from images.errors import Failure
-from orchestrator import commands_bench, commands_image, commands_results, commands_testbed
+from orchestrator import commands_bench, commands_image, commands_litmus, commands_results, commands_testbed
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
 from orchestrator.signals import signals_raise
 
@@ -147,6 +147,7 @@ def schema() -> None:
 
 commands_testbed.add_to(app)
 commands_bench.add_to(app)
+commands_litmus.add_to(app)
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")
 
