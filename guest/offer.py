@@ -1,8 +1,8 @@
 """What a daemon offers its applications as their memory: the coherent region, or bare memory of the segment.
 
 Bare memory is the control of an experiment: the same programs on memory that no protocol keeps coherent, so that what
-processors and emulators do can be told from what the protocol does. It lies in the page slots of one pair, which
-nothing else uses in such a run: without page faults no page travels.
+processors and emulators do can be told from what the protocol does. It lies behind the last ring, where the segment
+holds nothing.
 """
 
 from typing import NamedTuple
@@ -29,13 +29,13 @@ class Offer(NamedTuple):
     @classmethod
     def bare(cls, link: Link, layout: Layout, kernel: int, pages: int) -> "Offer":
         """Zeroed memory of the segment, the same on every kernel. Raises CommandError when there is too little."""
-        if pages > layout.page_slots:
+        start, size_bytes = layout.size_bytes, pages * PAGE_BYTES
+        if start + size_bytes > link.memory.nbytes:
             raise CommandError(
-                f"{pages} pages of bare memory, the segment has {layout.page_slots} page slots a pair",
+                f"{size_bytes} bytes of bare memory, the link has {link.memory.nbytes - start} behind its last ring",
                 "make the link larger or the workload smaller",
             )
         memory_fd, base = link.mappable
-        start, size_bytes = layout.pages_offset(1, 0), pages * PAGE_BYTES
         if kernel == 0:  # before it reaches the first barrier, which everyone waits for
             link.memory[start : start + size_bytes] = bytes(size_bytes)
         return cls(application.BARE_MEMORY + b"%d %d" % (size_bytes, base + start), memory_fd)

@@ -94,11 +94,11 @@ def check_runnable(experiment: Experiment, path: str) -> None:
         )
     link = experiment.testbed.links[coherency.link]
     assert isinstance(link, IvshmemLink)
-    slots = Layout.fit(link.size, len(link.nodes)).page_slots
-    if slots < needed:
+    used = Layout.fit(link.size, len(link.nodes)).size_bytes
+    if used + needed * PAGE_BYTES > link.size:
         raise InputError(
-            f"{path}: {coherency.link} of {show_size(link.size)} has {slots} page slots a pair of kernels, the control "
-            f"of litmus tests needs {needed}",
+            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(link.size - used)} that its rings do not "
+            f"use, the control of litmus tests needs {show_size(needed * PAGE_BYTES)}",
             "make the link larger",
         )
 
