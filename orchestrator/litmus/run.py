@@ -97,8 +97,8 @@ def check_runnable(experiment: Experiment, path: str) -> None:
     used = Layout.fit(link.size, len(link.nodes)).size_bytes
     if used + needed * PAGE_BYTES > link.size:
         raise InputError(
-            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(link.size - used)} that its rings do not "
-            f"use, the control of litmus tests needs {show_size(needed * PAGE_BYTES)}",
+            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(link.size - used)} that its rings do "
+            f"not use, the control of litmus tests needs {show_size(needed * PAGE_BYTES)}",
             "make the link larger",
         )
 
