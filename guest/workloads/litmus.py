@@ -135,10 +135,10 @@ class Litmus(NamedTuple):
             pace.pause()
             begin_ns = perf_counter_ns()
             if kind == "store":
-                words[word] = value
+                words[word] = seen = value
             else:
-                value = words[word]
-            history.extend((value, begin_ns, perf_counter_ns()))
+                seen = words[word]
+            history.extend((seen, begin_ns, perf_counter_ns()))
 
     def _at_once(self, words: memoryview, steps: list[tuple[str, int, int]], history: "array[int]") -> None:
         """A store is on its way for some ten ns: what can overtake it must follow at once, so nothing is timed here but
@@ -193,11 +193,11 @@ class _Pace:
         return self._random >> 33
 
     def pause(self) -> None:
-        """Every other time nothing; else a random time, up to half of what the last instance took in all."""
+        """Every other time nothing; else a random time, up to a quarter of what the last instance took in all."""
         drawn = self.drawn()
         if drawn & 1:
             return
-        pause_ns = drawn % (self._step_ns // 2 + 1)
+        pause_ns = drawn % (self._step_ns // 4 + 1)
         if pause_ns > _SLEEP_NS:
             sleep(pause_ns / 1e9)
             return

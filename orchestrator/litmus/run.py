@@ -85,7 +85,7 @@ def check_runnable(experiment: Experiment, path: str) -> None:
     coherency = experiment.coherency
     if coherency is None:
         raise InputError(f"{path}: found no coherency, expected one to test", "configs/litmus.yaml is an example")
-    needed = max(_pages(shape) for shape in SHAPES.values())
+    needed = max(pages_of(shape) for shape in SHAPES.values())
     if coherency.pages < needed:
         raise InputError(
             f"{path}: coherency.region is {show_size(coherency.region)}, litmus tests need "
@@ -176,7 +176,7 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {
         "op": "run",
-        "workload": _workload(shape.fenced() if memory is Memory.FENCED else shape, rounds, settings.seed),
+        "workload": workload_of(shape.fenced() if memory is Memory.FENCED else shape, rounds, settings.seed),
         "memory": "coherent" if memory is Memory.COHERENT else "bare",
         "all_roles": [[f"p{program}" for program in placement.get(node, ())] for node in kernels],
         "deadline_s": allowed_s,
@@ -191,7 +191,7 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     return row
 
 
-def _workload(shape: Shape, rounds: int, seed: int) -> dict[str, Any]:
+def workload_of(shape: Shape, rounds: int, seed: int) -> dict[str, Any]:
     return {
         "kind": "litmus",
         "programs": [[_step(step, shape.variables) for step in program] for program in shape.programs],
@@ -210,6 +210,6 @@ def _step(step: Step, variables: list[str]) -> list[str | int]:
     return ["load", place] if step.kind == "load" else ["store", place, step.value]
 
 
-def _pages(shape: Shape) -> int:
+def pages_of(shape: Shape) -> int:
     """Mirrors `guest.workloads.litmus.Litmus.pages`."""
     return SLOTS * (1 if shape.same_page else len(shape.variables)) + len(shape.programs)
