@@ -29,6 +29,7 @@ from guest.errors import GuestFailure
 from guest.launcher import Launcher
 from guest.link import Link
 from guest.notify import Policy
+from guest.offer import Offer
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.registry import PROTOCOLS
 from guest.protocol.trace import TRACE_VERSION, TracedEngine
@@ -222,10 +223,11 @@ class Agent:
             )
         deadline_s = fields.get("deadline_s")
         deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
+        offer = self._offer(choice(fields, "memory", ("coherent", "bare"), "coherent"), daemon, workload.pages)
         self._used = True
         self._run = Run(daemon, self._launcher, workload, deadline_ns)
         daemon.node.state = NodeState.RUNNING
-        self._run.start(described, everyone)
+        self._run.start(described, everyone, offer)
 
     def _traced(self, _: dict[str, Any]) -> Answer:
         """At any time, after `close` too: of a run that failed it is wanted most, and not all kernels end at once."""
@@ -270,6 +272,12 @@ class Agent:
         self._launcher.close()
         if self._link is not None:
             self._link.close()
+
+    def _offer(self, memory: str, daemon: Daemon, pages: int) -> Offer:
+        if memory == "coherent":
+            return Offer.coherent(daemon.region)
+        assert self._link is not None, "memory is open without a link"
+        return Offer.bare(self._link, Segment.open(self._link.memory).layout, daemon.kernel, pages)
 
     def _find_link(self, fields: Any, kernel: int) -> Link:
         """The link that `fields` describe: it stays open, as taking a device costs more than many a run."""

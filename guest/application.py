@@ -17,7 +17,9 @@ from guest.workloads import Place
 
 # First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
 MEMORY = b"M"
-"""Daemon: the size of the memory in bytes (decimal), and its descriptor."""
+"""Daemon: size and offset of the memory in bytes (decimal), and its descriptor."""
+BARE_MEMORY = b"S"
+"""Daemon instead of that: size and offset of memory of the segment that nobody keeps coherent, and its descriptor."""
 FAULTS = b"U"
 """Application: its userfaultfd, with the memory registered."""
 REGISTERED = b"K"
@@ -43,9 +45,11 @@ class Detached(Exception):
 def attach(daemon: socket) -> memoryview:
     """The shared memory, mapped at `guest.region.BASE`. Raises Detached, RegionError or UserfaultfdError."""
     offer, (memory_fd,), _, _ = recv_fds(daemon, PACKET_BYTES, 1)
-    size_bytes = int(offer[1:])
-    memory = map_shared(memory_fd, size_bytes)
+    size_bytes, offset = (int(number) for number in offer[1:].split())
+    memory = map_shared(memory_fd, size_bytes, offset=offset)
     close(memory_fd)
+    if offer[:1] == BARE_MEMORY:
+        return memory
     faults = Userfaultfd()
     faults.register(BASE, size_bytes)
     # The descriptor stays open here too: should the daemon die, a fault then blocks until this process is killed as

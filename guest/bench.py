@@ -90,7 +90,7 @@ def _one_round(link: Link, pages: int) -> list[float]:
             daemon.stop()
 
         daemon.watch(ours.fileno(), read)
-        send_fds(ours, [application.MEMORY + b"%d" % daemon.region.size_bytes], [daemon.region.memory_fd])
+        send_fds(ours, [application.MEMORY + b"%d 0" % daemon.region.size_bytes], [daemon.region.memory_fd])
         daemon.serve(lambda _: None)
     _, status = os.waitpid(pid, 0)
     if len(samples) != pages:

@@ -24,6 +24,7 @@ class HostLink:
         self._bells = [fds[0] for fds in doorbells]
         self._own = self._bells[kernel]
         self.peer = kernel
+        self.mappable = memory_fd, 0
         self.doorbell_fds: tuple[int, ...] = (self._own,)
         try:
             self._mapping = mmap.mmap(memory_fd, os.fstat(memory_fd).st_size)

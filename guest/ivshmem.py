@@ -161,8 +161,10 @@ class IvshmemLink:
         if combined.exists():
             fd = self._open_node(combined, "vfio or another process has mapped the memory already")
             self._mapping = mmap.mmap(fd, size_bytes)
+            self.mappable = fd, 0
         else:
             self._mapping = mmap.mmap(self._fd, size_bytes, offset=offset)
+            self.mappable = self._fd, offset
         return self._mapping
 
     def _connect_interrupt(self) -> int:

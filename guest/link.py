@@ -11,6 +11,10 @@ class Link(Protocol):
         """The whole shared memory, writable, as bytes."""
 
     @property
+    def mappable(self) -> tuple[int, int]:
+        """A descriptor, and the offset in it, by which another process can map the memory."""
+
+    @property
     def address(self) -> int:
         """Where `memory` begins in this process."""
 

@@ -245,7 +245,7 @@ class Region:
             self._processes = [process for process in self._processes if process not in gone]
 
 
-def map_shared(memory_fd: int, size_bytes: int, address: int = BASE) -> memoryview:
+def map_shared(memory_fd: int, size_bytes: int, address: int = BASE, offset: int = 0) -> memoryview:
     """Map a region's memfd into this process, at `address` exactly, and give it as bytes.
 
     It stays mapped as long as the process lives. Raises RegionError when something else lies there.
@@ -254,7 +254,12 @@ def map_shared(memory_fd: int, size_bytes: int, address: int = BASE) -> memoryvi
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     got = libc.mmap(
-        address, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE, memory_fd, 0
+        address,
+        size_bytes,
+        mmap.PROT_READ | mmap.PROT_WRITE,
+        mmap.MAP_SHARED | _MAP_FIXED_NOREPLACE,
+        memory_fd,
+        offset,
     )
     if got != address:
         # A kernel older than 4.17 ignores the flag and maps elsewhere; an error is the address -1.

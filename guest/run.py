@@ -2,6 +2,8 @@
 
 import json
 import os
+import zlib
+from binascii import b2a_base64
 from collections.abc import Callable, Sequence
 from socket import MSG_DONTWAIT, recv_fds, send_fds, socket
 from time import monotonic_ns
@@ -12,8 +14,9 @@ from guest.barrier import Barrier
 from guest.daemon import Daemon
 from guest.errors import GuestFailure
 from guest.launcher import Launcher
+from guest.offer import Offer
 from guest.protocol.messages import Message, MessageName
-from guest.samples import KINDS, FaultLog, Samples, read_accesses
+from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
 from guest.workloads import Workload
 
 ENDED_EARLY = 1
@@ -60,19 +63,18 @@ class Run:
         self._ended_ns = 0
         self._sent_before = daemon.node.messages
 
-    def start(self, fields: dict[str, Any], roles: Sequence[Sequence[str]]) -> None:
+    def start(self, fields: dict[str, Any], roles: Sequence[Sequence[str]], offer: Offer) -> None:
         """Fork the threads of this kernel. `fields` describe the workload, `roles` the threads of every kernel."""
         daemon = self._daemon
         own = roles[daemon.kernel]
         self._barrier = Barrier(daemon.kernel, daemon.kernels, len(own))
-        offer = application.MEMORY + b"%d" % daemon.region.size_bytes
         for number in range(len(own)):
             thread = _Thread(
                 number,
                 self._launcher.launch({"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}),
             )
             self._threads.append(thread)
-            send_fds(thread.socket, [offer], [daemon.region.memory_fd])
+            send_fds(thread.socket, [offer.packet], [offer.memory_fd])
             daemon.watch(thread.socket.fileno(), self._reader(thread))
         daemon.on_harness = self._harness
         daemon.deliver_kept()
@@ -139,6 +141,9 @@ class Run:
                 kind: [round(ns / 1e3, 1) for ns in times[-SAMPLES_KEPT:]]
                 for kind, times in zip(KINDS, samples.by_kind, strict=True)
             },
+            "histories": [
+                _packed(read_history(thread.accesses_fd)) for thread in self._threads if thread.accesses_fd is not None
+            ],
             "duration_s": round((self._ended_ns - self._begun_ns) / 1e9, 6),
         }
 
@@ -221,3 +226,8 @@ class Run:
         after = self._daemon.node.messages
         sent = {name: after[name] - self._sent_before[name] for name in MessageName}
         return {name: count for name, count in sent.items() if count}
+
+
+def _packed(history: bytes) -> str:
+    """Compressed, and in letters that JSON can carry; "" if there is none."""
+    return b2a_base64(zlib.compress(history, 1), newline=False).decode() if history else ""

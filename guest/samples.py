@@ -9,7 +9,7 @@ fault's kind, as the program itself saw it; with none it is a hit; with several 
 from collections import deque
 from collections.abc import Iterable
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
-from os import MFD_CLOEXEC, ftruncate, memfd_create, pread
+from os import MFD_CLOEXEC, fstat, ftruncate, memfd_create, pread
 from struct import Struct
 from typing import NamedTuple
 
@@ -76,6 +76,11 @@ class AccessLog:
         self._count += 1
         _COUNT.pack_into(self._buffer, 0, self._count)
 
+    def keep(self, history: bytes) -> None:
+        """All that the thread loaded and stored, behind the accesses."""
+        with open(self.fd, "ab", closefd=False) as end:
+            end.write(history)
+
 
 def read_accesses(fd: int) -> tuple[int, list[Access]]:
     """How many accesses were logged in `fd`, and those still kept, oldest first."""
@@ -87,6 +92,16 @@ def read_accesses(fd: int) -> tuple[int, list[Access]]:
     ]
     oldest = count % ACCESSES_KEPT if count > kept else 0
     return count, records[oldest:] + records[:oldest]
+
+
+def read_history(fd: int) -> bytes:
+    """The history that was kept in the log `fd`, or nothing."""
+    start = _HEADER_BYTES + ACCESSES_KEPT * _ACCESS.size
+    size_bytes = fstat(fd).st_size
+    data = b""
+    while len(data) < size_bytes - start:  # one call reads 2 GiB at most, and fewer when a signal arrives
+        data += pread(fd, size_bytes - start - len(data), start + len(data))
+    return data
 
 
 class Samples:

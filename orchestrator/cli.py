@@ -17,6 +17,7 @@ from images.errors import Failure
 from orchestrator import (
     commands_bench,
     commands_image,
+    commands_litmus,
     commands_replay,
     commands_results,
     commands_simulate,
@@ -158,6 +159,7 @@ commands_bench.add_to(app)
 commands_replay.add_to(app)
 commands_simulate.add_to(app)
 commands_verify.add_to(app)
+commands_litmus.add_to(app)
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")
 

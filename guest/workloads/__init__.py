@@ -4,10 +4,11 @@ A workload sees a memory, its place among all threads, and a barrier. It does no
 message or a page state is, or who serves its page faults.
 """
 
+from guest.workloads.litmus import Litmus
 from guest.workloads.shared_array import SharedArray
 from guest.workloads.workload import Mismatch, Place, Workload, WorkloadError
 
-WORKLOADS: dict[str, type[SharedArray]] = {"shared-array": SharedArray}
+WORKLOADS: dict[str, type[SharedArray] | type[Litmus]] = {"shared-array": SharedArray, "litmus": Litmus}
 """Workloads by the name an experiment file gives them."""
 
 

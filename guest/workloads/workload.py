@@ -49,10 +49,13 @@ class Place(NamedTuple):
 
 
 class AccessRecorder(Protocol):
-    """Takes down when each access to a page was made and how long it took."""
+    """Takes down when each access to a page was made and how long it took, or all that a thread saw."""
 
     def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
         """One access in bulk of one page, from `start_ns` to `end_ns` of CLOCK_MONOTONIC."""
+
+    def keep(self, history: bytes) -> None:
+        """What this thread loaded and stored, for the host to judge; at most once, at the end."""
 
 
 class Workload(Protocol):

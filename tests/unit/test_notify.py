@@ -23,6 +23,7 @@ class RecordingLink:
     def __init__(self, memory: memoryview, peer: int) -> None:
         self.memory = memory
         self.address = address_of(memory)
+        self.mappable = (-1, 0)  # nobody maps it
         self.peer = peer
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         self.doorbell_fds = (self.bell,)

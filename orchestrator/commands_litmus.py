@@ -1,0 +1,83 @@
+"""`testbed litmus`: what the coherent memory shows to very short programs, and what it must never show."""
+
+import json
+import shutil
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+DEFAULT_FILE = Path(__file__).parents[1] / "configs" / "litmus.yaml"
+
+
+class Stage(StrEnum):
+    """Mirrors `orchestrator.experiment.StageName`, which needs pydantic."""
+
+    VM = "vm"
+    LOCAL = "local"
+
+
+class Notify(StrEnum):
+    """Mirrors `orchestrator.experiment.Notify`."""
+
+    POLL = "poll"
+    INTERRUPT = "interrupt"
+    ADAPTIVE = "adaptive"
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make the command one of `app`."""
+    app.command()(litmus)
+
+
+def litmus(
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="An experiment file with coherent memory.", show_default=False)
+    ] = DEFAULT_FILE,
+    stage: Annotated[Stage, typer.Option(help="Real guests, or processes of this host.")] = Stage.VM,
+    shape: Annotated[str, typer.Option(metavar="NAME,…", help="Some of the shapes; all, if none.")] = "",
+    iterations: Annotated[int, typer.Option(min=1, max=1_000_000, help="Instances of each row, at least.")] = 1000,
+    notify: Annotated[Notify | None, typer.Option(help="Overrule the file's coherency.notify.")] = None,
+    control: Annotated[bool, typer.Option(help="Run them on the bare segment too, without and with fences.")] = True,
+    seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the random pauses.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    r"""Run litmus tests on the coherent memory; 1 is the exit code if it shows what it must not.
+
+    \b
+    Examples:
+      testbed litmus
+      testbed litmus --stage local --iterations 10000
+      testbed litmus --shape SB,IRIW --notify poll --no-control
+      testbed litmus configs/quickstart.yaml --json | jq '.rows[] | {shape, outcomes}'
+    """
+    from orchestrator.errors import RunEnded
+    from orchestrator.litmus.command import settings_of, stage_of
+    from orchestrator.litmus.run import Litmus, run
+    from orchestrator.litmus.table import as_json as plain
+    from orchestrator.litmus.table import render, violations
+    from orchestrator.progress import Progress
+    from orchestrator.results import RunDirectory
+
+    settings = settings_of(file, shape, iterations, notify.value if notify else None, control, seed, stage.value)
+    coherency = settings.experiment.coherency
+    assert coherency is not None
+    directory = RunDirectory.create(results, "litmus")
+    found = Litmus(stage.value, seed, coherency.notify.value, coherency.protocol)
+    with Progress(quiet=quiet) as progress:
+        run(settings, stage_of(stage.value, settings, directory, progress), directory, found, progress)
+    text = json.dumps(plain(found), indent=2) + "\n"
+    directory.keep("litmus.json", text)
+    if as_json:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else None
+        typer.echo(render(found, color=terminal, width=width) + f"results: {directory.path}")
+    if found.broken:
+        raise RunEnded(violations(found), f"{directory.path}/litmus.json has the first of every row", 1)

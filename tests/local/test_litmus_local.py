@@ -1,0 +1,46 @@
+"""Litmus tests with real page faults, in processes of this host."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def litmus(folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    line = [sys.executable, "-m", "orchestrator", "litmus", str(ROOT / "configs/litmus.yaml"), "--stage", "local"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*line, "--json", *words], capture_output=True, text=True, cwd=folder, timeout=100, env=environment
+    )
+    assert done.stdout, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return done.returncode, found
+
+
+@pytest.mark.parametrize("shapes", ["SB,MP,LB,R", "IRIW,false-sharing"])
+def test_coherent_memory_shows_nothing_forbidden_and_more_than_one_outcome(tmp_path: Path, shapes: str) -> None:
+    code, found = litmus(tmp_path, "--shape", shapes, "--iterations", "300", "--no-control")
+    assert code == 0
+    assert {row["shape"] for row in found["rows"]} == set(shapes.split(","))
+    for row in found["rows"]:
+        assert row["violation_count"] == 0, row
+        assert row["instances"] >= 300
+        assert len(row["outcomes"]) > 1, f"{row['shape']} never raced: {row['outcomes']}"
+
+
+def test_the_control_tells_memories_apart_and_fences_leave_nothing_to_forbid(tmp_path: Path) -> None:
+    """What bare memory shows without fences is the processors' own, and never fails the command."""
+    code, found = litmus(tmp_path, "--shape", "SB", "--iterations", "200")
+    assert code == 0
+    rows = {(row["memory"], tuple(row["placement"])): row for row in found["rows"]}
+    assert {memory for memory, _ in rows} == {"coherent", "bare", "bare+fences"}
+    for (memory, _), row in rows.items():
+        assert (row["messages"] > 0) == (memory == "coherent")
+        if memory != "bare":
+            assert row["violation_count"] == 0, row
