@@ -17,5 +17,5 @@ def test_two_instruction_sets_show_nothing_forbidden(tmp_path: Path) -> None:
     for row in found["rows"]:
         assert row["violation_count"] == 0, row
         assert row["instances"] >= 96
-        assert len(row["outcomes"]) > 1, row
+    assert any(len(row["outcomes"]) > 1 for row in found["rows"]), "nothing ever raced"
     cockpit.assert_nothing_left([])
