@@ -212,7 +212,8 @@ def test_down_leaves_nothing(state_home: Path, images: Mapping[str, Image]) -> N
 
 
 STARTER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs these tests in the background ignores it
 from images import ensure_all
 from testbed import up
 from tests.vm.conftest import pair_spec
