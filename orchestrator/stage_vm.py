@@ -100,8 +100,8 @@ class VmStage:
         for name in self._shape.nodes:
             node = self._running.nodes[name] if self._running else None
             console = node.console if node else evidence / f"{name}.console"
-            if console.exists():
-                directory.keep_console(name, console.read_text(errors="replace"))
+            if said := _text(console):
+                directory.keep_console(name, said)
             xml = node.domain_xml if node else _text(evidence / f"{name}.xml")
             if xml:
                 directory.keep_domain(name, xml)
@@ -126,4 +126,8 @@ class VmStage:
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+    """What the file holds; nothing if it is not there, or any more: `testbed down` may be at work beside us."""
+    try:
+        return path.read_text(errors="replace")
+    except FileNotFoundError:
+        return ""

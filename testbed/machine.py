@@ -86,7 +86,10 @@ class Node:
     def domain_xml(self) -> str:
         """What libvirt was given; "" when it did not come that far."""
         file = domain_file(self.directory, self.name)
-        return file.read_text() if file.exists() else ""
+        try:
+            return file.read_text()
+        except FileNotFoundError:  # or no longer there: another process may be taking the testbed down
+            return ""
 
     @property
     def command_line(self) -> str:
