@@ -99,7 +99,7 @@ def run(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
 ) -> None:
-    r"""Run an experiment: boot, deploy, run, check, report.
+    """Run an experiment: boot, deploy, run, check, report.
 
     \b
     Examples:
@@ -124,7 +124,7 @@ def run(
 
 @app.command()
 def validate(file: ExperimentArgument) -> None:
-    r"""Check an experiment file without starting anything.
+    """Check an experiment file without starting anything.
 
     \b
     Examples:
@@ -139,7 +139,7 @@ def validate(file: ExperimentArgument) -> None:
 
 @app.command()
 def schema() -> None:
-    r"""Print the JSON Schema of experiment files, for editors.
+    """Print the JSON Schema of experiment files, for editors.
 
     \b
     Examples:

@@ -42,7 +42,7 @@ def bench(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    r"""Measure page faults, rings, TCP and booting on an x86_64 and an aarch64 guest, in one run.
+    """Measure page faults, rings, TCP and booting on an x86_64 and an aarch64 guest, in one run.
 
     \b
     Examples:

@@ -14,7 +14,7 @@ ARCHITECTURES = ("x86_64", "aarch64")
 def list_images(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
 ) -> None:
-    r"""List the images that are there; `*` marks those that guests boot now.
+    """List the images that are there; `*` marks those that guests boot now.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def build(
     arch: Annotated[list[str] | None, typer.Argument(help="Instruction sets; all when left out.")] = None,
     offline: Annotated[bool, typer.Option(help="Use what is there; fail rather than download.")] = False,
 ) -> None:
-    r"""Build the images that are missing, and print where they are.
+    """Build the images that are missing, and print where they are.
 
     \b
     Examples:

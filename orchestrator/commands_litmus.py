@@ -46,7 +46,7 @@ def litmus(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    r"""Run litmus tests on the coherent memory; 1 is the exit code if it shows what it must not.
+    """Run litmus tests on the coherent memory; 1 is the exit code if it shows what it must not.
 
     \b
     Examples:

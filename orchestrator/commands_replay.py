@@ -18,7 +18,7 @@ def replay(
     point: Annotated[int | None, typer.Option(min=1, help="Only this point, from 1.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
 ) -> None:
-    r"""Replay a run that kept its traces, and say where reality left the model.
+    """Replay a run that kept its traces, and say where reality left the model.
 
     The experiment file must have said `trace: true` under `coherency`. Every event of every kernel is given to an
     engine, whose effects must be those of the run; every message must have been sent, and have kept its order; and the
@@ -26,7 +26,8 @@ def replay(
 
     \b
     Examples:
-      testbed run configs/traced.yaml && testbed replay
+      testbed run configs/traced.yaml
+      testbed replay
       testbed replay 4f1c --point 3
     """
     from orchestrator.errors import CheckFailed

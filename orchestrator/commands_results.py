@@ -21,7 +21,7 @@ def show(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories are.")] = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="Print run.json.")] = False,
 ) -> None:
-    r"""Show the summary of a run again.
+    """Show the summary of a run again.
 
     \b
     Examples:

@@ -29,7 +29,7 @@ def up(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    r"""Bring up the machines of a file and leave them running.
+    """Bring up the machines of a file and leave them running.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def up(
 def ps(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
 ) -> None:
-    r"""List testbeds: running ones, and what is left of broken ones.
+    """List testbeds: running ones, and what is left of broken ones.
 
     \b
     Examples:
@@ -108,7 +108,7 @@ def ssh(
     command: Annotated[list[str] | None, typer.Argument(help="What to run; a shell when left out.")] = None,
     name: Annotated[str | None, typer.Option(help="The testbed, when several are running.")] = None,
 ) -> None:
-    r"""Log in to a node with the real ssh, its host key verified; the exit code is the command's.
+    """Log in to a node with the real ssh, its host key verified; the exit code is the command's.
 
     \b
     Examples:
@@ -133,7 +133,7 @@ def down(
     everything: Annotated[bool, typer.Option("--all", help="Every one of yours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    r"""Stop a testbed and remove all that is left of it, however it ended.
+    """Stop a testbed and remove all that is left of it, however it ended.
 
     \b
     Examples:

@@ -76,7 +76,7 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    r"""Search every interleaving of small systems, with the engine that runs in the guests.
+    """Search every interleaving of small systems, with the engine that runs in the guests.
 
     Without --kernels, --operations, --pages, --links, --start, --threads, --give-ups and --deaths a set of scenarios is
     searched, which takes minutes; with any of them, that one scenario. Which operations are reads and which are writes

@@ -146,3 +146,14 @@ def test_a_defect_in_a_run_keeps_its_traceback_with_the_results(
     assert "nobody thought of this" in kept.read_text()
     assert str(kept) in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "words", [(), ("run",), ("bench",), ("litmus",), ("replay",), ("simulate",), ("up",), ("verify",)]
+)
+def test_examples_in_the_help_have_a_line_each(words: tuple[str, ...]) -> None:
+    lines = [line.strip() for line in command_line(*words, "--help").stdout.splitlines()]
+    assert not any("\\b" in line for line in lines)
+    following = lines[lines.index("Examples:") + 1]
+    assert following.startswith("testbed ")
+    assert following.count("testbed") == 1
