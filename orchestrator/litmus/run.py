@@ -121,10 +121,12 @@ def run(settings: Settings, stage: Stage, directory: RunDirectory, found: Litmus
             progress.say(f"{what}: {row.instances} instances, {row.duration_s:.1f} s, {verdict(row)}")
     finally:
         with signals_wait(progress.say_soon):
-            stage.collect(directory)
-            if agents is not None:
-                agents.close()
-            stage.teardown(keep=False)
+            try:
+                stage.collect(directory)
+            finally:
+                if agents is not None:
+                    agents.close()
+                stage.teardown(keep=False)
 
 
 def verdict(row: Row) -> str:
@@ -186,8 +188,9 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     row = Row(shape.name, memory.value, placement)
     # On bare memory a store may be timed as over while it still waits in its processor's store buffer: there, times of
     # one processor say nothing about another's. A coherent page is taken from its writer by way of the kernel.
-    together = settings.clocks_agree and memory is Memory.COHERENT
-    clocks = [0 if together else number for number, _ in enumerate(nodes)]
+    clocks = [0 if settings.clocks_agree else kernels.index(node) for node in nodes]
+    if memory is not Memory.COHERENT:
+        clocks = list(range(len(nodes)))
     row.judge(shape, instances_of(shape, rounds, histories_by_program(placement, answers), clocks), nodes)
     row.messages = sum(sum(answer["messages"].values()) for answer in answers.values())
     row.duration_s = max(answer["duration_s"] for answer in answers.values())
