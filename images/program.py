@@ -22,6 +22,8 @@ PACKAGES = {
     "zstd": "zstd",
 }
 LAST_LINES = 15
+SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")
+"""Where depmod and what mmdebstrap calls are installed; the PATH of an ordinary user of Debian leaves them out."""
 
 _running: set[subprocess.Popen[bytes]] = set()
 
@@ -59,9 +61,11 @@ def started(argv: Sequence[str | Path], **options: Any) -> Iterator[subprocess.P
 
     `options` are those of subprocess.Popen. Raises HostError when the program is missing.
     """
+    environment = dict(options.pop("env", None) or os.environ)
+    environment["PATH"] = os.pathsep.join([environment.get("PATH") or os.defpath, *SYSTEM_FOLDERS])
     try:
         # A process group of its own: mmdebstrap, when it is ended, sends SIGHUP to the whole group that it is in.
-        process = subprocess.Popen(argv, start_new_session=True, **options)
+        process = subprocess.Popen(argv, start_new_session=True, env=environment, **options)
     except FileNotFoundError as error:
         raise missing(Path(argv[0]).name) from error
     _running.add(process)

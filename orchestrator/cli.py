@@ -25,6 +25,7 @@ from orchestrator import (
     commands_verify,
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
+from orchestrator.output import open_missing, put, tell
 from orchestrator.signals import signals_raise
 
 app = typer.Typer(
@@ -166,6 +167,7 @@ app.add_typer(commands_results.app, name="results")
 
 def main() -> NoReturn:
     """Entry point: every end that was thought of has its exit code and no traceback."""
+    open_missing()
     try:
         with signals_raise():
             app()
@@ -174,7 +176,7 @@ def main() -> NoReturn:
         _show_failure(failure)
         sys.exit(failure.exit_code)
     except Stopped as stopped:
-        sys.stderr.write(f"testbed: {stopped}\n")
+        tell(f"testbed: {stopped}\n")
         sys.exit(stopped.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left; Python would complain once more at exit
@@ -187,20 +189,20 @@ def main() -> NoReturn:
 def _show_failure(failure: Failure) -> None:
     """Message and hint on standard error; with --json the same as JSON on standard output."""
     kind = "" if isinstance(failure, FileError) else "testbed: error: "
-    sys.stderr.write(f"{kind}{failure.message}\n")
+    tell(f"{kind}{failure.message}\n")
     if failure.hint:
-        sys.stderr.write(f"hint: {failure.hint}\n")
+        tell(f"hint: {failure.hint}\n")
     if "--json" in sys.argv and not isinstance(failure, RunEnded):
         error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
         if isinstance(failure, FileError):
             error["problems"] = failure.problems
-        typer.echo(json.dumps({"outcome": "error", "error": error}, indent=2))
+        put(json.dumps({"outcome": "error", "error": error}, indent=2) + "\n")
 
 
 def _show_defect(error: Exception) -> None:
-    sys.stderr.write("".join(traceback.format_exception(error)))
-    sys.stderr.write(f"testbed: error: a defect of testbed itself: {type(error).__name__}: {error}\n")
-    sys.stderr.write("hint: please report it, with the lines above\n")
+    tell("".join(traceback.format_exception(error)))
+    tell(f"testbed: error: a defect of testbed itself: {type(error).__name__}: {error}\n")
+    tell("hint: please report it, with the lines above\n")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,12 @@ def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _somebody(value: dict[str, tuple[Role, ...]]) -> dict[str, tuple[Role, ...]]:
+    if all(role is Role.IDLE for roles in value.values() for role in roles):
+        raise PydanticCustomError("expected", "nobody", {"expected": "a reader or writer on one node at least"})
+    return value
+
+
 _SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^\d+ *(B|KiB|MiB|GiB)?$"}, {"type": "integer", "minimum": 0}]}
 Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
 """A size in bytes; in the file an integer, or a number with B, KiB, MiB or GiB."""
@@ -120,7 +126,7 @@ class Node(_Model):
     """Its instruction set."""
     memory: Annotated[Size, Field(ge=128 << 20, le=64 << 30)] = DEFAULT_MEMORY
     """Main memory."""
-    cpus: Annotated[int, Field(ge=1, le=64)] = 1
+    cpus: Annotated[int, Field(strict=True, ge=1, le=64)] = 1
     """Virtual processors."""
     accelerator: Accelerator = Accelerator.AUTO
     """What runs its instructions; `--accel` overrules."""
@@ -132,7 +138,7 @@ class IvshmemLink(_Model):
     kind: Literal["ivshmem-doorbell"]
     size: Annotated[Size, Field(ge=1 << 20, le=16 << 30)]
     """Size of the segment, a power of two (it is a PCI base address register)."""
-    vectors: Annotated[int, Field(ge=1, le=32)] = 4
+    vectors: Annotated[int, Field(strict=True, ge=1, le=32)] = 4
     """Interrupt vectors a node."""
     nodes: NodeSet
     """The nodes that share it."""
@@ -184,13 +190,13 @@ class SharedArray(_Model):
     """Threads store into and load from one array; every value that is loaded is checked."""
 
     kind: Literal["shared-array"]
-    threads: dict[NodeName, Threads]
+    threads: Annotated[dict[NodeName, Threads], AfterValidator(_somebody)]
     """Role of each node's thread, or a list of roles, one a thread. A node that is not named is idle."""
     array: Annotated[Size, Field(ge=8)]
     """Size of the array, from the start of the region."""
-    stride: Annotated[int, Field(ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
+    stride: Annotated[int, Field(strict=True, ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
     """Bytes from one element (8 bytes) to the next."""
-    iterations: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 16
     """Rounds of storing and loading, with a barrier after each half."""
 
     @property
@@ -213,9 +219,9 @@ class Experiment(_Model):
     workload: SharedArray | None = None
     matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """Values to put in the place of others, by path (`workload.array: [4KiB, 256KiB]`); all combinations are run."""
-    repeat: Annotated[int, Field(ge=1, le=1000)] = 1
+    repeat: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     """How often each combination is run."""
-    timeout_s: Annotated[float, Field(gt=0, le=86_400)] = 30.0
+    timeout_s: Annotated[float, Field(strict=True, gt=0, le=86_400)] = 30.0
     """Longest time one point may take with hardware acceleration; emulated guests are given ten times as long."""
     expect: list[Annotated[str, BeforeValidator(_expectation)]] = ["verified == true"]
     """Expressions over a point's results that must be true."""

@@ -117,6 +117,9 @@ def _broken(error: yaml.MarkedYAMLError) -> Problem:
     return Problem(mark, f"{seen}{context}, expected well-formed YAML")
 
 
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+
+
 class _TooMuch(Exception):
     def __init__(self, mark: Mark, text: str) -> None:
         super().__init__(text)
@@ -169,8 +172,8 @@ class _Builder:
         return data
 
     def _scalar(self, node: yaml.Node, mark: Mark) -> Any:
-        if node.tag == "tag:yaml.org,2002:timestamp":
-            return node.value  # a date is a word here
+        if node.tag == "tag:yaml.org,2002:timestamp" or (node.tag in _NUMBERS and ":" in node.value):
+            return node.value  # a date is a word here, and so is 1:30, which YAML 1.1 takes for ninety
         if not node.tag.startswith("tag:yaml.org,2002:"):
             self.problems.append(Problem(mark, f"found the tag '{node.tag}', expected a plain value"))
             return None

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from orchestrator.output import tell
+
 if TYPE_CHECKING:  # rich costs 30 ms, which a quiet command need not pay
     from rich.status import Status
 
@@ -70,8 +72,7 @@ class Progress:
             if self._status is not None:
                 self._status.console.print(line, markup=False, highlight=False)
             else:
-                sys.stderr.write(line + "\n")
-                sys.stderr.flush()
+                tell(line + "\n")
 
     def say_soon(self, text: str) -> None:
         """`say`, from another thread a moment later: the one for signal handlers, which may interrupt `say` itself."""

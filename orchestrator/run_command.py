@@ -7,11 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import typer
-
 from images.errors import Failure
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
+from orchestrator.output import put
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.record import TRACEBACK, Record
@@ -96,11 +95,10 @@ def _stage_factory(
 def _print(record: Record, as_json: bool, quiet: bool) -> None:
     summary = record.summary.as_json()
     if as_json:
-        sys.stdout.write(json.dumps(summary, indent=2) + "\n")
-        sys.stdout.flush()
+        put(json.dumps(summary, indent=2) + "\n")
     elif not quiet and (summary["points"] or summary["outcome"] == Outcome.PASSED):
         from orchestrator.report import render
 
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None
-        typer.echo(render(summary, color=terminal, width=width), nl=False)
+        put(render(summary, color=terminal, width=width))

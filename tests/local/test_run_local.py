@@ -151,6 +151,28 @@ def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number:
     assert agents_alive() <= before
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("2>&1 >/dev/null | head -n 1 >/dev/null; exit ${PIPESTATUS[0]}", 0),
+        ("--json | true; exit ${PIPESTATUS[0]}", 0),
+        ("2>&-", 0),
+        ("2>/dev/full", 0),
+        (">/dev/full", 3),
+    ],
+)
+def test_output_that_nobody_reads_changes_nothing_and_a_full_one_is_the_hosts(
+    tmp_path: Path, words: str, code: int
+) -> None:
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    line = f"{sys.executable} -m orchestrator run quick.yaml --stage local {words}"
+    done = subprocess.run(["bash", "-c", line], cwd=tmp_path, timeout=60, env=environment(), capture_output=True)
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+    (path,) = (tmp_path / "results").glob("*/run.json")
+    assert json.loads(path.read_text())["outcome"] == "passed"
+
+
 def test_killed_without_warning_it_leaves_no_process_behind(tmp_path: Path) -> None:
     before = agents_alive()
     (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))

@@ -83,6 +83,14 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
         ("x86: writer", "x68: writer", "11:13: found the node 'x68', which is not in testbed.nodes, expected", "x86"),
         ("arm: reader", "arm: reder", "11:31: found 'reder', expected reader, writer or idle", "reader"),
         ("array: 256KiB", "array: 8MiB", "12:10: found an array of 8MiB, expected at most 4MiB, the region", ""),
+        (
+            "x86: writer, arm: reader",
+            "x86: idle",
+            "11:12: found a mapping, expected a reader or writer on one node",
+            "",
+        ),
+        ("array: 256KiB", "array: 256KiB\n  iterations: yes", "13:15: found true, expected a whole number", ""),
+        ("array: 256KiB", "array: 256KiB\n  iterations: 1:30", "13:15: found '1:30', expected a whole number", ""),
         ("shared-array", "shared-aray", "10:9: found 'shared-aray', expected shared-array", "shared-array"),
     ],
 )

@@ -95,6 +95,11 @@ def test_a_failing_download_shows_the_last_lines_and_a_hint(tmp_path: Path, monk
     assert "packages" in caught.value.hint
 
 
+def test_programs_of_the_system_are_found_by_an_ordinary_user_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")  # where depmod is not
+    assert run(["depmod", "--version"]).startswith(b"kmod version")
+
+
 def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(HostError, match=r"mkfs\.erofs is not installed") as caught:

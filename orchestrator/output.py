@@ -1,0 +1,45 @@
+"""Writing where somebody may have stopped reading: `… | head` must neither end a run nor change its exit code."""
+
+import errno
+import os
+import sys
+from typing import TextIO
+
+from images.errors import HostError
+
+
+def open_missing() -> None:
+    """Standard streams that were closed before we began (`2>&-`) become ones that nobody reads."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - a standard stream
+
+
+def put(text: str) -> None:
+    """Write to standard output. Whoever left wanted no more. Raises HostError when there is no room for it."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence(sys.stdout)
+    except OSError as error:
+        _silence(sys.stdout)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise HostError(f"standard output cannot be written: {error.strerror}", "make room where it goes") from None
+        raise
+
+
+def tell(text: str) -> None:
+    """Write to standard error; what cannot be told is not worth ending anything for."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
+    """From now on all of it is dropped, what the interpreter flushes at its end too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
