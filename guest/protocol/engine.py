@@ -27,6 +27,11 @@ class Engine(Protocol):
 
     def __init__(self, kernel: int, kernels: Iterable[int], pages: int) -> None: ...
 
+    @property
+    def origin(self) -> int | None:
+        """The kernel without which no page can be had that is not here already; None if there is no such kernel."""
+        ...
+
     def fault(self, page: int, write: bool) -> list[Effect]:
         """A local thread cannot access the page. Further faults while it is in flight only add what is wanted."""
         ...
