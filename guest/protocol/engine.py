@@ -27,11 +27,6 @@ class Engine(Protocol):
 
     def __init__(self, kernel: int, kernels: Iterable[int], pages: int) -> None: ...
 
-    @property
-    def origin(self) -> int | None:
-        """The kernel without which no page can be had that is not here already; None if there is no such kernel."""
-        ...
-
     def fault(self, page: int, write: bool) -> list[Effect]:
         """A local thread cannot access the page. Further faults while it is in flight only add what is wanted."""
         ...
@@ -54,6 +49,11 @@ class Engine(Protocol):
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """An address-space operation was applied; requests that waited for it are answered now."""
+        ...
+
+    @property
+    def origin(self) -> int | None:
+        """The kernel without which no page can be had that is not here already; None if there is no such kernel."""
         ...
 
     def state(self, page: int) -> State:
