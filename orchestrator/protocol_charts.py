@@ -1,4 +1,4 @@
-"""The diagrams of docs/protocol.md, drawn from the protocol's table and from engines at work.
+"""The diagrams of docs/protocol.md, drawn from the protocols' tables and from engines at work.
 
     python -m orchestrator.protocol_charts docs/protocol.md
 
@@ -7,12 +7,22 @@ draws them again in place, between their marks; the tests fail while the page sh
 
 import re
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from guest.protocol.engine import Engine
 from guest.protocol.messages import MessageName
-from guest.protocol.table import TABLE, Event, State
+from guest.protocol.origin import OriginEngine
+from guest.protocol.origin_table import AWAY, HOME
+from guest.protocol.table import TABLE, Event, Rule, State
+from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal, shared_array
 from orchestrator.checker.trace import sequence_chart
+
+AnyTable = Mapping[tuple[State, Any], Rule]
+"""Every protocol has events of its own; their numbers mean the same."""
 
 _LOCAL = {
     Event.READ_FAULT: "read",
@@ -22,33 +32,32 @@ _LOCAL = {
 }
 
 
-def state_diagram() -> str:
+def state_diagram(table: AnyTable) -> str:
     """Every change of state that the table allows while no kernel dies; what stays in a state is left to the table."""
     changes: dict[tuple[State, State], list[str]] = {}
-    for (before, event), rule in TABLE.items():
+    for (before, event), rule in table.items():
         for after in rule.to:
-            if after is not before and event is not Event.PEER_DOWN:
+            if after is not before and event != Event.PEER_DOWN:
                 changes.setdefault((before, after), []).append(_LOCAL.get(event) or event.name)
     lines = ["stateDiagram-v2", "    [*] --> U"]
     lines += [f"    {before.name} --> {after.name}: {', '.join(names)}" for (before, after), names in changes.items()]
     return "\n".join(lines)
 
 
-def rule_table() -> str:
+def rule_table(table: AnyTable) -> str:
     """The whole table, one line an event and state."""
     lines = ["| event | state | rule | next | may send |", "|---|---|---|---|---|"]
-    for event in Event:
-        for state in State:
-            rule = TABLE[state, event]
-            after = ", ".join(other.name for other in rule.to) or "–"
-            sends = ", ".join(MessageName(name).name for name in rule.sends) or "–"
-            lines.append(f"| {_LOCAL.get(event) or event.name} | {state.name} | {rule.says} | {after} | {sends} |")
+    for state, event in sorted(table, key=lambda key: (key[1], key[0])):
+        rule = table[state, event]
+        after = ", ".join(other.name for other in rule.to) or "–"
+        sends = ", ".join(MessageName(name).name for name in rule.sends) or "–"
+        lines.append(f"| {_LOCAL.get(event) or event.name} | {state.name} | {rule.says} | {after} | {sends} |")
     return "\n".join(lines)
 
 
-def lost_vote() -> str:
+def writers_meet(engine: type[Engine]) -> str:
     """Three kernels share a page; 0 and 1 write at the same moment, then 2 reads."""
-    kernels = Rehearsal(3, 1)
+    kernels = Rehearsal(3, 1, engine)
     for kernel in range(3):
         kernels.access(kernel, 0, write=False)
         kernels.settle()
@@ -77,11 +86,41 @@ def message_counts() -> str:
     return "\n".join(lines)
 
 
-CHARTS = {
+def protocols_compared() -> str:
+    """Messages a page: in the first iteration, and in each further one."""
+    lines = ["| kernels | workload | voting: first | each further | origin: first | each further |", "|---" * 6 + "|"]
+    for name, roles, at_once in (
+        ("both read", "RR", True),
+        ("the origin writes, the other reads", "WR", True),
+        ("the other writes, the origin reads", "RW", True),
+        ("both write, one after the other", "WW", False),
+        ("both write, at the same moment", "WW", True),
+        ("all read", "RRRR", True),
+        ("the origin writes, all read", "WRRR", True),
+        ("another writes, all read", "RRRW", True),
+        ("all write, one after the other", "WWWW", False),
+        ("all write, at the same moment", "WWWW", True),
+    ):
+        costs = []
+        for engine in (VotingEngine, OriginEngine):
+            one, four, sixteen = (
+                len(shared_array(roles, 1, iterations, at_once=at_once, engine=engine).log) for iterations in (1, 4, 16)
+            )
+            costs += [f"{one}", f"{(sixteen - four) / 12:g}"]
+        lines.append(f"| {len(roles)} | {name} | {' | '.join(costs)} |")
+    return "\n".join(lines)
+
+
+CHARTS: dict[str, Callable[[], str]] = {
     "message-counts": message_counts,
-    "state-diagram": state_diagram,
-    "rule-table": rule_table,
-    "lost-vote": lost_vote,
+    "state-diagram": partial(state_diagram, TABLE),
+    "rule-table": partial(rule_table, TABLE),
+    "lost-vote": partial(writers_meet, VotingEngine),
+    "origin-states": partial(state_diagram, AWAY),
+    "origin-home-rules": partial(rule_table, HOME),
+    "origin-away-rules": partial(rule_table, AWAY),
+    "origin-writers": partial(writers_meet, OriginEngine),
+    "protocols-compared": protocols_compared,
 }
 """What stands between `<!-- drawn: NAME -->` and `<!-- end -->`."""
 

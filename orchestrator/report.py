@@ -17,6 +17,7 @@ _SHORT = {
     "INVALIDATE": ("invalidate", "inv"),
     "VOTE": ("vote", "vote"),
     "ABANDON": ("abandon", "aban"),
+    "GRANT": ("grant", "grant"),
 }
 """Column heads, wide and narrow; a message that is not here goes under its own name."""
 WIDTH_MAX = 400

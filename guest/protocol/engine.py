@@ -53,6 +53,11 @@ class Engine(Protocol):
         """An address-space operation was applied; requests that waited for it are answered now."""
         ...
 
+    @property
+    def origin(self) -> int | None:
+        """The kernel without which no page can be had that is not here already; None if there is no such kernel."""
+        ...
+
     def state(self, page: int) -> State:
         """State of the page here."""
         ...

@@ -25,6 +25,8 @@ class MessageName(IntEnum):
     VOTE = 5
     ABANDON = 6
     """A writer that lost a vote gives up: the winner must no longer wait for it (our addition)."""
+    GRANT = 7
+    """Write the copy that you have: the origin protocol's answer without a page."""
     JOIN = 8
     JOINED = 9
     LEAVE = 10
@@ -40,13 +42,16 @@ class Flag(IntFlag):
     FETCH = 1
     """PAGE_REQUEST: first touch, every other kernel of the set is asked."""
     FOR_WRITE = 2
-    """PAGE_REQUEST: the asker lost a vote and is one of the losers the winner serves."""
+    """PAGE_REQUEST: the asker lost a vote and is one of the losers the winner serves. In the origin protocol: the
+    asker is going to write; PAGE_DATA: this is the only copy, its receiver may write."""
     GRANT = 4
     """VOTE: the invalidation is granted."""
     ALSO_WRITING = 8
     """VOTE: the voter has a write of its own in flight (its timestamp is in `stamp`) or holds the page M."""
     FETCHING = 16
     """PAGE_ABSENT: no page here yet, but this kernel is fetching it too."""
+    LOST = 32
+    """PAGE_ABSENT: the only valid copy died with its kernel."""
 
 
 class Message(NamedTuple):

@@ -49,6 +49,11 @@ class VotingEngine(Votes):
         self._on_give_up = rules[Event.GIVE_UP]
         self._on_peer_down = rules[Event.PEER_DOWN]
 
+    @property
+    def origin(self) -> None:
+        """Nobody directs. See `Engine.origin`."""
+        return None
+
     def fault(self, page: int, write: bool) -> list[Effect]:
         """A local thread cannot access the page. See `Engine.fault`."""
         record = self._pages[page] or self._meet(page)

@@ -1,7 +1,8 @@
 """What must hold in every state, by the numbers of docs/protocol.md.
 
 (1) a writable page is readable nowhere else; (2) every readable copy holds the value stored last; (3) a page in N is
-nowhere else, messages included; (4) some living kernel holds the latest value of every page ever touched; (5) no thread
+nowhere else, messages included; (4) some living kernel holds the latest value of every page ever touched, or it is on
+its way to one; (5) no thread
 waits in a state without messages. That every state can come to rest by deliveries alone only a whole search can tell.
 """
 
@@ -29,7 +30,7 @@ def broken(system: System, world: World) -> str | None:
         return "invariant 3: a page is in N though a copy is on its way"
     if not world.deaths:
         for page, kernels in enumerate(world.touched):
-            if kernels and not current >> page & 1:
+            if kernels and not current >> page & 1 and not _travels(system, world, page):
                 return f"invariant 4: no kernel has page {page} any more"
     return None
 
@@ -51,3 +52,9 @@ def _carried(system: System, world: World, pages: int) -> bool:
         if message.name == MessageName.PAGE_DATA and pages >> message.page & 1 and world.locals[sender] != DEAD:
             return True
     return False
+
+
+def _travels(system: System, world: World, page: int) -> bool:
+    """Whether the page's latest value is on its way: whoever gives the only copy away need not keep it."""
+    values = system.parcels.values
+    return any(values[number].fresh and values[number].message.page == page for _, _, number in world.net)

@@ -67,10 +67,12 @@ class Rehearsal:
                 self.woken.append((kernel, effect.page))
 
 
-def shared_array(roles: str, pages: int, iterations: int, *, at_once: bool = True) -> Rehearsal:
+def shared_array(
+    roles: str, pages: int, iterations: int, *, at_once: bool = True, engine: type[Engine] = VotingEngine
+) -> Rehearsal:
     """What the shared-array workload costs: in each iteration all writers (W) store to every page, then everyone loads
     from every page. `roles` has one letter a kernel. Writers fault at the same moment, or one after the other."""
-    system = Rehearsal(len(roles), pages)
+    system = Rehearsal(len(roles), pages, engine)
     writers = [kernel for kernel, role in enumerate(roles) if role == "W"]
     for _ in range(iterations):
         for page in range(pages):

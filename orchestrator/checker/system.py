@@ -220,6 +220,9 @@ class System:
         return sum(1 << kernel for kernel, local in enumerate(world.locals) if local != DEAD)
 
     def _check_poison(self, world: World, page: int) -> None:
+        origin = self.machines[0].engine.origin
+        if origin is not None and world.locals[origin] == DEAD:
+            return  # it alone knew who has the page
         for kernel, local in enumerate(world.locals):
             if local != DEAD:
                 summary = self.machines[kernel].summaries[local]

@@ -22,7 +22,11 @@ def describe(message: Message) -> str:
         words += ["also writing"] if message.flags & Flag.ALSO_WRITING else []
     if name is MessageName.PAGE_ABSENT and message.flags & Flag.FETCHING:
         words.append("fetching too")
-    if name in (MessageName.PAGE_DATA, MessageName.INVALIDATE):
+    if name is MessageName.PAGE_DATA and message.flags & Flag.FOR_WRITE:
+        words.append("the only copy")
+    if name is MessageName.PAGE_ABSENT and message.flags & Flag.LOST:
+        words.append("lost")
+    if name in (MessageName.PAGE_DATA, MessageName.INVALIDATE) and (message.copyset or message.stamp):
         words.append(f"version {message.version}")
     if name in _STAMPED and message.stamp >> 16:
         words.append(f"timestamp {message.stamp >> 16}.{message.stamp & 0xFFFF}")

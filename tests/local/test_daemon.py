@@ -291,7 +291,7 @@ def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agent
     ready = {"op": "open", "kernel": 0, "kernels": 2, "pages": 8, "link": link}
     refused("command: pages 0, expected a whole number from 1", **{**ready, "pages": 0})
     refused("command: notify 'loudly', expected one of: poll, interrupt, adaptive", **ready, notify="loudly")
-    refused("command: protocol 'mesi', expected one of: voting", **ready, protocol="mesi")
+    refused("command: protocol 'mesi', expected one of: voting, origin", **ready, protocol="mesi")
     refused("command: link None, expected an object of kind ivshmem or host", **{**ready, "link": None})
     refused("link: memory fd 999", **{**ready, "link": {**link, "memory_fd": 999}})
     refused("command: the segment is formatted for 2 kernels, this command says 3", **{**ready, "kernels": 3})

@@ -116,6 +116,30 @@ def test_points_that_need_other_machines_get_them_one_after_the_other(tmp_path: 
     assert sorted(path.name for path in consoles.iterdir()) == ["arm.2.log", "arm.log", "x86.2.log", "x86.log"]
 
 
+def test_the_quickstart_runs_under_the_origin_protocol_too(tmp_path: Path) -> None:
+    text = (ROOT / "configs" / "quickstart.yaml").read_text()
+    assert "protocol: voting" in text
+    points = summary_of(run(tmp_path, text.replace("protocol: voting", "protocol: origin"), "--json"))["points"]
+    assert [point["verified"] for point in points] == [True] * 6
+    for point in points:
+        writers = sum(role == "writer" for roles in point["roles"].values() for role in roles)
+        # First touch 2 a page; then INVALIDATE, VOTE, PAGE_REQUEST and PAGE_DATA, and 2 more for a second writer. A
+        # thread that does not get its turn before its page is taken away again asks once more.
+        each = {0: 0, 1: 4, 2: 6}[writers]
+        expected = point["pages"] * (2 * max(writers, 1) + each * (point["iterations"] - 1))
+        assert expected <= point["messages_total"] * (1.1 if writers == 2 else 1), point
+        assert point["messages_total"] <= expected * (1.5 if writers == 2 else 1), point
+
+
+def test_three_kernels_have_an_origin(tmp_path: Path) -> None:
+    text = QUICK.replace("link: shm0,", "link: shm0, protocol: origin,")
+    text = text.replace("arm: {arch: aarch64}", "arm: {arch: aarch64}, third: {arch: x86_64}")
+    text = text.replace("[x86, arm]", "[x86, arm, third]").replace(
+        "arm: reader}", "arm: writer, third: [writer, reader]}"
+    )
+    assert summary_of(run(tmp_path, text, "--json"))["points"][0]["verified"]
+
+
 def test_an_expectation_that_does_not_hold_ends_with_one(tmp_path: Path) -> None:
     done = run(tmp_path, QUICK + "expect: [messages.protocol == 1]\n")
     assert done.returncode == 1

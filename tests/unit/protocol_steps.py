@@ -1,6 +1,7 @@
 """Short ways to bring engines into a state, and to say what they did."""
 
 from guest.protocol.effects import Effect, Grant, Send
+from guest.protocol.engine import Engine
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal
@@ -9,9 +10,9 @@ LOSER = 2 << 16 | 1
 """The timestamp of kernel 1's write."""
 
 
-def shared(kernels: int, pages: int = 1) -> Rehearsal:
+def shared(kernels: int, pages: int = 1, engine: type[Engine] = VotingEngine) -> Rehearsal:
     """All kernels hold valid copies of all pages; the log is empty."""
-    system = Rehearsal(kernels, pages)
+    system = Rehearsal(kernels, pages, engine)
     for page in range(pages):
         for kernel in range(kernels):
             system.access(kernel, page, write=False)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from guest.protocol.messages import MessageName
+from guest.protocol.origin_table import AWAY, HOME
 from guest.protocol.table import TABLE
 from orchestrator.protocol_charts import CHARTS, redraw
 
@@ -24,7 +25,7 @@ def test_every_chart_is_on_the_page() -> None:
 
 def test_every_message_of_the_protocol_is_explained() -> None:
     page = PAGE.read_text()
-    for name in {name for rule in TABLE.values() for name in rule.sends}:
+    for name in {name for table in (TABLE, HOME, AWAY) for rule in table.values() for name in rule.sends}:
         assert f"| {MessageName(name).name} |" in page
 
 

@@ -1,0 +1,234 @@
+"""The checker finds nothing in the origin protocol, and everything in origins with one rule broken."""
+
+from dataclasses import replace
+
+import pytest
+
+from guest.protocol.effects import Discard, Effect, Protect
+from guest.protocol.messages import Flag, Message
+from guest.protocol.origin import OriginEngine
+from guest.protocol.origin_page import Asker, AwayPage, HomePage
+from guest.protocol.page import READ
+from guest.protocol.table import S
+from orchestrator.checker import Scenario, explore, wander
+from orchestrator.checker.scenario import Links, Start
+from orchestrator.checker.trace import tell
+
+REORDERED = Links.REORDERED
+SHARED, MODIFIED = Start.SHARED, Start.MODIFIED
+
+SOUND = [
+    Scenario((3, 3)),
+    Scenario((3, 3), REORDERED),
+    Scenario((3, 3), REORDERED, SHARED),
+    Scenario((3, 3), REORDERED, MODIFIED),
+    Scenario((2, 2), REORDERED, pages=2),
+    Scenario((2, 2), REORDERED, threads=2),
+    Scenario((2, 2), REORDERED, give_ups=2, deaths=1),
+    Scenario((1, 1, 1), start=Start.PARTLY_SHARED),
+    Scenario((2, 2, 2)),
+    Scenario((2, 2, 2), REORDERED),
+    Scenario((2, 2, 1), REORDERED, SHARED),
+    Scenario((2, 2, 1), REORDERED, MODIFIED),
+    Scenario((1, 1, 1), pages=2),
+    Scenario((1, 1, 1), REORDERED, give_ups=1, deaths=1),
+    Scenario((1, 1, 1), REORDERED, SHARED, give_ups=1, deaths=1),
+    Scenario((1, 1, 1), REORDERED, MODIFIED, deaths=2),
+]
+
+
+@pytest.mark.parametrize("scenario", SOUND, ids=str)
+def test_the_origin_protocol_holds_in_every_state(scenario: Scenario) -> None:
+    report = explore(replace(scenario, engine=OriginEngine))
+    assert report.violation is None, tell(report)
+    assert report.complete
+    assert report.states > 100
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        Scenario((2, 2, 2, 2), REORDERED, SHARED, give_ups=1, deaths=2),
+        Scenario((2,) * 8, REORDERED, MODIFIED, threads=2, deaths=1),
+        Scenario((2, 2, 2), REORDERED, pages=3, threads=2, give_ups=2),
+    ],
+    ids=str,
+)
+def test_random_walks_through_larger_systems_find_nothing(scenario: Scenario, seed: int) -> None:
+    report = wander(replace(scenario, engine=OriginEngine), seed, walks=25)
+    assert report.violation is None, tell(report)
+
+
+class OriginKeepsItsCopy(OriginEngine):
+    """Another kernel may write, and the origin reads on."""
+
+    def _let_write(self, page: HomePage, asker: Asker, effects: list[Effect]) -> None:
+        super()._let_write(page, asker, effects)
+        if Discard(page.number) in effects:
+            effects.remove(Discard(page.number))
+            page.state = S
+
+
+class ReaderUnrecorded(OriginEngine):
+    """A reader is not entered in the directory."""
+
+    def _let_read(self, page: HomePage, asker: Asker, effects: list[Effect]) -> None:
+        holders = page.holders
+        super()._let_read(page, asker, effects)
+        page.holders = holders
+
+
+class FirstVoteCounts(OriginEngine):
+    """Of all invalidated holders only one is waited for."""
+
+    def count_out(self, page: HomePage, sender: int, message: Message, effects: list[Effect]) -> None:
+        page.holders &= self._bit
+        page.awaiting &= 1 << sender
+        super().count_out(page, sender, message, effects)
+
+
+class VotesWithoutDropping(OriginEngine):
+    """An invalidation is acknowledged, and the copy kept."""
+
+    def _drop(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
+        super()._drop(page, question, effects)
+        effects.remove(Discard(page.number))
+        page.state = S
+
+
+class QuestionsForgotten(OriginEngine):
+    """A question that has overtaken the answer is not kept."""
+
+    def wait(self, page: AwayPage, sender: int, message: Message, _effects: list[Effect]) -> None:
+        super().wait(page, sender, message, _effects)
+        page.question = None
+
+
+class GrantsToAnybody(OriginEngine):
+    """The right to write is sent without the page to a kernel that has none."""
+
+    def _let_write(self, page: HomePage, asker: Asker, effects: list[Effect]) -> None:
+        page.holders |= 1 << asker.kernel
+        super()._let_write(page, asker, effects)
+
+
+class ServesWhileBusy(OriginEngine):
+    """A write is granted while the one before it waits for votes."""
+
+    def enter_queue(self, page: HomePage, sender: int, message: Message, effects: list[Effect]) -> None:
+        if page.state is S and page.awaiting and message.flags & Flag.FOR_WRITE:
+            self._let_write(page, Asker(sender, message.request, True), effects)
+        else:
+            super().enter_queue(page, sender, message, effects)
+
+
+class StaysWritable(OriginEngine):
+    """A writer gives a copy away and writes on."""
+
+    def _hand_over(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
+        super()._hand_over(page, question, effects)
+        effects.remove(Protect(page.number))
+
+
+class KeepsWhatIsToBeWritten(OriginEngine):
+    """The owner keeps a copy of what another is going to write, and says that it does not."""
+
+    def _hand_over(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
+        super()._hand_over(page, question, effects)
+        if Discard(page.number) in effects:
+            effects.remove(Discard(page.number))
+            page.state = S
+
+
+class ReaderMayWrite(OriginEngine):
+    """A copy to read is installed writable."""
+
+    def install(self, page: AwayPage, sender: int, message: Message, effects: list[Effect]) -> None:
+        super().install(page, sender, message._replace(flags=Flag.FOR_WRITE), effects)
+
+
+class WriterForgotten(OriginEngine):
+    """A copy comes whose reader has given up; the writer that waits too is neither woken nor asked for."""
+
+    def install(self, page: AwayPage, sender: int, message: Message, effects: list[Effect]) -> None:
+        page.wanted &= READ
+        super().install(page, sender, message, effects)
+
+
+class AnswerRefused(OriginEngine):
+    """Who gives up does not take the answer any more, though the directory counts on it."""
+
+    def give_up(self, page: AwayPage, _sender: int, _message: Message, _effects: list[Effect]) -> None:
+        page.wanted = 0
+        page.asking = False
+
+
+class DeadAreWaitedFor(OriginEngine):
+    """The origin waits for a vote of the dead."""
+
+    def bury(self, page: HomePage, sender: int, message: Message, effects: list[Effect]) -> None:
+        awaiting = page.awaiting
+        super().bury(page, sender, message, effects)
+        page.awaiting = awaiting
+
+
+class DeadStayInTheQueue(OriginEngine):
+    """A page is given to a kernel that is dead."""
+
+    def bury(self, page: HomePage, sender: int, message: Message, effects: list[Effect]) -> None:
+        queue = page.queue
+        super().bury(page, sender, message, [])
+        page.queue = queue
+        self._serve(page, effects)
+
+
+class LostPagesAreZeros(OriginEngine):
+    """A page whose only valid copy died begins again as zeros."""
+
+    def bury(self, page: HomePage, sender: int, message: Message, effects: list[Effect]) -> None:
+        super().bury(page, sender, message, effects)
+        page.lost = False
+
+
+class OrphansHope(OriginEngine):
+    """An answer is awaited from an origin that is dead."""
+
+    def orphan(self, page: AwayPage, _sender: int, _message: Message, effects: list[Effect]) -> None:
+        return
+
+
+class OwnerStruckOut(OriginEngine):
+    """An owner that gives a copy away is struck from the directory though it keeps one."""
+
+    def come_home(self, page: HomePage, sender: int, message: Message, effects: list[Effect]) -> None:
+        page.holders = 0
+        super().come_home(page, sender, message, effects)
+
+
+MUTANTS: list[tuple[type[OriginEngine], Scenario]] = [
+    (OriginKeepsItsCopy, Scenario((1, 1), start=SHARED)),
+    (ReaderUnrecorded, Scenario((2, 1))),
+    (FirstVoteCounts, Scenario((1, 1, 1), start=SHARED)),
+    (VotesWithoutDropping, Scenario((1, 1), start=SHARED)),
+    (QuestionsForgotten, Scenario((2, 2), REORDERED)),
+    (GrantsToAnybody, Scenario((2, 1))),
+    (ServesWhileBusy, Scenario((1, 1, 1), start=SHARED)),
+    (StaysWritable, Scenario((1, 1))),
+    (KeepsWhatIsToBeWritten, Scenario((1, 1))),
+    (ReaderMayWrite, Scenario((1, 1))),
+    (WriterForgotten, Scenario((0, 1), start=MODIFIED, threads=2, give_ups=1)),
+    (AnswerRefused, Scenario((1, 2), give_ups=1)),
+    (DeadAreWaitedFor, Scenario((1, 1), start=SHARED, deaths=1)),
+    (DeadStayInTheQueue, Scenario((2, 1), start=SHARED, deaths=1)),
+    (LostPagesAreZeros, Scenario((1, 2), start=SHARED, deaths=1)),
+    (OrphansHope, Scenario((1, 1), start=MODIFIED, deaths=1)),
+    (OwnerStruckOut, Scenario((2, 1))),
+]
+
+
+@pytest.mark.parametrize(("engine", "scenario"), MUTANTS, ids=[engine.__name__ for engine, _ in MUTANTS])
+def test_an_origin_with_one_rule_broken_is_caught(engine: type[OriginEngine], scenario: Scenario) -> None:
+    assert explore(replace(scenario, engine=OriginEngine)).violation is None
+    report = explore(replace(scenario, engine=engine), limit=100_000)
+    assert report.violation, f"{engine.__name__} was not caught: {report}"
+    assert report.trace
