@@ -69,6 +69,11 @@ class TracedEngine:
         """See `Engine.epoch`."""
         return self._engine.epoch
 
+    @property
+    def origin(self) -> int | None:
+        """See `Engine.origin`."""
+        return self._engine.origin
+
     def entries(self) -> list[Entry]:
         """The whole trace, ready for JSON. Costs far more than taking it down did."""
         found = []

@@ -58,7 +58,7 @@ def test_one_scenario_is_searched_and_counted() -> None:
 
 
 def test_json_is_all_there_is_on_standard_output() -> None:
-    told = json.loads(verify("--kernels", "2", "--deaths", "1", "--json").stdout)
+    told = json.loads(verify("--protocol", "voting", "--kernels", "2", "--deaths", "1", "--json").stdout)
     (scenario,) = told["scenarios"]
     assert (told["outcome"], told["complete"], told["trace"]) == ("passed", True, None)
     assert (scenario["protocol"], scenario["operations"], scenario["deaths"]) == ("voting", [1, 1], 1)
