@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from images.errors import Failure
+from images.errors import Failure, no_room
 from orchestrator import (
     commands_bench,
     commands_image,
@@ -27,6 +27,7 @@ from orchestrator import (
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
 from orchestrator.output import open_missing, put, tell
 from orchestrator.signals import signals_raise
+from orchestrator.words import counted
 
 app = typer.Typer(
     name="testbed",
@@ -134,8 +135,7 @@ def validate(file: ExperimentArgument) -> None:
     from orchestrator.plan import load
 
     plan = load(file)
-    count = len(plan.points)
-    typer.echo(f"{file}: ok, {count} point{'s' if count != 1 else ''}")
+    typer.echo(f"{file}: ok, {counted(len(plan.points), 'point')}")
 
 
 @app.command()
@@ -182,6 +182,9 @@ def main() -> NoReturn:
         sys.stderr.close()  # the reader of our output has left; Python would complain once more at exit
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - a defect: said to be one, with all there is to report it
+        if isinstance(error, OSError) and (full := no_room(error)):
+            _show_failure(full)
+            sys.exit(full.exit_code)
         _show_defect(error)
         sys.exit(DEFECT_EXIT_CODE)
 

@@ -1,7 +1,9 @@
 """Testbeds to work with by hand: `testbed up`, `ps`, `ssh`, `down`."""
 
+import itertools
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 if TYPE_CHECKING:
     from testbed.lifecycle import NodeSummary, Summary
@@ -17,8 +20,10 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this module commands of `app`."""
-    for command in (up, ps, ssh, down):
+    for command in (up, ps):
         app.command()(command)
+    app.command(cls=_Ssh)(ssh)
+    app.command()(down)
 
 
 def up(
@@ -48,12 +53,14 @@ def up(
     from orchestrator.machines import bring_up, checked_name, name_for  # libvirt: not before the file is right
     from testbed import list_all
 
-    name = checked_name(name) if name else name_for(plan.name)
+    name = checked_name(name) if name is not None else name_for(plan.name)
     if name in [each.name for each in list_all()]:
         raise InputError(f"found a testbed {name} already, expected a new name", f"--name, or `testbed down {name}`")
     with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
         bring_up(name, shape, Accelerator(accel) if accel else None, progress.say)
-    typer.echo(f"{name} is up: `testbed ssh {next(iter(shape.nodes))}` goes in, `testbed down {name}` removes it")
+    which = f" --name {name}" if len(list_all()) > 1 else ""
+    way_in = f"testbed ssh{which} {next(iter(shape.nodes))}"
+    typer.echo(f"{name} is up: `{way_in}` goes in, `testbed down {name}` removes it")
 
 
 def ps(
@@ -90,7 +97,9 @@ def _plain(summary: "Summary") -> dict[str, Any]:
 
 
 def _state(node: "NodeSummary") -> str:
-    return node.accelerator or "not started" if node.alive or not node.accelerator else f"{node.accelerator}, ended"
+    if not node.started:
+        return "not started"
+    return node.accelerator if node.alive else f"{node.accelerator}, ended"
 
 
 def _age(created: datetime | None) -> str:
@@ -103,17 +112,40 @@ def _age(created: datetime | None) -> str:
     return f"{seconds} s"
 
 
+class _Ssh(TyperCommand):
+    """All behind the node's name, options too, is the command: `testbed ssh arm ls -l`, as with ssh itself."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = iter(args)
+        ours: list[str] = []
+        for word in words:
+            if word == "--":
+                break
+            if not word.startswith("-") and any(not each.startswith("-") for each in ours):
+                words = itertools.chain([word], words)
+                break
+            ours.append(f"--name={next(words, '')}" if word == "--name" else word)
+        return super().parse_args(ctx, [*ours, "--", *words])
+
+
 def ssh(
     node: Annotated[str, typer.Argument(help="A node's name.")],
-    command: Annotated[list[str] | None, typer.Argument(help="What to run; a shell when left out.")] = None,
+    command: Annotated[
+        list[str] | None,
+        typer.Argument(help="What to run; a shell when left out. One word is a line for the node's shell."),
+    ] = None,
     name: Annotated[str | None, typer.Option(help="The testbed, when several are running.")] = None,
 ) -> None:
     """Log in to a node with the real ssh, its host key verified; the exit code is the command's.
 
+    Several words reach the command as they are. A single one is a line for the shell of the node.
+
     \b
     Examples:
       testbed ssh arm
-      testbed ssh x86 -- uname -a
+      testbed ssh x86 uname -a
+      testbed ssh x86 sh -c 'echo $0' 'two words'
+      testbed ssh --name mine x86 'dmesg | tail'
     """
     from orchestrator.errors import InputError
     from orchestrator.vocabulary import nearest
@@ -123,7 +155,8 @@ def ssh(
         near = nearest(node, running.nodes)
         hint = f"did you mean '{near}'?" if near else ""
         raise InputError(f"found no node '{node}' in {running.name}, expected {' or '.join(running.nodes)}", hint)
-    words = running.nodes[node].ssh_command(command or [])
+    line = shlex.join(command) if command and len(command) > 1 else "".join(command or [])
+    words = running.nodes[node].ssh_command(line)
     sys.stdout.flush()
     os.execvp(words[0], words)
 
@@ -144,7 +177,7 @@ def down(
     from orchestrator.progress import Progress
     from testbed import list_all, teardown
 
-    names = [summary.name for summary in list_all()] if everything else [_the_name(name)]
+    names = [summary.name for summary in list_all()] if everything else [_the_name(name, "or --all, to remove them")]
     with Progress(quiet=quiet) as progress:
         for each in names:
             with progress.step(f"removing {each}"):
@@ -159,10 +192,11 @@ def _the_testbed(name: str | None, node: str) -> "Testbed":
         with_node = [each.name for each in list_all() if node in [known.name for known in each.nodes]]
         if len(with_node) == 1:
             name = with_node[0]
-    return find(_the_name(name))
+    return find(_the_name(name, "--name NAME says which"))
 
 
-def _the_name(name: str | None) -> str:
+def _the_name(name: str | None, how: str) -> str:
+    """The testbed called `name`, or the only one. Raises InputError; `how` to say which, when there are several."""
     from orchestrator.errors import InputError
     from orchestrator.vocabulary import nearest
     from testbed import list_all
@@ -180,6 +214,4 @@ def _the_name(name: str | None) -> str:
         return names[0]
     if not names:
         raise InputError("found no testbed", "`testbed up FILE` makes one")
-    raise InputError(
-        f"found {len(names)} testbeds: {', '.join(names)}, expected the name of one", "or --all, to remove them"
-    )
+    raise InputError(f"found {len(names)} testbeds: {', '.join(names)}, expected the name of one", how)

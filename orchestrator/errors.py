@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from signal import Signals
 
 from images.errors import Failure
+from orchestrator.words import counted
 
 DEFECT_EXIT_CODE = 3
 """Of ends that nobody thought of."""
@@ -19,11 +20,9 @@ class FileError(InputError):
     """The experiment file is wrong; `problems` holds every single one, as `FILE:LINE:COLUMN: found …, expected …`."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        count = len(problems)
         super().__init__(
             "\n".join(problems),
-            f"{count} problem{'s' if count != 1 else ''}; nothing was started. "
-            "`testbed schema` prints what a file may hold.",
+            f"{counted(len(problems), 'problem')}; nothing was started. `testbed schema` prints what a file may hold.",
         )
         self.problems = tuple(problems)
 

@@ -12,6 +12,7 @@ Every event has four fields, whatever else it holds:
 and the fields its `EventName` documents. Every figure of run.json is computed from these events.
 """
 
+import contextlib
 import json
 import threading
 import time
@@ -19,6 +20,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from images.errors import HostError, no_room
 
 SCHEMA_VERSION = 1
 
@@ -49,9 +52,15 @@ class EventName(StrEnum):
 
 
 class EventLog:
-    """Appends events to a file; safe to use from several threads. Each line is handed to the kernel at once."""
+    """Appends events to a file; safe to use from several threads. Each line is handed to the kernel at once.
+
+    When there is no room for one, it and all later ones are dropped and `failure` says so: what goes on meanwhile, the
+    end of the guests above all, must not fail for it.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.failure: HostError | None = None
+        self._path = path
         self._file = path.open("x", encoding="utf-8")
         self._sequence = 0
         self._lock = threading.Lock()
@@ -59,7 +68,7 @@ class EventLog:
     def append(self, event: EventName, **fields: Any) -> None:
         """Write one event. After `close` it is dropped: a late thread must not bring the end down."""
         with self._lock:
-            if self._file.closed:
+            if self._file.closed or self.failure is not None:
                 return
             common = {
                 "sequence": self._sequence,
@@ -67,10 +76,15 @@ class EventLog:
                 "monotonic_s": round(time.monotonic(), 6),
                 "event": event.value,
             }
-            self._file.write(json.dumps(common | fields, separators=(",", ":")) + "\n")
-            self._file.flush()
+            try:
+                self._file.write(json.dumps(common | fields, separators=(",", ":")) + "\n")
+                self._file.flush()
+            except OSError as error:
+                self.failure = no_room(error, self._path)
+                if self.failure is None:
+                    raise
             self._sequence += 1
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, contextlib.suppress(OSError):  # what found no room is still in its buffer
             self._file.close()

@@ -22,12 +22,16 @@ def bring_up(
     say: Say,
     evidence: Path | None = None,
     images: Mapping[str, Image] | None = None,
+    *,
+    kept: bool = True,
 ) -> RunningTestbed:
     """Start the machines, and wait until they can be logged in to. Images that are missing are built.
 
-    When they do not come up nothing is left of them, but their last words are copied to `evidence`.
+    When they do not come up nothing is left of them, but their last words are copied to `evidence`. Those that are not
+    `kept` end with this process; if it is killed, they are listed as left over.
     """
-    return up(specification(name, shape, accelerator), images or images_for(shape, say), say, evidence=evidence)
+    specified = specification(name, shape, accelerator)
+    return up(specified, images or images_for(shape, say), say, evidence=evidence, kept=kept)
 
 
 def images_for(shape: Testbed, say: Say, *others: str) -> dict[str, Image]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from images.errors import Failure
+from images.errors import Failure, HostError, no_room
 from orchestrator.errors import CheckFailed, Stopped
 from orchestrator.events import SCHEMA_VERSION, EventLog, EventName
 from orchestrator.plan import Plan, Point
@@ -42,8 +42,12 @@ class Record:
         )
 
     def __enter__(self) -> "Record":
-        self.directory.keep("experiment.yaml", self._plan.text)
-        self.directory.write_summary(self.summary)
+        try:
+            self.directory.keep("experiment.yaml", self._plan.text)
+            self.directory.write_summary(self.summary)
+        except HostError as failure:
+            self._judge_end(failure)
+            raise
         self._events.append(
             EventName.RUN_STARTED,
             schema=SCHEMA_VERSION,
@@ -57,12 +61,19 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._judge_end(error)
+        unwritten = self._events.failure if error is None else None
+        self._judge_end(error or unwritten)
         self.summary.duration_s = round(time.monotonic() - self._started, 3)
         self.summary.tool["peak_rss_mib"] = _peak_rss_kib() // 1024
         self._events.append(EventName.RUN_FINISHED, outcome=self.summary.outcome, duration_s=self.summary.duration_s)
-        self.directory.write_summary(self.summary)
         self._events.close()
+        try:
+            self.directory.write_summary(self.summary)
+        except HostError as failure:
+            unwritten = unwritten or failure
+            self._judge_end(error or unwritten)
+        if error is None and unwritten is not None:
+            raise unwritten
 
     def said(self, text: str) -> None:
         """A line the person was shown, or could have been."""
@@ -88,13 +99,20 @@ class Record:
         self.summary.versions = versions
 
     def node(self, node: NodeSummary) -> None:
-        """A machine is up and its agent answers. One that was booted before, for another testbed, is counted once."""
+        """A machine is up and its agent answers."""
         self._events.append(EventName.NODE_READY, **asdict(node))
+        self.booted(node)
+
+    def booted(self, node: NodeSummary) -> None:
+        """A machine is up. One that was booted before, for another testbed, is counted once."""
         self.summary.nodes = [
             known for known in self.summary.nodes if (known.name, known.arch) != (node.name, node.arch)
         ] + [node]
 
     def point_started(self, point: Point) -> None:
+        """Raises HostError when there is no more room for what happens: there is no use in going on."""
+        if self._events.failure is not None:
+            raise self._events.failure
         self._events.append(
             EventName.POINT_STARTED, index=point.index, parameters=point.parameters, repetition=point.repetition
         )
@@ -110,6 +128,7 @@ class Record:
         if error is None:
             self.summary.outcome, self.summary.error = Outcome.PASSED, None
             return
+        self.summary.outcome = Outcome.ERROR
         match error:
             case CheckFailed():
                 self.summary.outcome = Outcome.FAILED
@@ -118,11 +137,19 @@ class Record:
                 end = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
             case Stopped():
                 end = {"kind": "interrupted", "message": str(error), "hint": ""}
+            case OSError() if failure := no_room(error):
+                end = {"kind": "HostError", "message": failure.message, "hint": failure.hint}
             case _:
-                where = self.directory.keep(TRACEBACK, "".join(traceback.format_exception(error)))
-                end = {"kind": "defect", "message": f"{type(error).__name__}: {error}", "hint": f"see {where}"}
+                told = "".join(traceback.format_exception(error))
+                end = {"kind": "defect", "message": f"{type(error).__name__}: {error}", "hint": self._kept(told)}
         self.summary.error = end
         self._events.append(EventName.FAILED, **end)
+
+    def _kept(self, trace: str) -> str:
+        try:
+            return f"see {self.directory.keep(TRACEBACK, trace)}"
+        except HostError:
+            return trace  # better said there than nowhere
 
 
 def _peak_rss_kib() -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.parameters import head, show_value
 from orchestrator.sizes import show_size
+from orchestrator.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -105,7 +106,7 @@ def _lines(summary: dict[str, Any]) -> Iterator[str]:
         yield f"{node['name']}: {node['arch']}, {ready}{how} {release}".rstrip()
     done, planned = len(summary["points"]), summary["planned_points"]
     stages = ", ".join(f"{name} {duration:.1f}" for name, duration in summary["stages_s"].items())
-    count = f"{done} point{'s' if done != 1 else ''}" if done == planned else f"{done} of {planned} points"
+    count = counted(done, "point") if done == planned else f"{done} of {planned} points"
     what = f"{summary['experiment']} on stage {summary['stage']}"
     yield f"{what}: {summary['outcome']}, {count}, {summary['duration_s']:.1f} s ({stages})"
     yield f"results: {summary['results']}"

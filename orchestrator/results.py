@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from images.errors import HostError
+from images.errors import HostError, writing
 from orchestrator.errors import InputError
 from orchestrator.summary import RunSummary
 
@@ -49,9 +49,10 @@ class RunDirectory:
     def keep(self, name: str, content: str) -> Path:
         """Write a file that does not exist yet; `name` may have folders in it."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x", encoding="utf-8") as file:
-            file.write(content)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x", encoding="utf-8") as file:
+                file.write(content)
         return path
 
     def keep_console(self, node: str, content: str) -> Path:
@@ -78,11 +79,16 @@ class RunDirectory:
         """Put run.json in place in one step: a reader sees the old one or the new one, whole."""
         text = json.dumps(summary.as_json(), indent=2) + "\n"
         draft = self.path / ".run.json"
-        with draft.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path / "run.json")
+        target = self.path / "run.json"
+        try:
+            with writing(target):
+                with draft.open("w", encoding="utf-8") as file:
+                    file.write(text)
+                    file.flush()
+                    os.fsync(file.fileno())
+                draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
 
 
 def find(results: Path, run: str) -> Path:

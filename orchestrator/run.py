@@ -15,6 +15,7 @@ from orchestrator.record import Record
 from orchestrator.signals import signals_wait
 from orchestrator.stage import Stage
 from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed
+from orchestrator.words import counted
 
 HELLO_S = 10.0
 TRACE_S = 20.0
@@ -39,10 +40,12 @@ def run(
         try:
             with record.stage("provision", f"starting {', '.join(testbed.nodes)}"):
                 nodes = stage.provision()
+                for node in nodes:
+                    record.booted(node)
             with record.stage("deploy", "deploying the daemon"):
                 agents = stage.deploy()
                 _greet(agents, nodes, stage, record)
-            with record.stage("run", f"running {_count(len(points), 'point')}"):
+            with record.stage("run", f"running {counted(len(points), 'point')}"):
                 for point in points:
                     what = f"point {point.index + 1} of {len(plan.points)}: {describe(point.parameters)}"
                     with progress.step(what, announced=False):
@@ -59,7 +62,7 @@ def judge(results: list[PointResult]) -> None:
     failed = [result for result in results if not result.passed]
     if not failed:
         return
-    lines = [f"{len(failed)} of {_count(len(results), 'point')} failed"]
+    lines = [f"{len(failed)} of {counted(len(results), 'point')} failed"]
     for result in failed[:SHOWN]:
         lines.append(f"  {describe(result.parameters)}")
         lines += [f"    wrong value: {mismatch}" for mismatch in result.mismatches[:SHOWN]]
@@ -195,7 +198,3 @@ def _end(stage: Stage, agents: Agents | None, record: Record, progress: Progress
             if agents is not None:
                 agents.close()
             stage.teardown(keep=keep)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' if number != 1 else ''}"

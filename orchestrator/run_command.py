@@ -4,10 +4,11 @@ import itertools
 import json
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from images.errors import Failure
+from images.errors import Failure, no_room
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
@@ -19,6 +20,7 @@ from orchestrator.run import run
 from orchestrator.stage import Stage
 from orchestrator.summary import Outcome
 from orchestrator.versions import of_tools
+from orchestrator.words import counted
 
 
 def run_file(
@@ -40,21 +42,28 @@ def run_file(
         record = Record(plan, stage, directory, progress)
         try:
             with record, progress.heard_by(record.said):
-                progress.say(f"{plan.name}: {len(plan.points)} points on stage {stage}, results in {directory.path}")
+                progress.say(
+                    f"{plan.name}: {counted(len(plan.points), 'point')} on stage {stage}, results in {directory.path}"
+                )
                 record.versions(of_tools(_architectures(plan) if stage == "vm" else []))
                 stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
                 run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
-        except Exception as defect:
-            if verbose:
-                progress.say((directory.path / TRACEBACK).read_text())
-            message = f"a defect of testbed itself: {type(defect).__name__}: {defect}"
-            raise RunEnded(
-                message, f"please report it, with {directory.path / TRACEBACK}", DEFECT_EXIT_CODE
-            ) from defect
+        except Exception as error:
+            raise _ended_by(error, directory, progress if verbose else None) from error
         finally:
             _print(record, as_json, quiet)
+
+
+def _ended_by(error: Exception, directory: RunDirectory, progress: Progress | None) -> RunEnded:
+    """What nobody thought of is a defect, unless the host has no room left. `progress` is shown its traceback."""
+    if isinstance(error, OSError) and (failure := no_room(error)):
+        return RunEnded(failure.message, failure.hint, failure.exit_code)
+    if progress is not None:
+        progress.say("".join(traceback.format_exception(error)))
+    what = f"a defect of testbed itself: {type(error).__name__}: {error}"
+    return RunEnded(what, f"please report it, with {directory.path / TRACEBACK}", DEFECT_EXIT_CODE)
 
 
 def check_runnable(plan: Plan) -> None:

@@ -59,6 +59,7 @@ class VmStage:
             self._progress.detail,
             self._directory.path / EVIDENCE,
             self._images,
+            kept=False,
         )
         for link, settings in self._shape.links.items():
             if settings.kind == "ivshmem-doorbell":
@@ -113,6 +114,7 @@ class VmStage:
         if self._running is None:
             return
         if keep:
+            self._running.keep()
             first = next(iter(self._shape.nodes))
             ways = f"`testbed ssh {first} --name {self._name}`, `testbed down {self._name}`"
             self._progress.say(f"kept as {self._name}: {ways}")

@@ -8,8 +8,8 @@ a process for each. Afterwards nobody needs libvirt any more: machines run by th
 The words at the end are what will be asked for: libvirt learns first what those QEMUs can do, which can take seconds.
 
 Standard input: a JSON line for each machine to start (the fields of `Order`); its end is the end of the launcher.
-Standard output: a line for each, in any order, with the `name` and `started_at` (CLOCK_MONOTONIC, which all processes
-of a host share) and either `usernet`, what QEMU's monitor says about the forwarded port, or `error` and `command_line`.
+Standard output: a line for each, in any order, with the `name` and either `usernet`, what QEMU's monitor says about the
+forwarded port, or `error` and `command_line`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -44,19 +43,11 @@ class Order:
     xml: str
 
 
-@dataclass(frozen=True)
-class Started:
-    """A machine that runs: when its start began, and what its monitor says about its user-mode network."""
-
-    started_at: float
-    usernet: str
-
-
 class Launcher:
     """The launcher of a testbed, as seen by the command that starts it. Methods may be called by many threads."""
 
     def __init__(self, driver: Driver, directory: Path, kinds: Iterable[tuple[str, Accelerator]]) -> None:
-        self._answers: dict[str, Future[Started]] = {}
+        self._answers: dict[str, Future[str]] = {}
         self._lock = threading.Lock()
         self._end: Failure | None = None
         # In a session of its own: Ctrl-C must not hit libvirt halfway through a start.
@@ -71,9 +62,12 @@ class Launcher:
         self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
         self._reader.start()
 
-    def start(self, order: Order) -> Started:
-        """Starts a machine. Raises GuestError when QEMU refuses it, HostError when libvirt cannot be used."""
-        answer: Future[Started] = Future()
+    def start(self, order: Order) -> str:
+        """Starts a machine; returns what its monitor says about its user-mode network.
+
+        Raises GuestError when QEMU refuses it, HostError when libvirt cannot be used.
+        """
+        answer: Future[str] = Future()
         assert self._process.stdin is not None
         with self._lock:
             if self._end is not None:
@@ -105,7 +99,7 @@ class Launcher:
             if "error" in answer:
                 future.set_exception(_refused(answer))
             else:
-                future.set_result(Started(answer["started_at"], answer["usernet"]))
+                future.set_result(answer["usernet"])
         said = self._process.stderr.read().strip()
         return HostError(f"libvirt's process ended ({self._process.wait()}): {said[-2000:] or 'silently'}")
 
@@ -133,7 +127,7 @@ def _refused(answer: dict[str, Any]) -> GuestError:
 
 
 def _start(connection: Connection, order: Order) -> dict[str, object]:
-    answer: dict[str, object] = {"name": order.name, "started_at": time.monotonic()}
+    answer: dict[str, object] = {"name": order.name}
     try:
         return answer | {"usernet": connection.start(order.xml)}
     except HostError as error:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -13,6 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from images import Image, boot_archive, seed_archive
+from images.errors import writing
 from testbed import accelerator, ivshmem_server, keys, network, process, readiness, record, ssh_config
 from testbed.accelerator import Choice
 from testbed.console import Console
@@ -21,7 +24,7 @@ from testbed.domain import SHARED_MEMORY_SLOT, Domain, SharedMemory, render
 from testbed.driver import emulator, process_of
 from testbed.errors import Failure, GuestError, HostError
 from testbed.keys import KeyPair
-from testbed.launcher import PARALLEL_STARTS_MAX, Launcher, Order, Started
+from testbed.launcher import PARALLEL_STARTS_MAX, Launcher, Order
 from testbed.machine import Testbed, console_log, domain_file, server_socket
 from testbed.process import ProcessId
 from testbed.record import Journal, Record, State
@@ -40,7 +43,7 @@ class Condition(StrEnum):
     DEGRADED = "degraded"
     """Some of its machines or servers have ended."""
     LEFT_OVER = "left over"
-    """The command that was starting it died."""
+    """The command that was starting it, or had it for a run of its own, died."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class NodeSummary:
     name: str
     arch: str
     accelerator: str
+    started: bool
     alive: bool
 
 
@@ -87,12 +91,15 @@ def _summary(name: str, found: Record | None) -> Summary:
             node.name,
             node.arch,
             found.nodes[node.name].accelerator or "",
+            found.nodes[node.name].qemu is not None,
             (qemu := found.nodes[node.name].qemu) is not None and qemu.alive(),
         )
         for node in found.spec.nodes
     )
-    if found.state is State.STARTING:
-        condition = Condition.STARTING if found.owner.alive() else Condition.LEFT_OVER
+    if (found.state is State.STARTING or not found.kept) and not found.owner.alive():
+        condition = Condition.LEFT_OVER
+    elif found.state is State.STARTING:
+        condition = Condition.STARTING
     elif all(each.alive() for each in found.processes):
         condition = Condition.RUNNING
     else:
@@ -106,8 +113,12 @@ def up(
     say: Say,
     deadline: Deadline | None = None,
     evidence: Path | None = None,
+    *,
+    kept: bool = True,
 ) -> Testbed:
     """Starts a testbed and waits until every node answers SSH; it then lives on until `down`.
+
+    One that is not `kept` is to be taken down by this process: without it, it is listed as left over.
 
     `images` are by architecture. Without a `deadline` each node has the time that its accelerator usually needs, with a
     wide margin. On any failure nothing is left behind, except that consoles and logs are copied to `evidence`. Raises
@@ -116,14 +127,16 @@ def up(
     for node in spec.nodes:
         if node.arch not in images:
             raise Failure(f"node {node.name}: no image for {node.arch}, there are: {', '.join(images) or 'none'}")
-    journal = record.create(spec)
+    journal = record.create(spec, kept=kept)
     say(f"{spec.name}: recorded, files in {journal.record.run_directory}")
     try:
-        Start(journal, images, say, deadline).run()
+        with writing(journal.record.run_directory):
+            Start(journal, images, say, deadline).run()
     except BaseException:
         testbed = Testbed(journal.record)
         if evidence is not None:
-            testbed.collect(evidence)
+            with contextlib.suppress(OSError):  # the reason that we are here for is worth more
+                testbed.collect(evidence)
         if record.directory(spec.name).exists():  # another command may have taken it down meanwhile
             testbed.down(say)
         raise
@@ -257,20 +270,21 @@ class Start:
         domain_file(self.directory, node.name).write_text(xml)
         deadline = self.deadline or Deadline.scaled(BOOT_S, domain.accelerator)
         self.say(f"{node.name}: starting")
+        begin = time.monotonic()
         order = Order(node.name, domain.name, xml)
         try:
-            started = launcher.start(order)
+            usernet = launcher.start(order)
         except GuestError as error:
             kind = f"{node.arch}, {domain.accelerator}"
             raise GuestError(f"node {node.name} ({kind}) was refused: {error.message}", error.hint) from error
-        qemu, port = self._identify(node, domain, started)
+        qemu, port = self._identify(node, domain, usernet)
         boot = readiness.Boot(
             node=node.name,
             kind=f"{node.arch}, {domain.accelerator}",
             console=Console(domain.console_log),
             qemu=qemu,
             port=port,
-            started=started.started_at,
+            started=begin,
             command_line=shlex.join(process.arguments_of(qemu.pid)),
         )
 
@@ -282,14 +296,14 @@ class Start:
         self.journal.change_node(node.name, boot_s=boot_s)
         self.say(f"{node.name}: ready for SSH {boot_s:.1f} s after its start")
 
-    def _identify(self, node: NodeSpec, domain: Domain, started: Started) -> tuple[ProcessId, int]:
+    def _identify(self, node: NodeSpec, domain: Domain, usernet: str) -> tuple[ProcessId, int]:
         qemu = process_of(domain.uuid)
         if qemu is None:
             raise GuestError(f"node {node.name}: QEMU ended at once", "its log in the folder for evidence says more")
         self.journal.change_node(node.name, qemu=qemu)
-        port = network.forwarded_port(started.usernet)
+        port = network.forwarded_port(usernet)
         if port is None:
-            raise HostError(f"node {node.name}: QEMU forwards no port to SSH; `info usernet` says:\n{started.usernet}")
+            raise HostError(f"node {node.name}: QEMU forwards no port to SSH; `info usernet` says:\n{usernet}")
         self.journal.change_node(node.name, ssh_port=port)
         with self._ports:
             nodes = self.journal.record.nodes

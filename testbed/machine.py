@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from testbed import ssh_config, teardown
+from testbed import record, ssh_config, teardown
 from testbed.console import Console
 from testbed.deadline import Deadline
 from testbed.errors import Failure, GuestError
@@ -43,6 +44,7 @@ def server_socket(directory: Path, link: str) -> Path:
 class Node:
     """One machine that has been started."""
 
+    testbed: str
     spec: NodeSpec
     record: NodeRecord
     directory: Path
@@ -111,7 +113,7 @@ class Node:
         tail = "\n".join(f"    {line}" for line in console.tail())
         raise GuestError(
             f"node {self.name} ({self.arch}, {self.accelerator}) {what}\n  last lines of its console:\n{tail}",
-            "`testbed down` removes what is left of the testbed",
+            f"`testbed down {self.testbed}` removes what is left of the testbed",
         )
 
     def shell(self, deadline: Deadline | None = None) -> Shell:
@@ -121,16 +123,17 @@ class Node:
 
         return Shell(self.name, self._port(), self.directory, deadline)
 
-    def ssh_command(self, words: list[str] | None = None) -> list[str]:
-        """The command line of the real ssh into this node; `words` are for ssh as if typed behind the node's name."""
+    def ssh_command(self, line: str = "") -> list[str]:
+        """The command line of the real ssh into this node, whose shell runs `line`; it is interactive without one."""
         self._port()
-        return ssh_config.command(self.directory, self.name, words or [])
+        return ssh_config.command(self.directory, self.name, line)
 
     def _port(self) -> int:
         self.check()
         if self.record.ssh_port is None:
             raise GuestError(
-                f"node {self.name} was not started completely", "`testbed down` removes what is left of it"
+                f"node {self.name} was not started completely",
+                f"`testbed down {self.testbed}` removes what is left of it",
             )
         return self.record.ssh_port
 
@@ -162,7 +165,10 @@ class Testbed:
     def nodes(self) -> dict[str, Node]:
         """By name, in the order of the specification."""
         record = self.record
-        return {node.name: Node(node, record.nodes[node.name], record.run_directory) for node in record.spec.nodes}
+        return {
+            node.name: Node(self.name, node, record.nodes[node.name], record.run_directory)
+            for node in record.spec.nodes
+        }
 
     @property
     def ssh_config(self) -> Path:
@@ -185,6 +191,12 @@ class Testbed:
         found = [file for pattern in ("*.console", "*.xml", "*.log") for file in self.run_directory.glob(pattern)]
         for file in (*found, *self.run_directory.glob("l/log/qemu/*.log")):
             shutil.copyfile(file, target / file.name)
+
+    def keep(self) -> None:
+        """From now on it is meant to outlive the process that started it."""
+        self.record = replace(self.record, kept=True)
+        with contextlib.suppress(FileNotFoundError):  # `testbed down` of another command came first
+            record.write(self.record)
 
     def down(self, say: Callable[[str], None] = lambda _line: None) -> None:
         """Ends all of its processes and removes all of its files. Raises HostError when something would not go."""

@@ -10,7 +10,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
+import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +52,10 @@ class NodeRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """All of one testbed. `owner` is the command that started it, `servers` are ivshmem servers by link."""
+    """All of one testbed. `owner` is the command that started it, `servers` are ivshmem servers by link.
+
+    One that is not `kept` ends with its owner: it is a run's. Whoever finds it without its owner finds a left-over.
+    """
 
     spec: TestbedSpec
     state: State
@@ -58,6 +63,7 @@ class Record:
     created: datetime
     owner: ProcessId
     nodes: Mapping[str, NodeRecord]
+    kept: bool = True
     servers: Mapping[str, ProcessId] = field(default_factory=dict)
 
     @property
@@ -90,6 +96,7 @@ class Record:
             created=datetime.fromisoformat(plain["created"]),
             owner=ProcessId(**plain["owner"]),
             nodes={name: _node_record(node) for name, node in plain["nodes"].items()},
+            kept=plain.get("kept", True),
             servers={name: ProcessId(**server) for name, server in plain["servers"].items()},
         )
 
@@ -113,9 +120,12 @@ def directory(name: str) -> Path:
 
 
 def _run_directory(name: str) -> Path:
-    """Where sockets and files of the running testbed go: its own folder, unless that makes socket paths too long."""
+    """Where sockets and files of the running testbed go: its own folder, unless that makes socket paths too long.
+
+    Or unless its path has blanks, commas or quotes in it, which libvirt's settings and QEMU's arguments give a meaning.
+    """
     inside = directory(name) / "run"
-    if len(os.fsencode(inside)) <= RUN_PATH_MAX:
+    if len(os.fsencode(inside)) <= RUN_PATH_MAX and re.fullmatch(r"[\w./+@-]+", str(inside), re.ASCII):
         return inside
     short = Path(tempfile.gettempdir()) / f"testbed-{secrets.token_hex(6)}"
     if len(os.fsencode(short)) <= RUN_PATH_MAX:
@@ -136,7 +146,7 @@ def _locked() -> Iterator[Path]:
         os.close(descriptor)
 
 
-def create(spec: TestbedSpec) -> Journal:
+def create(spec: TestbedSpec, *, kept: bool = True) -> Journal:
     """Writes down that this testbed is about to be started. Raises Failure when there is one of that name already."""
     record = Record(
         spec=spec,
@@ -145,11 +155,17 @@ def create(spec: TestbedSpec) -> Journal:
         created=datetime.now(UTC),
         owner=ProcessId.of(os.getpid()),
         nodes={node.name: NodeRecord() for node in spec.nodes},
+        kept=kept,
     )
     try:
         with _locked() as root:
             (root / spec.name).mkdir(mode=0o700)
-            write(record)
+            try:
+                write(record)
+                record.run_directory.mkdir(mode=0o700)
+            except BaseException:
+                shutil.rmtree(root / spec.name)
+                raise
     except FileExistsError:
         raise Failure(
             f"there is a testbed {spec.name} already, in {directory(spec.name)}",
@@ -159,7 +175,6 @@ def create(spec: TestbedSpec) -> Journal:
         raise HostError(
             f"{state_directory()}: cannot be written: {error}", "check its owner and the free space"
         ) from error
-    record.run_directory.mkdir(mode=0o700)
     return Journal(record)
 
 

@@ -52,6 +52,6 @@ def known_hosts(public_keys: Mapping[str, str]) -> str:
     return "".join(f"{node} {key}\n" for node, key in sorted(public_keys.items()))
 
 
-def command(directory: Path, node: str, words: list[str]) -> list[str]:
-    """The command line that logs in to `node`, or runs `words` there, which ssh joins by blanks as it always does."""
-    return ["ssh", "-F", str(directory / CONFIG), node, *(["--", *words] if words else [])]
+def command(directory: Path, node: str, line: str) -> list[str]:
+    """The command line that logs in to `node`, or has its shell run `line`."""
+    return ["ssh", "-F", str(directory / CONFIG), node, *(["--", line] if line else [])]

@@ -222,3 +222,33 @@ def wait_for_end(pid: int) -> None:
         return
     with os.fdopen(fd) as ended:
         assert select.select([ended], [], [], 30)[0], f"process {pid} is still there"
+
+
+@pytest.mark.parametrize("room_kib", [0, 4, 8, 16])
+def test_a_full_disk_is_the_hosts_failure_and_said_to_be_full(tmp_path: Path, room_kib: int) -> None:
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    (tmp_path / "full").mkdir()
+    private = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+    # A page for each of the directories, and what is left for files.
+    script = (
+        'mount -t tmpfs -o size=64k tmpfs full && head -c "$1" /dev/zero >full/other; shift; "$@"; code=$?; '
+        "cat full/*/run.json >story; exit $code"
+    )
+    taken = (64 - room_kib) << 10
+    line = command("run", "quick.yaml", "--stage", "local", "--results", "full", "--json")
+    done = subprocess.run(
+        [*private, "sh", "-c", script, "sh", str(taken), *line],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=100,
+        env=environment(),
+    )
+    assert done.returncode == 3, done.stderr
+    assert f"{tmp_path}/full/" in done.stderr
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    told = json.loads(done.stdout)
+    assert told["outcome"] == "error"
+    assert "No space left" in told["error"]["message"]
+    assert (tmp_path / "story").read_text()[:1] in ("", "{")  # whole or not there at all

@@ -10,7 +10,7 @@ from testbed.keys import KeyPair, write_private
 def settings(folder: Path, node: str) -> dict[str, str]:
     """What the real ssh makes of the configuration."""
     said = subprocess.run(
-        ["ssh", "-G", *ssh_config.command(folder, node, [])[1:]], capture_output=True, text=True, check=True
+        ["ssh", "-G", *ssh_config.command(folder, node, "")[1:]], capture_output=True, text=True, check=True
     ).stdout
     return dict(line.partition(" ")[::2] for line in said.splitlines())
 
@@ -33,9 +33,9 @@ def test_ssh_takes_the_configuration_as_it_is_meant(tmp_path: Path, name: str) -
         assert found["identityfile"].strip('"').replace("%%", "%") == str(folder / "id_ed25519")
 
 
-def test_words_are_for_ssh_and_cannot_become_its_options(tmp_path: Path) -> None:
-    command = ssh_config.command(tmp_path, "x86", ["-oProxyCommand=evil", "a b"])
-    assert command[3:] == ["x86", "--", "-oProxyCommand=evil", "a b"]
+def test_a_line_for_the_node_cannot_become_an_option_of_ssh(tmp_path: Path) -> None:
+    command = ssh_config.command(tmp_path, "x86", "-oProxyCommand=evil a")
+    assert command[3:] == ["x86", "--", "-oProxyCommand=evil a"]
 
 
 def test_keys_are_made_anew_and_openssh_reads_them(tmp_path: Path) -> None:

@@ -144,7 +144,8 @@ def test_guests_that_are_kept_can_be_entered_and_then_removed(cockpit: Cockpit) 
     assert testbed["condition"] == "running"
     inside = cockpit.command("ssh", "arm", "--", "uname", "-m")
     assert (inside.returncode, inside.stdout) == (0, "aarch64\n"), inside.stderr
-    assert cockpit.command("ssh", "x86", "--", "exit", "7").returncode == 7
+    assert cockpit.command("ssh", "x86", "sh", "-c", "exit $0", "7").returncode == 7
+    assert cockpit.command("ssh", "x86", "--", "echo one | wc -l; exit 3").returncode == 3
     assert cockpit.command("ssh", "x68", "--", "true").returncode == 2
     assert cockpit.command("down").returncode == 0
     cockpit.assert_nothing_left([testbed["run_directory"]])
