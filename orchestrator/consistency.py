@@ -4,13 +4,14 @@ Works on the plain data, not on the models, and skips what is missing or of the 
 file shows all that is wrong with it, whatever else is wrong.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from guest.errors import SegmentError
 from guest.segment import Layout
-from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION
+from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION, NODE_PATTERN
 from orchestrator.marked_yaml import Path
 from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size, show_size
 from orchestrator.vocabulary import look_up, nearest
@@ -27,7 +28,10 @@ class Contradiction:
 
 
 def contradictions(data: Any) -> Iterator[Contradiction]:
-    """All of them in `data`, an experiment file's content with one combination of the matrix put in."""
+    """All of them in `data`, an experiment file's content with one combination of the matrix put in.
+
+    A node whose own name is wrong counts as there by any name: one mistake is told once.
+    """
     yield from _links(data)
     yield from _coherency(data)
     yield from _workload(data)
@@ -52,6 +56,10 @@ def _words(value: Any) -> list[str]:
     return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
+def _missing(name: str, nodes: dict[str, Any]) -> bool:
+    return bool(nodes) and name not in nodes and all(re.fullmatch(NODE_PATTERN, node) for node in nodes)
+
+
 def _no_such_node(name: str, nodes: dict[str, Any]) -> str:
     return sentence(f"the node '{name}', which is not in testbed.nodes", listed(list(nodes)), nearest(name, nodes))
 
@@ -61,7 +69,7 @@ def _links(data: Any) -> Iterator[Contradiction]:
     for name in _mapping(data, "testbed", "links"):
         path: Path = ("testbed", "links", name)
         for index, node in enumerate(_words(look_up(data, (*path, "nodes")))):
-            if nodes and node not in nodes:
+            if _missing(node, nodes):
                 yield Contradiction((*path, "nodes", index), _no_such_node(node, nodes))
         size = _size(data, "testbed", "links", name, "size")
         if size and size & (size - 1):
@@ -116,9 +124,9 @@ def _workload(data: Any) -> Iterator[Contradiction]:
     members = _words(look_up(data, ("testbed", "links", link, "nodes"))) if isinstance(link, str) else []
     for name in _mapping(data, "workload", "threads"):
         path: Path = ("workload", "threads", name)
-        if nodes and name not in nodes:
+        if _missing(name, nodes):
             yield Contradiction(path, _no_such_node(name, nodes), of_key=True)
-        elif members and name not in members:
+        elif len(members) > 1 and name not in members and all(member in nodes for member in members):
             text = sentence(f"the node '{name}', which is not on {link}", listed(members))
             yield Contradiction(path, text, of_key=True)
     if "workload" in _mapping(data) and "coherency" not in _mapping(data):

@@ -194,7 +194,7 @@ class SharedArray(_Model):
     """Role of each node's thread, or a list of roles, one a thread. A node that is not named is idle."""
     array: Annotated[Size, Field(ge=8)]
     """Size of the array, from the start of the region."""
-    stride: Annotated[int, Field(strict=True, ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
+    stride: Annotated[Size, Field(ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
     """Bytes from one element (8 bytes) to the next."""
     iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 16
     """Rounds of storing and loading, with a barrier after each half."""

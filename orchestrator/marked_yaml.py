@@ -107,6 +107,13 @@ def read_yaml(text: str) -> Document:
 
 def _broken(error: yaml.MarkedYAMLError) -> Problem:
     place = error.problem_mark or error.context_mark
+    flow = re.fullmatch(r"while parsing a flow (mapping|sequence)", error.context or "")
+    if flow and error.context_mark and error.problem_mark and error.problem_mark.line > error.context_mark.line:
+        # What comes on a later line is seldom wrong: the bracket before it is open.
+        mark = Mark(error.context_mark.line + 1, error.context_mark.column + 1)
+        opened, closed = ("{", "}") if flow[1] == "mapping" else ("[", "]")
+        seen = f"found a '{opened}' that is not closed before line {error.problem_mark.line + 1}"
+        return Problem(mark, f"{seen}, expected ',' or '{closed}'")
     mark = Mark(place.line + 1, place.column + 1) if place else Mark(1, 1)
     context = f" ({error.context})" if error.context else ""
     seen = error.problem or "something that is no YAML"

@@ -29,6 +29,11 @@ def put(text: str) -> None:
         raise
 
 
+def printable(text: str) -> str:
+    """Without characters that a terminal would obey: text of a file or a guest must not paint, move or ring."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+
+
 def tell(text: str) -> None:
     """Write to standard error; what cannot be told is not worth ending anything for."""
     try:

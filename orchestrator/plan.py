@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from orchestrator.consistency import contradictions
 from orchestrator.errors import FileError
 from orchestrator.experiment import Experiment, Testbed
-from orchestrator.marked_yaml import Document, Marks, Path, Problem, read_yaml
+from orchestrator.marked_yaml import Document, Mark, Marks, Path, Problem, read_yaml
 from orchestrator.vocabulary import matrix_paths, nearest
-from orchestrator.wording import problems_of, sentence
+from orchestrator.wording import problems_of, sentence, worth_telling
 
 POINTS_MAX = 10_000
 
@@ -65,7 +65,7 @@ def load(path: FilePath) -> Plan:
                 combinations.append((parameters, experiment))
     if problems:
         shown = path.as_posix()
-        raise FileError([problem.located(shown) for problem in sorted(set(problems))])
+        raise FileError([problem.located(shown) for problem in worth_telling(problems)])
     points = [
         (parameters, repetition, experiment)
         for parameters, experiment in combinations
@@ -80,12 +80,17 @@ def _text(path: FilePath) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         folders = (path.parent, FilePath("configs"))
-        near = nearest(path.as_posix(), sorted(each.as_posix() for folder in folders for each in folder.glob("*.yaml")))
-        raise FileError([f"{path}: " + sentence("no such file", "an experiment file", near)]) from None
+        known = sorted(each.as_posix() for folder in folders for each in folder.glob("*.yaml") if each.exists())
+        found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
+        near = nearest(path.as_posix(), known)
+        raise FileError([f"{path}: " + sentence(found, "an experiment file", near)]) from None
     except IsADirectoryError:
         raise FileError([f"{path}: " + sentence("a directory", "an experiment file")]) from None
     except UnicodeDecodeError as error:
-        raise FileError([f"{path}: " + sentence(f"a byte at {error.start} that is no UTF-8", "text")]) from None
+        before = error.object[: error.start].decode()  # all of it is UTF-8, or the error would have come earlier
+        mark = Mark(before.count("\n") + 1, error.start - len(before[: before.rfind("\n") + 1].encode()) + 1)
+        found = f"the byte 0x{error.object[error.start]:02x}, which is no UTF-8"
+        raise FileError([Problem(mark, sentence(found, "text")).located(path.as_posix())]) from None
     except OSError as error:
         raise FileError([f"{path}: " + sentence(str(error.strerror), "a file that can be read")]) from None
 

@@ -1,7 +1,7 @@
 """Pydantic's errors in the words of this project: `found X, expected Y (did you mean 'Z'?)`, at a place in the file."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from orchestrator.marked_yaml import Marks, Path, Problem
 from orchestrator.sizes import show_size
 from orchestrator.vocabulary import keys_at, look_up, nearest
+from orchestrator.words import counted
 
-_SIZES = frozenset(["memory", "size", "region", "array"])
+_SIZES = frozenset(["memory", "size", "region", "array", "stride"])
 _EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -43,7 +44,7 @@ def show(value: Any) -> str:
         case dict():
             return "a mapping"
         case list() | tuple():
-            return "a list" if value else "an empty list"
+            return f"a list of {counted(len(value), 'value')}" if value else "an empty list"
     return str(value)
 
 
@@ -60,9 +61,20 @@ def sentence(found: str, expected: str, near: str = "") -> str:
 
 def problems_of(error: ValidationError, data: Any, marks: Marks) -> Iterator[Problem]:
     """Each of pydantic's errors about `data` as a `Problem`."""
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    places = [detail["loc"] for detail in details]
+    for detail in details:
+        if detail["type"] == "too_short" and any(detail["loc"] == each[: len(each) - 1] for each in places):
+            continue  # pydantic counts only the values that are right: those that are wrong are told already
         path, of_key = _place(detail["loc"], data)
         yield _problem(detail["type"], detail.get("ctx", {}), path, of_key, data, marks)
+
+
+def worth_telling(problems: Iterable[Problem]) -> list[Problem]:
+    """Each once, by place. A name that is spelt wrong is not told the rules of spelling too when it is a known one."""
+    known = sorted(set(problems))
+    better = {problem.mark for problem in known if "(did you mean" in problem.text}
+    return [each for each in known if each.mark not in better or not each.text.endswith(_name_rule())]
 
 
 def _place(location: tuple[str | int, ...], data: Any) -> tuple[Path, bool]:

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -222,6 +223,52 @@ def wait_for_end(pid: int) -> None:
         return
     with os.fdopen(fd) as ended:
         assert select.select([ended], [], [], 30)[0], f"process {pid} is still there"
+
+
+FLIPS = """
+
+_install_as_it_came = Carrier._install
+
+
+def _install_flipped(self, effect):
+    # One bit of the element at byte 64 of page 2, once, on its way from the ring into memory.
+    if effect.page == 2 and not Carrier.flipped:
+        import ctypes
+
+        Carrier.flipped = True
+        (ctypes.c_ubyte * 4096).from_address(self.payload)[66] ^= 1 << 4
+    _install_as_it_came(self, effect)
+
+
+Carrier.flipped = False
+Carrier._install = _install_flipped
+"""
+
+
+def test_one_bit_that_is_flipped_on_its_way_fails_the_run_and_is_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "guest", tmp_path / "guest", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "guest/carrier.py").open("a") as carrier:
+        carrier.write(FLIPS)
+    (tmp_path / "quick.yaml").write_text(QUICK)
+    program = (
+        "import pathlib, sys\nfrom orchestrator import cli, stage_local\n"
+        f"stage_local.SOURCES = pathlib.Path({str(tmp_path)!r})\n"
+        "sys.argv[0] = 'testbed'\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "run", "quick.yaml", "--stage", "local", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=100,
+        env=environment(),
+    )
+    assert done.returncode == 1, done.stderr
+    summary = json.loads(done.stdout)
+    (wrong,) = [mismatch for point in summary["points"] for mismatch in point["mismatches"]]
+    assert (summary["outcome"], wrong["node"], wrong["page"], wrong["offset"]) == ("failed", "arm", 2, 64)
+    assert wrong["expected"] ^ wrong["found"] == 1 << (2 * 8 + 4)
+    assert f"wrong value: node {wrong['node']}, page 2" in done.stderr
 
 
 @pytest.mark.parametrize("room_kib", [0, 4, 8, 16])

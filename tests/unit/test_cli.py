@@ -157,3 +157,10 @@ def test_examples_in_the_help_have_a_line_each(words: tuple[str, ...]) -> None:
     following = lines[lines.index("Examples:") + 1]
     assert following.startswith("testbed ")
     assert following.count("testbed") == 1
+
+
+def test_what_a_file_holds_cannot_paint_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text(GOOD.replace("name: pair", r'name: "pa\e[31mir\a"'))
+    said = command_line("validate", "pair.yaml", cwd=tmp_path).stderr
+    assert r"found 'pa\x1b[31mir\x07', expected" in said
+    assert "\x1b" not in command_line("validate", "\x1b[2J.yaml", cwd=tmp_path).stderr

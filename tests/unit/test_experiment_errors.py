@@ -71,8 +71,8 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
         ("512MiB", "512MB", "4:33: found '512MB', expected a size such as 64MiB, 4KiB or 4096", "512MiB"),
         ("512MiB", "64MiB", "4:33: found '64MiB', expected at least 128MiB", ""),
         ("[x86, arm]", "[x86, amr]", "7:62: found the node 'amr', which is not in testbed.nodes, expected x86", "arm"),
-        ("[x86, arm]", "[x86]", "7:56: found a list, expected at least 2 values", ""),
-        ("[x86, arm]", "[x86, x86]", "7:56: found a list, expected each node once", ""),
+        ("[x86, arm]", "[x86]", "7:56: found a list of 1 value, expected at least 2 values", ""),
+        ("[x86, arm]", "[x86, x86]", "7:56: found a list of 2 values, expected each node once", ""),
         ("size: 64MiB", "size: 65MiB", "7:42: found '65MiB', expected a power of two, such as 64MiB or 128MiB", ""),
         ("ivshmem-doorbell", "ivshmem-dorbell", "7:18: found 'ivshmem-dorbell', expected", "ivshmem-doorbell"),
         ("size: 64MiB", "size: 64MiB, vectors: 99", "7:58: found 99, expected at most 32", ""),
@@ -89,6 +89,8 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
             "11:12: found a mapping, expected a reader or writer on one node",
             "",
         ),
+        ("array: 256KiB", "array: 256KiB\n  stride: 4", "13:11: found 4, expected at least 8B", ""),
+        ("array: 256KiB", "array: 256KiB\n  stride: 1MiB", "13:11: found '1MiB', expected at most 4KiB", ""),
         ("array: 256KiB", "array: 256KiB\n  iterations: yes", "13:15: found true, expected a whole number", ""),
         ("array: 256KiB", "array: 256KiB\n  iterations: 1:30", "13:15: found '1:30', expected a whole number", ""),
         ("shared-array", "shared-aray", "10:9: found 'shared-aray', expected shared-array", "shared-array"),
@@ -102,6 +104,25 @@ def test_a_wrong_word_is_named_with_its_place_and_the_nearest_valid_one(
     assert one.endswith(f"(did you mean '{near}'?)") == bool(near), one
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "only"),
+    [
+        ("[x86, arm]", "[x86, X86]", "7:62: found the node 'X86', which is not in testbed.nodes, expected x86 or arm"),
+        ("    x86: {", "    X86: {", "4:5: found the name 'X86', expected at most 31 lower-case letters"),
+        ("nodes: [x86, arm]}", "nodes: [x86, arm]", "7:11: found a '{' that is not closed before line 8, expected"),
+    ],
+)
+def test_one_mistake_is_told_once(write: Write, old: str, new: str, only: str) -> None:
+    (found,) = problems(write(changed(old, new)))
+    assert found.startswith(only)
+
+
+def test_sizes_are_sizes_everywhere(write: Write) -> None:
+    experiment = load(write(GOOD + "  stride: 1KiB\n")).points[0].experiment
+    assert experiment.workload is not None
+    assert experiment.workload.stride == 1024
+
+
 def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write) -> None:
     text = changed("x86_64", "riscv").replace("shm0, region: 4MiB", "shm9, region: 4MB").replace("reader", "raeder")
     lines = [int(problem.split(":")[0]) for problem in problems(write(text))]
@@ -112,11 +133,11 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(write: Write
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("name: [unclosed\n", "2:1: found '<stream end>' (while parsing a flow sequence), expected ',' or ']'"),
+        ("name: [unclosed\n", "1:7: found a '[' that is not closed before line 2, expected ',' or ']'"),
         ("a: b: c\n", "1:5: found broken YAML: mapping values are not allowed here"),
         ("", "1:1: found an empty file, expected an experiment"),
         ("just words\n", "1:1: found 'just words', expected a mapping"),
-        ("- a\n- b\n", "1:1: found a list, expected a mapping"),
+        ("- a\n- b\n", "1:1: found a list of 2 values, expected a mapping"),
         ("name: a\0b\n", "1:1: found"),
     ],
 )
@@ -156,9 +177,15 @@ def test_a_missing_file_suggests_the_one_beside_it(write: Write) -> None:
 def test_a_directory_and_bytes_that_are_no_text_are_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(FileError, match="found a directory"):
         load(tmp_path)
-    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(FileError, match="no UTF-8"):
+    (tmp_path / "binary.yaml").write_bytes("a: 1\nb: é".encode() + b"\xff\n")
+    with pytest.raises(FileError, match=r"binary\.yaml:2:6: found the byte 0xff, which is no UTF-8"):
         load(tmp_path / "binary.yaml")
+
+
+def test_a_link_to_nowhere_is_not_told_to_be_what_was_meant(tmp_path: Path) -> None:
+    (tmp_path / "quick.yaml").symlink_to("gone.yaml")
+    with pytest.raises(FileError, match=r"found a link to gone\.yaml, which is not there, expected [^(]*$"):
+        load(tmp_path / "quick.yaml")
 
 
 def test_a_segment_too_small_for_its_nodes_is_refused(write: Write) -> None:
