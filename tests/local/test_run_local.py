@@ -126,7 +126,7 @@ def test_the_quickstart_runs_under_the_origin_protocol_too(tmp_path: Path) -> No
     assert [point["verified"] for point in points] == [True] * 6
     for point in points:
         writers = sum(role == "writer" for roles in point["roles"].values() for role in roles)
-        # First touch 2 a page, or 4 where a reader is earlier at it than the origin; then INVALIDATE, VOTE, PAGE_REQUEST
+        # First touch 2 a page, or 4 where a reader is there before the origin; then INVALIDATE, VOTE, PAGE_REQUEST
         # and PAGE_DATA, and 2 more for a second writer. A thread that does not get its turn before its page is taken
         # away again asks once more.
         each = {0: 0, 1: 4, 2: 6}[writers]
