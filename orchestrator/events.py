@@ -40,7 +40,7 @@ class EventName(StrEnum):
     NODE_READY = "node_ready"
     """`name`, `arch`, `accelerator`, `accelerator_reason`, `boot_s`, `boot_stages_s`, `facts` (kernel, Python …)."""
     POINT_STARTED = "point_started"
-    """`index`, `parameters`, `repetition`."""
+    """`index`, `parameters`, `repetition`, `seed`."""
     AGENT_FINISHED = "agent_finished"
     """`index` of the point, `node`, `answer`: what its agent counted and measured, unabridged."""
     POINT_FINISHED = "point_finished"

@@ -86,7 +86,7 @@ def memory_of(shape: Testbed, stage: str) -> int:
 
 
 def _point(point: Point, stage: str, slowdown: float, measured: dict[str, list[float]]) -> PointForecast:
-    rounds = 1 + (point.experiment.warm_up if point.repetition == 0 else 0)
+    rounds = 1 + point.warm_up
     limit_s = point.experiment.timeout_s * slowdown * rounds
     earlier = measured.get(_key(point.parameters), [])
     if earlier:

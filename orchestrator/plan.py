@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from orchestrator.consistency import contradictions
@@ -32,6 +33,11 @@ class Point:
     """The file with those values in their places."""
 
     @property
+    def warm_up(self) -> int:
+        """How often it is run before it counts: once for all repetitions of a combination."""
+        return 0 if self.repetition else self.experiment.warm_up
+
+    @property
     def seed(self) -> int:
         """Of the workload's chance: the same for all combinations, so that they are compared on the same footing."""
         return self.experiment.seed + self.repetition
@@ -47,6 +53,10 @@ class Plan:
     points: tuple[Point, ...]
     content: dict[str, Any]
     """An experiment file's content that amounts to the same points, and needs no other file and no `--set`."""
+
+    def resolved(self) -> str:
+        """`content` as YAML."""
+        return yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def testbeds(self) -> list[tuple[Testbed, list[Point]]]:

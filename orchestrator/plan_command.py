@@ -74,7 +74,7 @@ def _point_as_json(forecasted: PointForecast) -> dict[str, Any]:
         "parameters": point.parameters,
         "repetition": point.repetition,
         "seed": point.seed,
-        "warm_up": point.experiment.warm_up if point.repetition == 0 else 0,
+        "warm_up": point.warm_up,
         "expected_s": _rounded(forecasted.expected_s),
         "basis": forecasted.basis,
         "limit_s": forecasted.limit_s,
@@ -123,8 +123,8 @@ def _row(forecasted: PointForecast) -> tuple[str, ...]:
     what = describe(point.parameters)
     if point.experiment.repeat > 1:
         what += f", repetition {point.repetition + 1} of {point.experiment.repeat}"
-    if point.experiment.warm_up and point.repetition == 0:
-        what += f", after {counted(point.experiment.warm_up, 'warm-up')}"
+    if point.warm_up:
+        what += f", after {counted(point.warm_up, 'warm-up')}"
     takes = "?" if forecasted.expected_s is None else f"{forecasted.expected_s:.1f} s"
     limit = f"{forecasted.limit_s:g} s"
     return str(point.index + 1), what, str(point.seed), takes, forecasted.basis, limit

@@ -44,6 +44,7 @@ class Record:
     def __enter__(self) -> "Record":
         try:
             self.directory.keep("experiment.yaml", self._plan.text)
+            self.directory.keep("resolved.yaml", self._plan.resolved())
             self.directory.write_summary(self.summary)
         except HostError as failure:
             self._judge_end(failure)
@@ -114,7 +115,11 @@ class Record:
         if self._events.failure is not None:
             raise self._events.failure
         self._events.append(
-            EventName.POINT_STARTED, index=point.index, parameters=point.parameters, repetition=point.repetition
+            EventName.POINT_STARTED,
+            index=point.index,
+            parameters=point.parameters,
+            repetition=point.repetition,
+            seed=point.seed,
         )
 
     def agent_finished(self, point: Point, node: str, answer: dict[str, Any]) -> None:
