@@ -56,6 +56,7 @@ class Stage(StrEnum):
 
     VM = "vm"
     LOCAL = "local"
+    SIM = "sim"
 
 
 class Accel(StrEnum):
@@ -90,7 +91,7 @@ ExperimentArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An exp
 def run(
     file: ExperimentArgument,
     stage: Annotated[
-        Stage, typer.Option(help="Real guests, or the same daemons as processes of this host.")
+        Stage, typer.Option(help="Real guests, the same daemons as processes of this host, or engines alone.")
     ] = Stage.VM,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print run.json to standard output, and nothing else.")
@@ -107,6 +108,7 @@ def run(
     Examples:
       testbed run configs/quickstart.yaml
       testbed run configs/counts.yaml --stage local
+      testbed run configs/counts.yaml --stage sim
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
     """
