@@ -101,6 +101,7 @@ def run(
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
 
@@ -123,6 +124,7 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
+        junit=junit,
     )
 
 
