@@ -56,6 +56,7 @@ class Stage(StrEnum):
 
     VM = "vm"
     LOCAL = "local"
+    SIM = "sim"
 
 
 class Accel(StrEnum):
@@ -95,7 +96,7 @@ def run(
     file: ExperimentArgument,
     overrides: Overrides = None,
     stage: Annotated[
-        Stage, typer.Option(help="Real guests, or the same daemons as processes of this host.")
+        Stage, typer.Option(help="Real guests, the same daemons as processes of this host, or engines alone.")
     ] = Stage.VM,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print run.json to standard output, and nothing else.")
@@ -113,6 +114,7 @@ def run(
     Examples:
       testbed run configs/quickstart.yaml
       testbed run configs/counts.yaml --stage local
+      testbed run configs/counts.yaml --stage sim
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
       testbed run configs/quickstart.yaml --set workload.iterations=4 --set coherency.protocol=origin

@@ -54,7 +54,7 @@ def run(
                     what = f"point {point.index + 1} of {len(plan.points)}: {describe(point.parameters)}"
                     with progress.step(what, announced=False):
                         result = _run_point(point, stage, agents, record)
-                    progress.say(f"{what}: {_outcome(result)}")
+                    progress.say(f"{what}: {outcome(result)}")
         finally:
             with signals_wait(progress.say_soon):
                 _end(stage, agents, record, progress, keep)
@@ -141,7 +141,8 @@ def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents,
         record.directory.keep_trace(point.index, node, answer["header"], answer["entries"])
 
 
-def _outcome(result: PointResult) -> str:
+def outcome(result: PointResult) -> str:
+    """Of a point, in a few words."""
     verdict = "ok" if result.passed else "FAILED"
     return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 

@@ -48,8 +48,15 @@ def run_file(
                     f"{plan.name}: {counted(len(plan.points), 'point')} on stage {stage}, results in {directory.path}"
                 )
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
-                stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
-                run(plan, stage_for, record, progress, keep=keep)
+                if stage == "sim":
+                    if keep or accelerator:
+                        progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
+                    from orchestrator.stage_sim import run_simulated
+
+                    run_simulated(plan, record, progress)
+                else:
+                    stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
+                    run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:
