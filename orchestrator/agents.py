@@ -21,6 +21,18 @@ _CONSEQUENCES = frozenset(["peer"])
 """Kinds of errors that say no more than that another node failed."""
 
 
+class Silent(GuestError):
+    """An agent did not answer in time; it may be slow, or frozen."""
+
+
+class Refused(GuestError):
+    """An agent answered a command with an error: it lives, and what it says is `kind`, in the agent's words."""
+
+    def __init__(self, message: str, hint: str, kind: str) -> None:
+        super().__init__(message, hint)
+        self.kind = kind
+
+
 class AgentProcess(Protocol):
     """A running agent: on a guest through SSH, or a process of this host."""
 
@@ -84,6 +96,22 @@ class Agents:
             raise self._refused(self._agents[name], operation, answer)
         return answers
 
+    def settle(self, deadline: Deadline) -> None:
+        """End whatever the agents are at and close their memory, so that the next point can begin.
+
+        Raises GuestError when one is gone or says nothing: then nothing can begin on it.
+        """
+        for operation in ("abort", "close"):
+            for agent in self._agents.values():
+                self._send(agent, {"op": operation})
+            missing = set(self._agents)
+            while missing:
+                name, answer = self._next(sorted(missing), operation, deadline)
+                if answer is None:
+                    raise self._gone(self._agents[name], operation)
+                if answer.get("op") == operation:  # done, or an error that says there was nothing to do
+                    missing.discard(name)
+
     def close(self) -> None:
         """Ask every agent to leave, then end them."""
         for agent in self._agents.values():
@@ -99,7 +127,7 @@ class Agents:
             return self._answers.get(timeout=deadline.remaining())
         except queue.Empty:
             said = "".join(self._shown(self._agents[name]) for name in missing)
-            raise GuestError(
+            raise Silent(
                 f"no answer to '{operation}' from {', '.join(missing)} in {deadline.seconds:g} s{said}",
                 "if the point is that large, raise timeout_s in the experiment file",
             ) from None
@@ -133,9 +161,10 @@ class Agents:
             f"`testbed run … --keep` and `testbed ssh {agent.name}` show the guest as it is",
         )
 
-    def _refused(self, agent: _Agent, operation: str, answer: dict[str, Any]) -> GuestError:
-        said = f"{answer.get('kind', 'error')}: {answer.get('message', answer)}"
-        return GuestError(f"node {agent.name}: '{operation}' failed: {said}", str(answer.get("hint", "")))
+    def _refused(self, agent: _Agent, operation: str, answer: dict[str, Any]) -> Refused:
+        kind = str(answer.get("kind", "error"))
+        said = f"{kind}: {answer.get('message', answer)}"
+        return Refused(f"node {agent.name}: '{operation}' failed: {said}", str(answer.get("hint", "")), kind)
 
     def _shown(self, agent: _Agent) -> str:
         said = "\n".join([*agent.noise, agent.process.said().strip()]).strip()

@@ -24,7 +24,7 @@ from orchestrator import (
     commands_testbed,
     commands_verify,
 )
-from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
+from orchestrator.errors import DEFECT_EXIT_CODE, FileError, InputError, RunEnded, Stopped
 from orchestrator.output import open_missing, printable, put, tell
 from orchestrator.signals import signals_raise
 from orchestrator.words import counted
@@ -93,11 +93,14 @@ Overrides = Annotated[
 
 @app.command()
 def run(
-    file: ExperimentArgument,
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="An experiment file (YAML).")] = None,
     overrides: Overrides = None,
     stage: Annotated[
-        Stage, typer.Option(help="Real guests, the same daemons as processes of this host, or engines alone.")
-    ] = Stage.VM,
+        Stage | None,
+        typer.Option(
+            help="Real guests (vm, the default), the same daemons as processes of this host, or engines alone."
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print run.json to standard output, and nothing else.")
     ] = False,
@@ -106,6 +109,11 @@ def run(
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="End with the first point that fails.")] = False,
+    resume: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Go on with a run after its last complete point, in place of FILE."),
+    ] = None,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
@@ -118,21 +126,30 @@ def run(
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
       testbed run configs/quickstart.yaml --set workload.iterations=4 --set coherency.protocol=origin
+      testbed run --resume last
     """
-    from orchestrator.run_command import run_file
+    from orchestrator.run_command import Options, resume_run, run_file
 
-    run_file(
-        file,
-        overrides or (),
-        stage.value,
+    options = Options(
         accelerator=accel.value if accel else None,
-        results=results,
         keep=keep,
+        fail_fast=fail_fast,
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
         junit=junit,
     )
+    if resume is None:
+        if file is None:
+            raise InputError("found no FILE, expected an experiment file, or --resume RUN", "`testbed run --help`")
+        run_file(file, overrides or (), (stage or Stage.VM).value, results, options)
+    elif file is not None or overrides or stage is not None:
+        raise InputError(
+            "found --resume with FILE, --set or --stage, expected it without: a run goes on as it was begun",
+            "`testbed run FILE` begins a new one",
+        )
+    else:
+        resume_run(resume, results, options)
 
 
 @app.command()

@@ -33,6 +33,10 @@ class CheckFailed(Failure):
     exit_code = 1
 
 
+class PointsFailed(Failure):
+    """Points did not come to their end: their guests died, or their time was over."""
+
+
 class RunEnded(Failure):
     """What ended a run, once its run.json has told it: standard output has been written, this is for people."""
 

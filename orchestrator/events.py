@@ -13,7 +13,9 @@ and the fields of its kind, in docs/results.md. Every figure of run.json is comp
 """
 
 import contextlib
+import fcntl
 import json
+import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from images.errors import HostError, no_room
+from orchestrator.errors import InputError
 
 SCHEMA_VERSION = 2
 
@@ -38,11 +41,15 @@ class EventName(StrEnum):
     STAGE_FINISHED = "stage_finished"
     NODE_READY = "node_ready"
     """A machine is up and its agent answers."""
+    RUN_RESUMED = "run_resumed"
+    """The run was interrupted, and goes on."""
     POINT_STARTED = "point_started"
     AGENT_FINISHED = "agent_finished"
     """One node's answer to a point, unabridged."""
+    ATTEMPT_FAILED = "attempt_failed"
+    """A point did not come to its end, this time."""
     POINT_FINISHED = "point_finished"
-    """The point as in run.json."""
+    """The point as in run.json. Of a point that has several, as it was run again when the run was resumed, the last."""
     FAILED = "failed"
     """The run ended early, or something was not as expected."""
     RUN_FINISHED = "run_finished"
@@ -55,12 +62,31 @@ class EventLog:
     end of the guests above all, must not fail for it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, resume: bool = False) -> None:
+        """A new log; with `resume`, one that is gone on with. Raises InputError when another process writes it."""
         self.failure: HostError | None = None
+        self.torn = ""
+        """Of a log that is gone on with: the beginning of a line that was never completed. It is taken out of it."""
         self._path = path
-        self._file = path.open("x", encoding="utf-8")
+        self._file = path.open("r+" if resume else "x", encoding="utf-8")
         self._sequence = 0
         self._lock = threading.Lock()
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.close()
+            found = "a run that is still going on"
+            raise InputError(f"{path.parent}: found {found}, expected one that has ended", "wait for it") from None
+        if resume:
+            self._go_to_end()
+
+    def _go_to_end(self) -> None:
+        content = self._path.read_bytes()
+        whole, newline, rest = content.rpartition(b"\n")
+        self.torn = rest.decode(errors="replace")
+        self._file.truncate(len(whole) + len(newline))
+        self._file.seek(0, os.SEEK_END)
+        self._sequence = content.count(b"\n")
 
     def append(self, event: EventName, **fields: Any) -> None:
         """Write one event. After `close` it is dropped: a late thread must not bring the end down."""

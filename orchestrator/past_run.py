@@ -103,6 +103,7 @@ def read_run(directory: Path) -> PastRun:
                 continue
             case EventName.POINT_FINISHED if event["index"] in points:
                 point = points[event["index"]]
-                point.result, point.finished_s = event["result"], event["monotonic_s"]
+                point.result = None if event["result"].get("error") else event["result"]
+                point.finished_s = event["monotonic_s"]
         kept.append(event)
     return PastRun(directory, summary, tuple(points[index] for index in sorted(points)), tuple(kept))

@@ -4,7 +4,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ from orchestrator.events import SCHEMA_VERSION, EventLog, EventName
 from orchestrator.plan import Plan, Point
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
-from orchestrator.summary import NodeSummary, Outcome, PointResult, RunSummary
+from orchestrator.resume import Earlier
+from orchestrator.summary import NodeSummary, Outcome, PointError, PointResult, RunSummary
 
 STAGES = ("provision", "deploy", "run", "collect", "teardown")
 TRACEBACK = "traceback.txt"
@@ -25,12 +26,25 @@ TRACEBACK = "traceback.txt"
 class Record:
     """A run's book. A context: entering writes the first run.json, leaving the last, whatever happened between."""
 
-    def __init__(self, plan: Plan, stage: str, directory: RunDirectory, progress: Progress) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        stage: str,
+        directory: RunDirectory,
+        progress: Progress,
+        *,
+        accelerator: str | None = None,
+        earlier: Earlier | None = None,
+    ) -> None:
+        """`earlier`: what is known of a run that is gone on with. Raises InputError when another process runs it."""
         self.directory = directory
         self._plan = plan
         self._progress = progress
-        self._events = EventLog(directory.events)
-        self._started = time.monotonic()
+        self._earlier = earlier
+        self._accelerator = accelerator
+        self._lost: dict[int, list[PointError]] = {}
+        self._events = EventLog(directory.events, resume=earlier is not None)
+        self._started = time.monotonic() - (earlier.duration_s if earlier else 0.0)
         self.summary = RunSummary(
             run_id=directory.run_id,
             experiment=plan.name,
@@ -40,8 +54,21 @@ class Record:
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             results=str(directory.path),
         )
+        if earlier is not None:
+            self.summary.started = earlier.started
+            self.summary.nodes = list(earlier.nodes)
+            self.summary.points = list(earlier.points)
+            self.summary.stages_s |= earlier.stages_s
+            self.summary.resumed = earlier.resumed + 1
 
     def __enter__(self) -> "Record":
+        if self._earlier is not None:
+            self.directory.write_summary(self.summary)
+            self._events.append(
+                EventName.RUN_RESUMED, complete=len(self._earlier.points), points=self.summary.planned_points,
+                torn=self._events.torn,
+            )  # fmt: skip
+            return self
         try:
             self.directory.keep("experiment.yaml", self._plan.text)
             self.directory.keep("resolved.yaml", self._plan.resolved())
@@ -56,6 +83,7 @@ class Record:
             experiment=self.summary.experiment,
             stage=self.summary.stage,
             points=self.summary.planned_points,
+            accelerator=self._accelerator,
         )
         return self
 
@@ -116,6 +144,7 @@ class Record:
         """Raises HostError when there is no more room for what happens: there is no use in going on."""
         if self._events.failure is not None:
             raise self._events.failure
+        self.directory.set_traces_aside(point.index)
         self._events.append(
             EventName.POINT_STARTED,
             index=point.index,
@@ -128,9 +157,25 @@ class Record:
     def agent_finished(self, point: Point, node: str, answer: dict[str, Any]) -> None:
         self._events.append(EventName.AGENT_FINISHED, index=point.index, node=node, answer=answer)
 
-    def point_finished(self, point: Point, result: PointResult) -> None:
+    def attempt_failed(self, point: Point, failure: Failure) -> int:
+        """The point did not come to its end. Returns how often that has happened to it."""
+        lost = self._lost.setdefault(point.index, [])
+        lost.append(PointError.of(failure))
+        self._events.append(EventName.ATTEMPT_FAILED, index=point.index, attempt=len(lost), **asdict(lost[-1]))
+        return len(lost)
+
+    def point_finished(self, point: Point, result: PointResult) -> PointResult:
+        """Returns the result with what is known of earlier attempts at the point."""
+        lost = self._lost.get(point.index, [])
+        result = replace(result, lost=tuple(lost[:-1] if result.error else lost))
         self._events.append(EventName.POINT_FINISHED, index=point.index, result=asdict(result))
-        self.summary.points.append(result)
+        others = [known for known in self.summary.points if known.index != point.index]
+        self.summary.points = sorted([*others, result], key=lambda known: known.index)
+        return result
+
+    def is_complete(self, point: Point) -> bool:
+        """Whether the point came to its end, be it with wrong values, when the run was begun."""
+        return any(known.index == point.index and known.error is None for known in self.summary.points)
 
     def _judge_end(self, error: BaseException | None) -> None:
         if error is None:

@@ -7,7 +7,8 @@ results/20260131T120000Z-quickstart-4f1c/
     events.jsonl        what happened, in order (`orchestrator.events`)
     consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said
     domains/NODE.xml    the machine as libvirt was told to make it
-    traces/POINT/NODE.jsonl   with `coherency.trace`: what the node's engine did in that point (`guest.protocol.trace`)
+    traces/POINT/NODE.jsonl   with `coherency.trace`: what the node's engine did in that point (`guest.protocol.trace`);
+                        of attempts that were repeated in traces/POINT-lost-N
 """
 
 import json
@@ -75,6 +76,15 @@ class RunDirectory:
         """Keep what a node's engine did in a point: the header, then an event a line."""
         lines = (json.dumps(line, separators=(",", ":")) for line in (header | {"node": node}, *entries))
         return self.keep(f"{TRACES}/{point + 1}/{node}.jsonl", "\n".join(lines) + "\n")
+
+    def set_traces_aside(self, point: int) -> None:
+        """Those of an earlier attempt at the point make room, under another name."""
+        traces = self.path / TRACES / str(point + 1)
+        number = 1
+        while (aside := traces.with_name(f"{point + 1}-lost-{number}")).exists():
+            number += 1
+        if traces.exists():
+            traces.rename(aside)
 
     def _keep_numbered(self, stem: str, ending: str, content: str) -> Path:
         name, number = f"{stem}{ending}", 1

@@ -1,14 +1,16 @@
 """One experiment's life: plan → provision → deploy → run → collect → judge → report."""
 
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from images.errors import Failure
-from orchestrator.agents import Agents
+from orchestrator.agents import Agents, Refused, Silent
 from orchestrator.clocks import beside_host
-from orchestrator.errors import CheckFailed
+from orchestrator.errors import CheckFailed, PointsFailed
 from orchestrator.experiment import Experiment, Testbed
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
@@ -16,64 +18,127 @@ from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.signals import signals_wait
 from orchestrator.stage import Stage
-from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed
+from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
 from orchestrator.words import counted
 from testbed.deadline import Deadline
+from testbed.errors import GuestError
 
 HELLO_S = 10.0
 TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
 GUESTS_SHARE = 0.9
 """Of a point's time, what the guests may take before they give up: they know best what they waited for."""
+SETTLE_S = 3.0
+"""How long agents may take to drop a point that failed, with hardware acceleration."""
+REPEATS = 1
+"""How often a point is run again because guests died under it."""
+_BROKEN = frozenset(["protocol", "system", "defect"])
+"""Kinds of an agent's errors after which it is not trusted with another point."""
 _NO_FACTS = ("event", "op", "monotonic_ns")
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
 
 
 def run(
-    plan: Plan, stage_for: Callable[[Testbed], Stage], record: Record, progress: Progress, *, keep: bool = False
+    plan: Plan,
+    stage_for: Callable[[Testbed], Stage],
+    record: Record,
+    progress: Progress,
+    *,
+    keep: bool = False,
+    fail_fast: bool = False,
 ) -> None:
-    """Run every point of the plan, each testbed it needs brought up once, and judge the results.
+    """Run every point of the plan that is not complete, each testbed it needs brought up once, and judge the results.
 
-    Whatever ends it, what was started is stopped, unless `keep`. Raises CheckFailed when a value was wrong or an
-    expectation does not hold, and whatever host, guests or the person in front of it ended it with.
+    A point that fails does not stop the others, unless `fail_fast`. Guests that die are replaced, and what they were at
+    is repeated once. Whatever ends the run, what was started is stopped, unless `keep`. Raises PointsFailed when a
+    point did not come to its end, CheckFailed when a value was wrong or an expectation does not hold, and whatever
+    host, guests or the person in front of it ended it with.
     """
     for testbed, points in plan.testbeds:
-        stage = stage_for(testbed)
-        agents: Agents | None = None
-        try:
-            with record.stage("provision", f"starting {', '.join(testbed.nodes)}"):
-                nodes = stage.provision()
-                for node in nodes:
-                    record.booted(node)
-            with record.stage("deploy", "deploying the daemon"):
-                agents = stage.deploy()
-                _greet(agents, nodes, stage, record)
-            with record.stage("run", f"running {counted(len(points), 'point')}"):
-                for point in points:
-                    what = f"point {point.index + 1} of {len(plan.points)}: {describe(point.parameters)}"
-                    with progress.step(what, announced=False):
-                        result = _run_point(point, stage, agents, record)
-                    progress.say(f"{what}: {outcome(result)}")
-        finally:
-            with signals_wait(progress.say_soon):
-                _end(stage, agents, record, progress, keep)
+        waiting = deque(point for point in points if not record.is_complete(point))
+        while waiting:
+            stage = stage_for(testbed)
+            agents: Agents | None = None
+            try:
+                with record.stage("provision", f"starting {', '.join(testbed.nodes)}"):
+                    nodes = stage.provision()
+                    for node in nodes:
+                        record.booted(node)
+                with record.stage("deploy", "deploying the daemon"):
+                    agents = stage.deploy()
+                    _greet(agents, nodes, stage, record)
+                with record.stage("run", f"running {counted(len(waiting), 'point')}"):
+                    _run_points(waiting, len(plan.points), stage, agents, record, progress, fail_fast=fail_fast)
+            finally:
+                with signals_wait(progress.say_soon):
+                    _end(stage, agents, record, progress, keep and not waiting)
     judge(record.summary.points)
 
 
+def _run_points(
+    waiting: deque[Point],
+    planned: int,
+    stage: Stage,
+    agents: Agents,
+    record: Record,
+    progress: Progress,
+    *,
+    fail_fast: bool,
+) -> None:
+    """Run points off the queue until it is empty, or the guests are dead and have to be replaced."""
+    while waiting:
+        point = waiting[0]
+        what = f"point {point.index + 1} of {planned}: {describe(point.parameters)}"
+        dead = False
+        with progress.step(what, announced=False):
+            try:
+                result = _run_point(point, stage, agents, record)
+            except GuestError as failure:
+                dead = not _usable(agents, stage, failure)
+                if record.attempt_failed(point, failure) <= REPEATS and dead:
+                    progress.say(f"{what}: lost, repeated on new guests: {failure.message.splitlines()[0]}")
+                    return
+                result = unfinished(point, roles_of(point.experiment), failure)
+            result = record.point_finished(point, result)
+        waiting.popleft()
+        progress.say(f"{what}: {outcome(result)}")
+        if fail_fast and not result.passed:
+            judge(record.summary.points)
+        if dead:
+            return
+
+
+def _usable(agents: Agents, stage: Stage, failure: GuestError) -> bool:
+    """Whether the agents can be given the next point: they refused this one, or were slow, and all of them live."""
+    if not isinstance(failure, Refused | Silent) or (isinstance(failure, Refused) and failure.kind in _BROKEN):
+        return False
+    try:
+        agents.settle(stage.deadline(SETTLE_S))
+    except GuestError:
+        return False
+    return True
+
+
 def judge(results: list[PointResult]) -> None:
-    """Raise CheckFailed unless all points passed."""
+    """Raise PointsFailed if a point did not come to its end, CheckFailed if one did not pass."""
     failed = [result for result in results if not result.passed]
     if not failed:
         return
     lines = [f"{len(failed)} of {counted(len(results), 'point')} failed"]
     for result in failed[:SHOWN]:
         lines.append(f"  {describe(result.parameters)}")
+        if result.error is not None:
+            lines += [f"    {line}" for line in result.error.message.splitlines()]
+            continue
         lines += [f"    wrong value: {mismatch}" for mismatch in result.mismatches[:SHOWN]]
         if result.mismatch_count > SHOWN:
             lines.append(f"    … {result.mismatch_count} wrong values in all")
         broken = [verdict for verdict in result.expectations if not verdict.holds]
         lines += [f"    does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
+    errors = [result.error for result in failed if result.error is not None]
+    if errors:
+        raise PointsFailed("\n".join(lines), errors[0].hint or "`testbed run --resume last` runs these points again")
     raise CheckFailed("\n".join(lines), "`testbed results show last` lists every point; run.json has every value")
 
 
@@ -91,6 +156,7 @@ def _time_of(agents: Agents, node: str, deadline: Deadline) -> int:
 
 def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> PointResult:
     """The point after its warm-up, which is not recorded; one that reads wrong values takes the point's place."""
+    begin = time.monotonic()
     record.point_started(point)
     for number in range(point.warm_up):
         answers = _measured(point, stage, agents, record, trace=False)
@@ -101,12 +167,8 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> Po
         answers = _measured(point, stage, agents, record, trace=True)
     for node, answer in answers.items():
         record.agent_finished(point, node, answer)
-    workload = point.experiment.workload
-    assert workload is not None
-    roles = {node: [role.value for role in workload.roles(node)] for node in answers}
-    result = summed(point, roles, [_report(node, answer) for node, answer in answers.items()])
-    record.point_finished(point, result)
-    return result
+    result = summed(point, roles_of(point.experiment), [_report(node, answer) for node, answer in answers.items()])
+    return replace(result, wall_s=round(time.monotonic() - begin, 6))
 
 
 def _measured(point: Point, stage: Stage, agents: Agents, record: Record, *, trace: bool) -> dict[str, dict[str, Any]]:
@@ -143,7 +205,10 @@ def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents,
 
 def outcome(result: PointResult) -> str:
     """Of a point, in a few words."""
+    if result.error is not None:
+        return f"FAILED, {result.error.message.splitlines()[0]}"
     verdict = "ok" if result.passed else "FAILED"
+    verdict += ", repeated on new guests" if result.lost else ""
     return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
 
@@ -152,6 +217,13 @@ def kernels_of(experiment: Experiment) -> list[str]:
     assert experiment.coherency is not None
     members = experiment.testbed.links[experiment.coherency.link].nodes
     return [node for node in experiment.testbed.nodes if node in members]
+
+
+def roles_of(experiment: Experiment) -> dict[str, list[str]]:
+    """What the threads of each kernel do."""
+    workload = experiment.workload
+    assert workload is not None, "a point without a workload was run"
+    return {node: [role.value for role in workload.roles(node)] for node in kernels_of(experiment)}
 
 
 def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -> dict[str, Any]:

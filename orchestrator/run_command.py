@@ -6,6 +6,7 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from images.errors import Failure, no_room
@@ -16,57 +17,76 @@ from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
 from orchestrator.record import TRACEBACK, Record
-from orchestrator.results import RunDirectory
+from orchestrator.results import RunDirectory, find
+from orchestrator.resume import Earlier, earlier_parts, plan_of
 from orchestrator.run import run
 from orchestrator.stage import Stage
 from orchestrator.summary import Outcome
 from orchestrator.words import counted
 
 
-def run_file(
-    file: Path,
-    overrides: Sequence[str],
-    stage: str,
-    *,
-    accelerator: str | None,
-    results: Path,
-    keep: bool,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-    junit: Path | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Options:
+    """How an experiment is run, whatever it is."""
+
+    accelerator: str | None = None
+    """Overrules that of every node."""
+    keep: bool = False
+    """Leave the guests running."""
+    fail_fast: bool = False
+    """End with the first point that fails."""
+    as_json: bool = False
+    quiet: bool = False
+    verbose: bool = False
+    junit: Path | None = None
+    """Where to write the outcome as JUnit XML."""
+
+
+def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, options: Options) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
     plan = load(file, overrides)
     check_runnable(plan)
-    directory = RunDirectory.create(results, plan.name)
-    with Progress(quiet=quiet, verbose=verbose) as progress:
-        record = Record(plan, stage, directory, progress)
+    _run(plan, stage, RunDirectory.create(results, plan.name), options, None)
+
+
+def resume_run(run: str, results: Path, options: Options) -> None:
+    """Go on with a run where it ended: complete points stay as they are. Raises InputError, and as `run_file` does."""
+    path = find(results, run).absolute()
+    plan = plan_of(path)
+    earlier = earlier_parts(path, plan)
+    accelerator = options.accelerator or earlier.accelerator
+    _run(plan, earlier.stage, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
+
+
+def _run(plan: Plan, stage: str, directory: RunDirectory, options: Options, earlier: Earlier | None) -> None:
+    with Progress(quiet=options.quiet, verbose=options.verbose) as progress:
+        record = Record(plan, stage, directory, progress, accelerator=options.accelerator, earlier=earlier)
         try:
             with record, progress.heard_by(record.said):
-                progress.say(
-                    f"{plan.name}: {counted(len(plan.points), 'point')} on stage {stage}, results in {directory.path}"
-                )
+                count = counted(len(plan.points), "point")
+                if earlier is not None:
+                    count = f"{len(plan.points) - len(earlier.points)} of {count} left"
+                progress.say(f"{plan.name}: {count} on stage {stage}, results in {directory.path}")
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
                 if stage == "sim":
-                    if keep or accelerator:
+                    if options.keep or options.accelerator:
                         progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
                     from orchestrator.stage_sim import run_simulated
 
-                    run_simulated(plan, record, progress)
+                    run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
-                    stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
-                    run(plan, stage_for, record, progress, keep=keep)
+                    stage_for = _stage_factory(stage, plan.name, directory, progress, options.accelerator)
+                    run(plan, stage_for, record, progress, keep=options.keep, fail_fast=options.fail_fast)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:
-            raise _ended_by(error, directory, progress if verbose else None) from error
+            raise _ended_by(error, directory, progress if options.verbose else None) from error
         finally:
-            _print(record, as_json, quiet)
-            if junit is not None:
+            _print(record, options.as_json, options.quiet)
+            if options.junit is not None:
                 from orchestrator.junit import write_junit
 
-                write_junit(record.summary.as_json(), junit)
+                write_junit(record.summary.as_json(), options.junit)
 
 
 def _ended_by(error: Exception, directory: RunDirectory, progress: Progress | None) -> RunEnded:
@@ -103,6 +123,7 @@ def _stage_factory(
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
 
+    _remove_left_over(name_for(experiment, f"-{directory.run_id[-4:]}"), progress)
     wanted = Accelerator(accelerator) if accelerator else None
     numbers = itertools.count(1)  # with --keep the testbed before is still there
 
@@ -112,6 +133,18 @@ def _stage_factory(
         return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress)
 
     return stage_for
+
+
+def _remove_left_over(name: str, progress: Progress) -> None:
+    """Guests of an earlier part of this run, which was killed: nobody else is running it, as its log is ours."""
+    from testbed import Condition, list_all
+    from testbed.teardown import down
+
+    for left in list_all():
+        own = left.name == name or left.name.startswith(f"{name}-")
+        if own and left.condition is Condition.LEFT_OVER:
+            progress.say(f"{left.name}: removing what an earlier part of this run left over")
+            down(left.name, progress.detail)
 
 
 def _print(record: Record, as_json: bool, quiet: bool) -> None:

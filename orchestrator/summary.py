@@ -2,10 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from images.errors import Failure
 from orchestrator.clocks import Clock
 from orchestrator.expectation import LATENCIES, Expectation
 from orchestrator.plan import Point
@@ -102,9 +103,24 @@ class Report:
 
 
 @dataclass(frozen=True)
+class PointError:
+    """Why a point did not come to its end."""
+
+    kind: str
+    message: str
+    hint: str = ""
+
+    @classmethod
+    def of(cls, failure: Failure) -> "PointError":
+        return cls(str(getattr(failure, "kind", "guest")), failure.message, failure.hint)
+
+
+@dataclass(frozen=True)
 class PointResult:
     """One point: what was run, and what came of it."""
 
+    index: int
+    """Its place in the plan, from 0."""
     parameters: dict[str, Any]
     repetition: int
     seed: int
@@ -125,11 +141,17 @@ class PointResult:
     mismatches: tuple[Mismatch, ...] = ()
     mismatch_count: int = 0
     expectations: tuple[Verdict, ...] = ()
+    wall_s: float = 0.0
+    """From the moment it was begun until the next could begin; what is not `duration_s` is the tool's own."""
+    error: PointError | None = None
+    """Of a point that did not come to its end: it has no figures."""
+    lost: tuple[PointError, ...] = ()
+    """How earlier attempts ended, of a point that was repeated because guests had died."""
 
     @property
     def passed(self) -> bool:
-        """Whether no value was wrong and every expectation holds."""
-        return self.verified and all(verdict.holds for verdict in self.expectations)
+        """Whether it came to its end, no value was wrong and every expectation holds."""
+        return self.error is None and self.verified and all(verdict.holds for verdict in self.expectations)
 
 
 def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report]) -> PointResult:
@@ -139,6 +161,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     assert workload is not None, "a point without a workload was run"
     messages = _total(report.messages for report in reports)
     result = PointResult(
+        index=point.index,
         parameters=point.parameters,
         repetition=point.repetition,
         seed=point.seed,
@@ -162,6 +185,13 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     return judged(result, point.experiment.expect)
 
 
+def unfinished(point: Point, roles: dict[str, list[str]], failure: Failure) -> PointResult:
+    """The result of a point that did not come to its end: without figures, and with no expectation judged."""
+    report = Report("", False, 0, (), {}, {}, {}, 0.0)
+    result = summed(point, roles, [report])
+    return replace(result, kernels=len(roles), error=PointError.of(failure), expectations=())
+
+
 def judged(result: PointResult, expressions: Iterable[str]) -> PointResult:
     """The result with a verdict on every expression."""
     names = asdict(result)
@@ -173,11 +203,7 @@ def judged(result: PointResult, expressions: Iterable[str]) -> PointResult:
         for expression in expressions
         for expectation in [Expectation.parse(expression)]
     ]
-    return PointResult(**{**_shallow(result), "expectations": tuple(verdicts)})
-
-
-def _shallow(result: PointResult) -> dict[str, Any]:
-    return {name: getattr(result, name) for name in result.__dataclass_fields__}
+    return replace(result, expectations=tuple(verdicts))
 
 
 def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -202,6 +228,8 @@ class RunSummary:
         default_factory=lambda: {"kind": "interrupted", "message": "the run did not come to its end", "hint": ""}
     )
     planned_points: int = 0
+    resumed: int = 0
+    """How often the run was interrupted and gone on with."""
     started: str = ""
     duration_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from guest.protocol.messages import MessageName
 from orchestrator.events import EventName
 from orchestrator.index import TABLES
-from tests.local.test_run_local import QUICK, ROOT, run
+from tests.local.test_run_local import QUICK, ROOT, command, environment, run
 
 PAGE = ROOT / "docs" / "results.md"
 OPAQUE = {"experiment"}
@@ -61,13 +62,15 @@ def matches(path: str, patterns: set[str]) -> bool:
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """Of a run that passes, one that fails, and one that ends in an error."""
+    """Of a run that passes, one that fails, and one that ends in an error and is gone on with."""
     matrix = "matrix: {workload.iterations: [1, 4]}\n"
     late = QUICK.replace("iterations: 4", "iterations: 100000") + "timeout_s: 1\n"
     found = []
     for name, text in (("pass", QUICK + matrix), ("fail", QUICK + "expect: [pages == 7]\n"), ("late", late)):
         folder = tmp_path_factory.mktemp(name)
         run(folder, text)
+        if name == "late":
+            subprocess.run(command("run", "--resume", "last"), cwd=folder, env=environment(), timeout=100, check=False)
         (log,) = folder.glob("results/*/events.jsonl")
         found += [json.loads(line) for line in log.read_text().splitlines()]
     return found
@@ -90,7 +93,7 @@ def test_every_field_of_every_event_is_documented(events: list[dict[str, Any]]) 
 
 
 def test_every_documented_field_is_there(events: list[dict[str, Any]]) -> None:
-    """But for wrong values, which these runs do not have, and the boot of machines, which they do without."""
+    """But for wrong values and guests that died, which these runs do not have, and the boot of machines."""
     missing = {
         f"{name}: {field}"
         for name, patterns in documented().items()
@@ -99,7 +102,9 @@ def test_every_documented_field_is_there(events: list[dict[str, Any]]) -> None:
             matches(path, {field}) for event in events if event["event"] == name for path in fields(event)
         )
     }  # fmt: skip
-    assert {each for each in missing if "mismatches[]" not in each} <= {"node_ready: boot_stages_s.STAGE"}
+    assert {each for each in missing if "mismatches[]" not in each and "lost[]" not in each} <= {
+        "node_ready: boot_stages_s.STAGE"
+    }
 
 
 def test_names_of_messages_match_those_the_page_stands_for(events: list[dict[str, Any]]) -> None:

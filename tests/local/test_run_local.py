@@ -172,7 +172,9 @@ def test_a_point_that_takes_too_long_ends_with_three_and_says_who_was_late(tmp_p
     assert done.returncode == 3
     assert "'run' failed: deadline" in done.stderr or "no answer to 'run'" in done.stderr
     summary = json.loads(done.stdout)
-    assert (summary["outcome"], summary["points"]) == ("error", [])
+    (point,) = summary["points"]
+    assert (summary["outcome"], point["verified"], point["lost"]) == ("error", False, [])
+    assert point["error"]["message"] in done.stderr.replace("    ", "")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
