@@ -57,6 +57,7 @@ class Stage(StrEnum):
 
     VM = "vm"
     LOCAL = "local"
+    SIM = "sim"
 
 
 class Accel(StrEnum):
@@ -91,7 +92,7 @@ ExperimentArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An exp
 def run(
     file: ExperimentArgument,
     stage: Annotated[
-        Stage, typer.Option(help="Real guests, or the same daemons as processes of this host.")
+        Stage, typer.Option(help="Real guests, the same daemons as processes of this host, or engines alone.")
     ] = Stage.VM,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print run.json to standard output, and nothing else.")
@@ -101,6 +102,7 @@ def run(
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
 
@@ -108,6 +110,7 @@ def run(
     Examples:
       testbed run configs/quickstart.yaml
       testbed run configs/counts.yaml --stage local
+      testbed run configs/counts.yaml --stage sim
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
     """
@@ -122,6 +125,7 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
+        junit=junit,
     )
 
 

@@ -54,10 +54,11 @@ class Role(StrEnum):
 
 
 class StageName(StrEnum):
-    """Where an experiment runs: in real guests, or as processes of this host."""
+    """Where an experiment runs: in real guests, as processes of this host, or on engines alone."""
 
     VM = "vm"
     LOCAL = "local"
+    SIM = "sim"
 
 
 def _size(value: object) -> int:

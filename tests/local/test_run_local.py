@@ -27,8 +27,9 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator", *words]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+def environment(place: Path | None = None) -> dict[str, str]:
+    """Of a run; with `place`, by which its agents are told from those of others."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "TESTBED_TEST": str(place)}
 
 
 def run(tmp_path: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -43,16 +44,17 @@ def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return summary
 
 
-def agents_alive() -> set[int]:
-    """Agents that are running on this host, whoever started them."""
+def agents_alive(place: Path) -> set[int]:
+    """Agents that were started with `environment(place)` and are running."""
     alive = set()
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = entry.read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # ended meanwhile
-        if b"guest.agent" in words:
-            alive.add(int(entry.parent.name))
+            continue  # ended meanwhile, or somebody else's
+        if b"guest.agent" in words and f"TESTBED_TEST={place}".encode() in variables:
+            alive.add(int(process.name))
     return alive
 
 
@@ -124,12 +126,13 @@ def test_the_quickstart_runs_under_the_origin_protocol_too(tmp_path: Path) -> No
     assert [point["verified"] for point in points] == [True] * 6
     for point in points:
         writers = sum(role == "writer" for roles in point["roles"].values() for role in roles)
-        # First touch 2 a page; then INVALIDATE, VOTE, PAGE_REQUEST and PAGE_DATA, and 2 more for a second writer. A
-        # thread that does not get its turn before its page is taken away again asks once more.
+        # First touch 2 a page, or 4 where a reader is there before the origin; then INVALIDATE, VOTE, PAGE_REQUEST
+        # and PAGE_DATA, and 2 more for a second writer. A thread that does not get its turn before its page is taken
+        # away again asks once more.
         each = {0: 0, 1: 4, 2: 6}[writers]
         expected = point["pages"] * (2 * max(writers, 1) + each * (point["iterations"] - 1))
         assert expected <= point["messages_total"] * (1.1 if writers == 2 else 1), point
-        assert point["messages_total"] <= expected * (1.5 if writers == 2 else 1), point
+        assert point["messages_total"] <= expected * {0: 2, 1: 1, 2: 1.5}[writers], point
 
 
 def test_three_kernels_have_an_origin(tmp_path: Path) -> None:
@@ -159,10 +162,9 @@ def test_a_point_that_takes_too_long_ends_with_three_and_says_who_was_late(tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number: signal.Signals) -> None:
-    before = agents_alive()
     (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))
     line = command("run", "quick.yaml", "--stage", "local")
-    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for said in process.stderr:
             if "running 1 point" in said:
@@ -173,7 +175,7 @@ def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number:
     (path,) = (tmp_path / "results").glob("*/run.json")
     summary = json.loads(path.read_text())
     assert (summary["outcome"], summary["error"]["kind"]) == ("error", "interrupted")
-    assert agents_alive() <= before
+    assert not agents_alive(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -199,15 +201,14 @@ def test_output_that_nobody_reads_changes_nothing_and_a_full_one_is_the_hosts(
 
 
 def test_killed_without_warning_it_leaves_no_process_behind(tmp_path: Path) -> None:
-    before = agents_alive()
     (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))
     line = command("run", "quick.yaml", "--stage", "local")
-    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for said in process.stderr:
             if "running 1 point" in said:
                 break
-        started = agents_alive() - before
+        started = agents_alive(tmp_path)
         process.kill()
         process.wait(60)
     assert started
