@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from images.errors import Failure, no_room
@@ -25,6 +25,7 @@ from orchestrator.words import counted
 
 def run_file(
     file: Path,
+    overrides: Sequence[str],
     stage: str,
     *,
     accelerator: str | None,
@@ -36,7 +37,7 @@ def run_file(
     junit: Path | None = None,
 ) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
-    plan = load(file)
+    plan = load(file, overrides)
     check_runnable(plan)
     directory = RunDirectory.create(results, plan.name)
     with Progress(quiet=quiet, verbose=verbose) as progress:
