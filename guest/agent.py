@@ -4,6 +4,7 @@
     {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels'
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
     {"op":"close"}                       → {"event":"closed"}
+    {"op":"put","name","offset","data"}  → {"event":"put",…}        a piece of a file, base64, for workloads to name
     {"op":"trace"}                       → {"event":"trace",…}      what the engine did since `open` with "trace":true
     {"op":"abort"}                       → {"event":"aborting"}     and the run's own answer, an error of kind `aborted`
     {"op":"exit"}                        → {"event":"exiting"}      and the end of the process, as at the end of input
@@ -19,6 +20,7 @@ import json
 import os
 import signal
 import sys
+from binascii import a2b_base64
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
@@ -36,7 +38,7 @@ from guest.protocol.trace import TRACE_VERSION, TracedEngine
 from guest.region import Region
 from guest.run import Run
 from guest.segment import NodeState, Segment
-from guest.workloads import WORKLOADS, WorkloadError, parse
+from guest.workloads import WORKLOADS, Native, Script, WorkloadError, parse
 
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 1 << 20
@@ -57,6 +59,7 @@ class Agent:
         self._daemon: Daemon | None = None
         self._run: Run | None = None
         self._used = False
+        self._files: dict[str, int] = {}
         self._trace: TracedEngine | None = None
         self._trace_header: dict[str, Any] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
@@ -64,6 +67,7 @@ class Agent:
             "open": self._open,
             "run": self._start,
             "close": self._close,
+            "put": self._put,
             "trace": self._traced,
             "abort": self._abort,
             "exit": self._exit,
@@ -225,10 +229,32 @@ class Agent:
         deadline_s = fields.get("deadline_s")
         deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
         offer = self._offer(choice(fields, "memory", ("coherent", "bare"), "coherent"), daemon, workload.pages)
+        program_fd = self._file(described.get("file"))
+        if program_fd is not None and not isinstance(workload, Script | Native):
+            raise WorkloadError(f"{described.get('kind')}: a file, expected none")
         self._used = True
         self._run = Run(daemon, self._launcher, workload, deadline_ns)
         daemon.node.state = NodeState.RUNNING
-        self._run.start(described, everyone, offer)
+        self._run.start(described, everyone, offer, program_fd)
+
+    def _put(self, fields: dict[str, Any]) -> Answer:
+        """Keep a piece of a file for runs to name. It lives in memory, so that nothing of it can be left over."""
+        name, offset = str(fields.get("name")), number(fields, "offset", 0, 1 << 40)
+        if name not in self._files:
+            self._files[name] = os.memfd_create("program", os.MFD_CLOEXEC)
+        try:
+            data = a2b_base64(str(fields.get("data", "")), strict_mode=True)
+        except ValueError as error:
+            raise CommandError(f"data of {name!r}: {error}", "expected base64") from error
+        os.pwrite(self._files[name], data, offset)
+        return {"event": "put", "op": "put", "size_bytes": os.fstat(self._files[name]).st_size}
+
+    def _file(self, name: object) -> int | None:
+        if name is None:
+            return None
+        if name not in self._files:
+            raise CommandError(f"file {name!r}, expected one of: {', '.join(self._files) or 'none is there'}", "put it")
+        return self._files[str(name)]
 
     def _traced(self, _: dict[str, Any]) -> Answer:
         """At any time, after `close` too: of a run that failed it is wanted most, and not all kernels end at once."""

@@ -5,7 +5,8 @@ every kernel; page faults bring the pages in. `run_thread` runs one thread of a 
 """
 
 import json
-from os import close
+import sys
+from os import close, dup2, memfd_create
 from socket import recv_fds, send_fds, socket
 from typing import Any
 
@@ -13,7 +14,7 @@ from guest import workloads
 from guest.region import BASE, map_shared
 from guest.samples import AccessLog
 from guest.userfaultfd import Userfaultfd
-from guest.workloads import Place
+from guest.workloads import Native, Place, Script
 
 # First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
 MEMORY = b"M"
@@ -31,9 +32,13 @@ BARRIER = b"B"
 RELEASED = b"R"
 """Daemon: everyone is at the barrier."""
 FINISHED = b"F"
-"""Application: done; JSON of {wrong, mismatches}."""
+"""Application: done; JSON of {wrong, mismatches, figures}."""
 FAILED = b"E"
 """Application: the workload raised an exception; JSON of {kind, message}."""
+OUTPUT = b"O"
+"""Application: the descriptor of what it says on standard output and standard error."""
+CHECKS = ("AssertionError", "ExitStatus")
+"""Kinds of FAILED by which a program says that it has seen something wrong, not that it is broken."""
 
 PACKET_BYTES = 1 << 16
 
@@ -59,12 +64,20 @@ def attach(daemon: socket) -> memoryview:
     return memory
 
 
-def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
-    """One thread of a workload: `thread` has the fields workload, kernel, thread, roles."""
+def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = None) -> None:
+    """One thread of a workload: `thread` has the fields workload, kernel, thread, roles.
+
+    `program_fd` is the file of a workload that is a program of the user's.
+    """
     workload = workloads.parse(thread["workload"])
     place = Place(thread["kernel"], thread["thread"], tuple(tuple(names) for names in thread["roles"]))
     log = AccessLog()
+    name = str(thread["workload"].get("file", "")).rpartition("/")[2]
     try:
+        if program_fd is not None:
+            _redirect_output(daemon)
+            assert isinstance(workload, Script | Native), "a program was given to a workload that is none"
+            workload.take(program_fd, name, daemon, place)
         memory = attach(daemon)
         send_fds(daemon, [ACCESSES], [log.fd])
 
@@ -75,13 +88,33 @@ def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
         barrier()  # nobody begins before everybody is attached
         wrong, mismatches = workload.run(memory, place, barrier, log)
         found = [mismatch._asdict() for mismatch in mismatches]
-        daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found}).encode())
+        daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found, "figures": log.figures}).encode())
         daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
     except Detached:
         return
     except Exception as error:
+        if program_fd is not None:
+            _show(error, name)  # before the daemon looks at what was said
         daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
-        raise
+        if program_fd is None:
+            raise
+
+
+def _show(error: Exception, script: str) -> None:
+    """Say what went wrong, from the script's own lines on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+
+
+def _redirect_output(daemon: socket) -> None:
+    """What a program says goes where the daemon can read it, whatever becomes of the program."""
+    output_fd = memfd_create("output")
+    for standard in (1, 2):
+        dup2(output_fd, standard)
+    send_fds(daemon, [OUTPUT], [output_fd])
+    close(output_fd)
 
 
 def _expect(daemon: socket, kind: bytes) -> None:

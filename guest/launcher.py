@@ -43,11 +43,12 @@ class Launcher:
                 os._exit(status)
         theirs.close()
 
-    def launch(self, thread: dict[str, Any]) -> socket:
+    def launch(self, thread: dict[str, Any], program_fd: int | None = None) -> socket:
         """Fork an application process for `thread` (see `run_thread`); returns the socket to it."""
         ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         with theirs:
-            send_fds(self._socket, [json.dumps(thread).encode()], [theirs.fileno()])
+            fds = [theirs.fileno()] if program_fd is None else [theirs.fileno(), program_fd]
+            send_fds(self._socket, [json.dumps(thread).encode()], fds)
         return ours
 
     def ended(self, thread: int) -> str:
@@ -90,7 +91,7 @@ def _serve(control: socket) -> None:
     gc.freeze()  # forked processes share these pages; a collection would copy them
     launcher = os.getpid()
     while True:
-        data, fds, _, _ = recv_fds(control, _MESSAGE_BYTES, 1)
+        data, fds, _, _ = recv_fds(control, _MESSAGE_BYTES, 2)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         if not data:
             return
@@ -104,21 +105,22 @@ def _serve(control: socket) -> None:
             thread = json.loads(data)
             pid = os.fork()
             if pid == 0:
-                _become(thread, control, fds[0], launcher)
+                _become(thread, control, fds, launcher)
             threads[pid] = thread["thread"]
-            os.close(fds[0])
+            for fd in fds:
+                os.close(fd)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
 
 
-def _become(thread: dict[str, Any], control: socket, fd: int, launcher: int) -> None:
+def _become(thread: dict[str, Any], control: socket, fds: list[int], launcher: int) -> None:
     status = 1
     try:
         die_with(launcher)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         control.close()
-        with socket(fileno=fd) as daemon:
-            run_thread(daemon, thread)
+        with socket(fileno=fds[0]) as daemon:
+            run_thread(daemon, thread, fds[1] if len(fds) > 1 else None)
         status = 0
     except BaseException:  # noqa: BLE001 - this process ends here whatever happened, and says why
         sys.excepthook(*sys.exc_info())

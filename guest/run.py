@@ -26,6 +26,9 @@ _HARNESS = (MessageName.BARRIER, MessageName.CONTROL)
 SAMPLES_KEPT = 8192
 """Latency samples of each kind that an answer carries."""
 _MISMATCHES_KEPT = 16
+OUTPUT_KEPT = 1 << 16
+"""Bytes of what a program says that are kept, the last ones."""
+SAID_LINES = 15
 
 
 class RunFailed(GuestFailure):
@@ -34,7 +37,8 @@ class RunFailed(GuestFailure):
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.kind = kind
-        """`application`: a thread of this kernel ended early; `peer`: another kernel's did; `deadline`; `aborted`."""
+        """`check`: a program has seen something wrong; `application`: a thread of this kernel ended early; `peer`:
+        another kernel's did; `deadline`; `aborted`."""
 
 
 class _Thread:
@@ -45,6 +49,7 @@ class _Thread:
         self.socket = daemon_end
         self.userfaultfd: int | None = None
         self.accesses_fd: int | None = None
+        self.output_fd: int | None = None
         self.faults = FaultLog()
         self.result: dict[str, Any] | None = None
 
@@ -65,16 +70,16 @@ class Run:
         self._ended_ns = 0
         self._sent_before = daemon.node.messages
 
-    def start(self, fields: dict[str, Any], roles: Sequence[Sequence[str]], offer: Offer) -> None:
+    def start(
+        self, fields: dict[str, Any], roles: Sequence[Sequence[str]], offer: Offer, program_fd: int | None = None
+    ) -> None:
         """Fork the threads of this kernel. `fields` describe the workload, `roles` the threads of every kernel."""
         daemon = self._daemon
         own = roles[daemon.kernel]
         self._barrier = Barrier(daemon.kernel, daemon.kernels, len(own))
         for number in range(len(own)):
-            thread = _Thread(
-                number,
-                self._launcher.launch({"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}),
-            )
+            place = {"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}
+            thread = _Thread(number, self._launcher.launch(place, program_fd))
             self._threads.append(thread)
             send_fds(thread.socket, [offer.packet], [offer.memory_fd])
             daemon.watch(thread.socket.fileno(), self._reader(thread))
@@ -100,8 +105,9 @@ class Run:
             thread.socket.close()
             if thread.userfaultfd is not None:
                 daemon.detach(thread.userfaultfd, thread.faults)
-            if thread.accesses_fd is not None:
-                os.close(thread.accesses_fd)
+            for fd in (thread.accesses_fd, thread.output_fd):
+                if fd is not None:
+                    os.close(fd)
         daemon.parked = 0
         self._threads = []
 
@@ -149,8 +155,19 @@ class Run:
             "histories": [
                 _packed(read_history(thread.accesses_fd)) for thread in self._threads if thread.accesses_fd is not None
             ],
+            "figures": self._figures(),
+            "output": [text for thread in self._threads if (text := _output(thread))],
             "duration_s": round((self._ended_ns - self._begun_ns) / 1e9, 6),
         }
+
+    def _figures(self) -> dict[str, int | float]:
+        """Of all threads; of several that report one name, the largest."""
+        figures: dict[str, int | float] = {}
+        for thread in self._threads:
+            assert thread.result is not None
+            for name, value in thread.result.get("figures", {}).items():
+                figures[name] = max(value, figures.get(name, value))
+        return figures
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
@@ -172,15 +189,20 @@ class Run:
             self._daemon.woke()
         elif kind == application.ACCESSES:
             thread.accesses_fd = fds[0]
+        elif kind == application.OUTPUT:
+            thread.output_fd = fds[0]
         elif kind == application.FINISHED:
             thread.result = json.loads(body)
             self._arrived()
         elif kind == application.FAILED:
             error = json.loads(body)
-            self._fail(RunFailed("application", f"thread {thread.number}: {error['kind']}: {error['message']}"))
+            kind_of = "check" if error["kind"] in application.CHECKS else "application"
+            said = f"thread {thread.number}: {error['kind']}: {error['message']}{_said(thread, SAID_LINES)}"
+            self._fail(RunFailed(kind_of, said))
         else:
             how = self._launcher.ended(thread.number)
-            self._fail(RunFailed("application", f"thread {thread.number} ended early: {how}; {self._where()}"))
+            said = _said(thread, SAID_LINES)
+            self._fail(RunFailed("application", f"thread {thread.number} ended early: {how}; {self._where()}{said}"))
 
     def _harness(self, sender: int, message: Message) -> None:
         if message.name == MessageName.BARRIER:
@@ -233,6 +255,20 @@ class Run:
         after = self._daemon.node.messages
         sent = {name: after[name] - self._sent_before[name] for name in MessageName}
         return {name: count for name, count in sent.items() if count}
+
+
+def _output(thread: _Thread) -> str:
+    """The end of what a program has said so far."""
+    if thread.output_fd is None:
+        return ""
+    size = os.fstat(thread.output_fd).st_size
+    return os.pread(thread.output_fd, OUTPUT_KEPT, max(0, size - OUTPUT_KEPT)).decode(errors="replace")
+
+
+def _said(thread: _Thread, lines: int) -> str:
+    """Its last lines, for an error."""
+    last = _output(thread).strip().splitlines()[-lines:]
+    return "".join(f"\n    {line}" for line in last)
 
 
 def _packed(history: bytes) -> str:

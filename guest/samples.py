@@ -68,6 +68,8 @@ class AccessLog:
         ftruncate(self.fd, size_bytes)
         self._buffer = mmap(self.fd, size_bytes, MAP_SHARED, PROT_READ | PROT_WRITE)
         self._count = 0
+        self.figures: dict[str, int | float] = {}
+        """Numbers that the workload reported."""
 
     def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
         """One access in bulk of one page, from `start_ns` to `end_ns` of CLOCK_MONOTONIC."""
@@ -75,6 +77,10 @@ class AccessLog:
         _ACCESS.pack_into(self._buffer, offset, start_ns, end_ns - start_ns, page << 1 | store)
         self._count += 1
         _COUNT.pack_into(self._buffer, 0, self._count)
+
+    def figure(self, name: str, value: int | float) -> None:
+        """A number that the workload reports, by name; a later one takes the place of an earlier one."""
+        self.figures[name] = value
 
     def keep(self, history: bytes) -> None:
         """All that the thread loaded and stored, behind the accesses."""

@@ -11,7 +11,8 @@ from typing import Any
 
 from guest.errors import SegmentError
 from guest.segment import Layout
-from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION, NODE_PATTERN
+from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION
+from orchestrator.fields import NODE_PATTERN
 from orchestrator.marked_yaml import Path
 from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size, show_size
 from orchestrator.vocabulary import look_up, nearest
@@ -129,6 +130,12 @@ def _workload(data: Any) -> Iterator[Contradiction]:
         elif len(members) > 1 and name not in members and all(member in nodes for member in members):
             text = sentence(f"the node '{name}', which is not on {link}", listed(members))
             yield Contradiction(path, text, of_key=True)
+    if look_up(data, ("workload", "kind")) in ("script", "native"):
+        threads = _mapping(data, "workload", "threads")
+        idle = [name for name in members if name in nodes and name not in threads]
+        if threads and idle:
+            text = sentence(f"no thread for {listed(idle)}", f"one for every node of {link}, as all meet at barriers")
+            yield Contradiction(("workload", "threads"), text)
     if "workload" in _mapping(data) and "coherency" not in _mapping(data):
         yield Contradiction(("workload",), sentence("a workload without coherent memory", "coherency: …"), of_key=True)
     array = _size(data, "workload", "array")

@@ -28,6 +28,8 @@ NAMES: frozenset[str] = frozenset(
     + [f"latency_us.{kind}.{statistic}" for kind in LATENCIES for statistic in STATISTICS]
 )
 """Everything an expression may name. Latencies of accesses that did not happen are null."""
+FIGURES = "figures."
+"""Before the name of a number that a program of the user's reports; one that is not reported is null."""
 
 _CONSTANTS: dict[str, Any] = {"true": True, "false": False, "null": None, "True": True, "False": False, "None": None}
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"min": min, "max": max, "abs": abs}
@@ -87,7 +89,7 @@ class Expectation:
 
     def shown(self, results: Mapping[str, Any]) -> str:
         """What each name in the expression was: `messages.protocol = 412, pages = 64`."""
-        names = sorted({_dotted(node) for node in ast.walk(self.tree) if _dotted(node) in NAMES})
+        names = sorted({_dotted(node) for node in ast.walk(self.tree) if _is_name(_dotted(node))})
         return ", ".join(f"{name} = {_look_up(name, results)}" for name in names)
 
 
@@ -101,6 +103,10 @@ def _dotted(node: ast.AST) -> str:
     return ""
 
 
+def _is_name(name: str) -> bool:
+    return name in NAMES or (name.startswith(FIGURES) and name.count(".") == 1)
+
+
 def _check(node: ast.expr) -> None:
     """Refuse all that `_value` does not know, before anything runs."""
     match node:
@@ -108,7 +114,7 @@ def _check(node: ast.expr) -> None:
             return
         case ast.Name() | ast.Attribute():
             name = _dotted(node)
-            if name in NAMES or name in _CONSTANTS:
+            if _is_name(name) or name in _CONSTANTS:
                 return
             near = difflib.get_close_matches(name, [*NAMES, "true", "false"], 1)
             raise ExpressionError(

@@ -7,15 +7,15 @@ errors are of type `expected`: their context holds the words for the message, an
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import PydanticCustomError
 
 from orchestrator.expectation import Expectation, ExpressionError
-from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size
+from orchestrator.fields import Model, NodeName, Size, one_or_many
+from orchestrator.sizes import PAGE_BYTES
+from orchestrator.workloads import Workload
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$"
-NODE_PATTERN = r"^[a-z][a-z0-9-]{0,30}$"
-"""A node's name is its host name."""
 DEFAULT_MEMORY = 512 << 20
 DEFAULT_REGION = 4 << 20
 KERNELS_MAX = 64
@@ -45,29 +45,12 @@ class Notify(StrEnum):
     ADAPTIVE = "adaptive"
 
 
-class Role(StrEnum):
-    """What a thread does to the shared array in every iteration."""
-
-    READER = "reader"
-    WRITER = "writer"
-    IDLE = "idle"
-
-
 class StageName(StrEnum):
     """Where an experiment runs: in real guests, as processes of this host, or on engines alone."""
 
     VM = "vm"
     LOCAL = "local"
     SIM = "sim"
-
-
-def _size(value: object) -> int:
-    try:
-        return parse_size(value)
-    except SizeError as error:
-        raise PydanticCustomError(
-            "expected", "not a size", {"expected": "a size such as 64MiB, 4KiB or 4096", "near": error.near}
-        ) from None
 
 
 def _protocol(value: str) -> str:
@@ -93,10 +76,6 @@ def _expectation(value: object) -> object:
     return value
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
 def _listed(value: object) -> object:
     return [value] if isinstance(value, dict) else value
 
@@ -107,24 +86,10 @@ def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
-def _somebody(value: dict[str, tuple[Role, ...]]) -> dict[str, tuple[Role, ...]]:
-    if all(role is Role.IDLE for roles in value.values() for role in roles):
-        raise PydanticCustomError("expected", "nobody", {"expected": "a reader or writer on one node at least"})
-    return value
-
-
-_SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^\d+ *(B|KiB|MiB|GiB)?$"}, {"type": "integer", "minimum": 0}]}
-Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
-"""A size in bytes; in the file an integer, or a number with B, KiB, MiB or GiB."""
-NodeName = Annotated[str, StringConstraints(pattern=NODE_PATTERN)]
 NodeSet = Annotated[tuple[NodeName, ...], Field(min_length=2, max_length=KERNELS_MAX), AfterValidator(_unique)]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Node(_Model):
+class Node(Model):
     """One guest machine."""
 
     arch: Arch
@@ -137,7 +102,7 @@ class Node(_Model):
     """What runs its instructions; `--accel` overrules."""
 
 
-class IvshmemLink(_Model):
+class IvshmemLink(Model):
     """Shared memory between nodes, and doorbells: a PCI device of QEMU in each of them."""
 
     kind: Literal["ivshmem-doorbell"]
@@ -149,7 +114,7 @@ class IvshmemLink(_Model):
     """The nodes that share it."""
 
 
-class EthernetLink(_Model):
+class EthernetLink(Model):
     """A virtual Ethernet segment between nodes."""
 
     kind: Literal["ethernet"]
@@ -160,7 +125,7 @@ class EthernetLink(_Model):
 Link = Annotated[IvshmemLink | EthernetLink, Field(discriminator="kind")]
 
 
-class Testbed(_Model):
+class Testbed(Model):
     """The machines and what connects them. A node's place in `nodes` is its kernel id."""
 
     __test__ = False  # not a test case, whatever pytest makes of the name
@@ -171,7 +136,7 @@ class Testbed(_Model):
     """libvirt's driver: inside this process, or a daemon's."""
 
 
-class Coherency(_Model):
+class Coherency(Model):
     """The shared address space: one region of pages at the same address on every kernel."""
 
     protocol: Annotated[str, AfterValidator(_protocol)] = "voting"
@@ -188,42 +153,12 @@ class Coherency(_Model):
         return self.region // PAGE_BYTES
 
 
-Threads = Annotated[
-    tuple[Role, ...],
-    Field(min_length=1, max_length=16),
-    BeforeValidator(_one_or_many, json_schema_input_type=Role | Annotated[list[Role], Field(min_length=1)]),
-]
-
-
-class SharedArray(_Model):
-    """Threads store into and load from one array; every value that is loaded is checked."""
-
-    kind: Literal["shared-array"]
-    threads: Annotated[dict[NodeName, Threads], AfterValidator(_somebody)]
-    """Role of each node's thread, or a list of roles, one a thread. A node that is not named is idle."""
-    array: Annotated[Size, Field(ge=8)]
-    """Size of the array, from the start of the region."""
-    stride: Annotated[Size, Field(ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
-    """Bytes from one element (8 bytes) to the next."""
-    iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 16
-    """Rounds of storing and loading, with a barrier after each half."""
-
-    @property
-    def pages(self) -> int:
-        """Pages the array touches."""
-        return -(-self.array // PAGE_BYTES)
-
-    def roles(self, node: str) -> tuple[Role, ...]:
-        """Roles of the node's threads."""
-        return self.threads.get(node, (Role.IDLE,))
-
-
 Values = Annotated[list[Any], Field(min_length=1)]
 Columns = Annotated[dict[str, Values], Field(min_length=1)]
 Combination = Annotated[dict[str, Any], Field(min_length=1)]
 
 
-class Matrix(_Model):
+class Matrix(Model):
     """Values to put in the place of others, by path (`workload.array: [4KiB, 256KiB]`); all combinations are run."""
 
     model_config = ConfigDict(extra="allow")
@@ -239,16 +174,16 @@ class Matrix(_Model):
     """Further combinations; what an entry does not name is as the file says."""
 
 
-class Experiment(_Model):
+class Experiment(Model):
     """An experiment file."""
 
-    extends: Annotated[tuple[str, ...], BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])] = ()
+    extends: Annotated[tuple[str, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])] = ()
     """A file, or files, that this one is laid over: what stands here wins; `null` takes a key away."""
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
     """Part of the names of its results and of its testbed."""
     testbed: Testbed
     coherency: Coherency | None = None
-    workload: SharedArray | None = None
+    workload: Workload | None = None
     matrix: Annotated[Matrix, Field(default_factory=lambda: Matrix.model_validate({}))]
     repeat: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     """How often each combination is run."""

@@ -13,8 +13,9 @@ from statistics import median
 from typing import Any
 
 from images.store import DEFINITION, key_of, present
-from orchestrator.experiment import Accelerator, Experiment, IvshmemLink, Role, SharedArray, Testbed
+from orchestrator.experiment import Accelerator, Experiment, IvshmemLink, Testbed
 from orchestrator.plan import Plan, Point
+from orchestrator.workloads import SharedArray
 from testbed.accelerator import obstacle, remembered
 from testbed.deadline import SLOWDOWN
 from testbed.spec import Accelerator as Kind
@@ -104,8 +105,8 @@ def _computed(experiment: Experiment, stage: str) -> float | None:
     if not isinstance(workload, SharedArray):
         return None
     roles = [role for node in experiment.testbed.nodes for role in workload.roles(node)]
-    writers = roles.count(Role.WRITER)
-    others = len(roles) - roles.count(Role.IDLE) - 1
+    writers = roles.count("writer")
+    others = len(roles) - roles.count("idle") - 1
     rounds = workload.iterations if writers else 1
     faults = workload.pages * rounds * (2 * writers * max(1, others) if others else 0)
     return faults * _FAULT_S[stage] + 2 * workload.iterations * _BARRIER_S[stage]

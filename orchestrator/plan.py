@@ -1,6 +1,7 @@
 """An experiment file read, checked, and laid out as the points that will be run."""
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from orchestrator.experiment import Experiment, Testbed
 from orchestrator.layers import Override, Unreadable, composed, laid_over, overrides_of, read_text
 from orchestrator.marked_yaml import Document, Mark, Marks, Path, Problem
 from orchestrator.matrix import Combination, combinations
-from orchestrator.vocabulary import look_up
-from orchestrator.wording import problems_of, worth_telling
+from orchestrator.vocabulary import look_up, nearest
+from orchestrator.wording import problems_of, sentence, worth_telling
+from orchestrator.workloads import FILE_KEYS
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Plan:
     text: str
     name: str
     points: tuple[Point, ...]
+    files: dict[str, bytes]
+    """What the workloads take along, by the name that their experiments have for it: `files/HASH/NAME`."""
     content: dict[str, Any]
     """An experiment file's content that amounts to the same points, and needs no other file and no `--set`."""
 
@@ -79,25 +83,30 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
     document = composed(path, text)
     problems = list(document.problems)
     found: list[tuple[dict[str, Any], Experiment]] = []
+    told: list[dict[str, Any]] = []
+    files = Files(path.parent)
     if document.data is not None or not problems:
         settings = overrides_of(overrides, document.data, problems)
         if isinstance(document.data, dict):
             for override in settings:
                 document = laid_over(document, override.layer())
         for parameters, data, marks in _laid_out(document, combinations(document, problems), settings):
+            files.take(data, marks, problems)
             experiment = _checked(data, marks, problems)
             if experiment is not None:
                 found.append((parameters, experiment))
+                told.append({key: look_up(data, tuple(key.split("."))) for key in parameters})
     if problems:
         raise FileError([problem.located(shown) for problem in worth_telling(problems)])
-    content = _content(document.data, [parameters for parameters, _ in found])
+    files.take(document.data, document.marks, [])
+    content = _content(document.data, told)
     points = [
         (parameters, repetition, experiment)
         for parameters, experiment in _alike(found)
         for repetition in range(experiment.repeat)
     ]
     laid_out = tuple(Point(index, *point) for index, point in enumerate(points))
-    return Plan(path, text, found[0][1].name, laid_out, content)
+    return Plan(path, text, found[0][1].name, laid_out, files.content, content)
 
 
 def _laid_out(
@@ -154,6 +163,33 @@ def _checked(data: Any, marks: Marks, problems: list[Problem]) -> Experiment | N
     except ValidationError as error:
         problems.extend(problems_of(error, data, marks))
         return None
+
+
+class Files:
+    """The files that workloads name, read once, and named anew by what they hold: a run keeps them by these names."""
+
+    def __init__(self, folder: FilePath) -> None:
+        self.content: dict[str, bytes] = {}
+        self._folder = folder
+
+    def take(self, data: Any, marks: Marks, problems: list[Problem]) -> None:
+        """Read those that `data` names, and put their new names into it. A name is relative to where it stands."""
+        workload = look_up(data, ("workload",))
+        for key in FILE_KEYS & workload.keys() if isinstance(workload, dict) else ():
+            name = workload[key]
+            if not isinstance(name, str) or name in self.content or "\0" in name:
+                continue
+            mark = marks.of_value(("workload", key))
+            folder = FilePath(mark.source).parent if mark.source and mark.line else self._folder
+            file = FilePath(name) if mark.source and not mark.line else folder / name
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                near = nearest(name, [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else [])
+                problems.append(Problem(mark, sentence(f"'{name}': {error.strerror}", "a file that can be read", near)))
+                continue
+            workload[key] = f"files/{hashlib.sha256(content).hexdigest()[:16]}/{file.name}"
+            self.content[workload[key]] = content
 
 
 def _alike(found: list[tuple[dict[str, Any], Experiment]]) -> list[tuple[dict[str, Any], Experiment]]:

@@ -72,6 +72,8 @@ class Record:
         try:
             self.directory.keep("experiment.yaml", self._plan.text)
             self.directory.keep("resolved.yaml", self._plan.resolved())
+            for name, content in self._plan.files.items():
+                self.directory.keep_bytes(name, content)
             self.directory.write_summary(self.summary)
         except HostError as failure:
             self._judge_end(failure)
@@ -155,6 +157,10 @@ class Record:
         )
 
     def agent_finished(self, point: Point, node: str, answer: dict[str, Any]) -> None:
+        """What its programs said goes to a file of its own."""
+        output = answer.pop("output", [])
+        if output:
+            self.directory.keep_output(point.index, node, output)
         self._events.append(EventName.AGENT_FINISHED, index=point.index, node=node, answer=answer)
 
     def attempt_failed(self, point: Point, failure: Failure) -> int:

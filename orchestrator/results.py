@@ -5,6 +5,8 @@ results/20260131T120000Z-quickstart-4f1c/
     resolved.yaml       the same by itself: with what it extends, and `--set`, put in, the matrix multiplied out
     run.json            the summary
     events.jsonl        what happened, in order (`orchestrator.events`)
+    files/HASH/NAME     programs that the workload takes along
+    output/POINT/NODE.txt   what they said
     consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said
     domains/NODE.xml    the machine as libvirt was told to make it
     traces/POINT/NODE.jsonl   with `coherency.trace`: what the node's engine did in that point (`guest.protocol.trace`);
@@ -63,6 +65,19 @@ class RunDirectory:
             with path.open("x", encoding="utf-8") as file:
                 file.write(content)
         return path
+
+    def keep_bytes(self, name: str, content: bytes) -> None:
+        """Write a file that does not exist yet."""
+        path = self.path / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("xb") as file:
+                file.write(content)
+
+    def keep_output(self, point: int, node: str, output: list[str]) -> None:
+        """Keep what a node's programs said in a point, thread by thread."""
+        parts = [text if text.endswith("\n") else text + "\n" for text in output]
+        self._keep_numbered(f"output/{point + 1}/{node}", ".txt", "".join(parts))
 
     def keep_console(self, node: str, content: str) -> Path:
         """Keep what a node said; of a machine that is booted again for another testbed of the run, under a number."""

@@ -14,6 +14,7 @@ from orchestrator.errors import CheckFailed, PointsFailed
 from orchestrator.experiment import Experiment, Testbed
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
+from orchestrator.programs import Programs
 from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.signals import signals_wait
@@ -34,6 +35,8 @@ REPEATS = 1
 """How often a point is run again because guests died under it."""
 _BROKEN = frozenset(["protocol", "system", "defect"])
 """Kinds of an agent's errors after which it is not trusted with another point."""
+CHECK = "check"
+"""Kind of the error of a point in which a program has seen something wrong: that is no failure of the guests."""
 _NO_FACTS = ("event", "op", "monotonic_ns")
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
@@ -42,6 +45,7 @@ SHOWN = 5
 def run(
     plan: Plan,
     stage_for: Callable[[Testbed], Stage],
+    programs: Programs,
     record: Record,
     progress: Progress,
     *,
@@ -69,7 +73,9 @@ def run(
                     agents = stage.deploy()
                     _greet(agents, nodes, stage, record)
                 with record.stage("run", f"running {counted(len(waiting), 'point')}"):
-                    _run_points(waiting, len(plan.points), stage, agents, record, progress, fail_fast=fail_fast)
+                    _run_points(
+                        waiting, len(plan.points), stage, agents, programs, record, progress, fail_fast=fail_fast
+                    )
             finally:
                 with signals_wait(progress.say_soon):
                     _end(stage, agents, record, progress, keep and not waiting)
@@ -81,6 +87,7 @@ def _run_points(
     planned: int,
     stage: Stage,
     agents: Agents,
+    programs: Programs,
     record: Record,
     progress: Progress,
     *,
@@ -93,7 +100,7 @@ def _run_points(
         dead = False
         with progress.step(what, announced=False):
             try:
-                result = _run_point(point, stage, agents, record)
+                result = _run_point(point, stage, agents, programs, record)
             except GuestError as failure:
                 dead = not _usable(agents, stage, failure)
                 if record.attempt_failed(point, failure) <= REPEATS and dead:
@@ -136,7 +143,7 @@ def judge(results: list[PointResult]) -> None:
             lines.append(f"    … {result.mismatch_count} wrong values in all")
         broken = [verdict for verdict in result.expectations if not verdict.holds]
         lines += [f"    does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
-    errors = [result.error for result in failed if result.error is not None]
+    errors = [result.error for result in failed if result.error is not None and result.error.kind != CHECK]
     if errors:
         raise PointsFailed("\n".join(lines), errors[0].hint or "`testbed run --resume last` runs these points again")
     raise CheckFailed("\n".join(lines), "`testbed results show last` lists every point; run.json has every value")
@@ -154,24 +161,26 @@ def _time_of(agents: Agents, node: str, deadline: Deadline) -> int:
     return int(agents.ask({node: {"op": "hello"}}, deadline)[node]["monotonic_ns"])
 
 
-def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> PointResult:
+def _run_point(point: Point, stage: Stage, agents: Agents, programs: Programs, record: Record) -> PointResult:
     """The point after its warm-up, which is not recorded; one that reads wrong values takes the point's place."""
     begin = time.monotonic()
     record.point_started(point)
     for number in range(point.warm_up):
-        answers = _measured(point, stage, agents, record, trace=False)
+        answers = _measured(point, stage, agents, programs, record, trace=False)
         if not all(answer["verified"] for answer in answers.values()):
             record.said(f"warm-up {number + 1} of point {point.index + 1} read wrong values")
             break
     else:
-        answers = _measured(point, stage, agents, record, trace=True)
+        answers = _measured(point, stage, agents, programs, record, trace=True)
     for node, answer in answers.items():
         record.agent_finished(point, node, answer)
     result = summed(point, roles_of(point.experiment), [_report(node, answer) for node, answer in answers.items()])
     return replace(result, wall_s=round(time.monotonic() - begin, 6))
 
 
-def _measured(point: Point, stage: Stage, agents: Agents, record: Record, *, trace: bool) -> dict[str, dict[str, Any]]:
+def _measured(
+    point: Point, stage: Stage, agents: Agents, programs: Programs, record: Record, *, trace: bool
+) -> dict[str, dict[str, Any]]:
     """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels."""
     experiment = point.experiment
     assert experiment.coherency is not None, "a plan without coherent memory was run"
@@ -180,9 +189,10 @@ def _measured(point: Point, stage: Stage, agents: Agents, record: Record, *, tra
     trace = trace and experiment.coherency.trace
     stage.format_segment(experiment.coherency.link, len(kernels))
     opening = {node: _open(experiment, stage, kernels, node) | {"trace": trace} for node in kernels}
+    names = programs.deliver(experiment, kernels, agents, deadline)
     agents.ask(opening, deadline)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
-    work = {node: _work(experiment, kernels, node) | {"deadline_s": allowed_s} for node in kernels}
+    work = {node: _work(point, kernels, node, names[node]) | {"deadline_s": allowed_s} for node in kernels}
     try:
         answers = agents.ask(work, deadline)
         agents.ask({node: {"op": "close"} for node in kernels}, deadline)
@@ -223,7 +233,7 @@ def roles_of(experiment: Experiment) -> dict[str, list[str]]:
     """What the threads of each kernel do."""
     workload = experiment.workload
     assert workload is not None, "a point without a workload was run"
-    return {node: [role.value for role in workload.roles(node)] for node in kernels_of(experiment)}
+    return {node: list(workload.roles(node)) for node in kernels_of(experiment)}
 
 
 def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -> dict[str, Any]:
@@ -240,19 +250,16 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
     }
 
 
-def _work(experiment: Experiment, kernels: list[str], node: str) -> dict[str, Any]:
-    workload = experiment.workload
+def _work(point: Point, kernels: list[str], node: str, file: str) -> dict[str, Any]:
+    """The agent's `run` command; `file` is what `Parcels` says."""
+    workload, coherency = point.experiment.workload, point.experiment.coherency
     assert workload is not None
+    assert coherency is not None
     return {
         "op": "run",
-        "workload": {
-            "kind": workload.kind,
-            "array_bytes": workload.array,
-            "stride": workload.stride,
-            "iterations": workload.iterations,
-        },
-        "roles": [role.value for role in workload.roles(node)],
-        "all_roles": [[role.value for role in workload.roles(kernel)] for kernel in kernels],
+        "workload": workload.described(coherency.pages, point.seed) | ({"file": file} if file else {}),
+        "roles": list(workload.roles(node)),
+        "all_roles": [list(workload.roles(kernel)) for kernel in kernels],
     }
 
 
@@ -279,6 +286,7 @@ def _report(node: str, answer: dict[str, Any]) -> Report:
         harness_messages=answer["harness_messages"],
         latencies_us=answer["latency_us"],
         duration_s=answer["duration_s"],
+        figures=answer.get("figures", {}),
     )
 
 

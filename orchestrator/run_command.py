@@ -14,6 +14,7 @@ from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
 from orchestrator.plan import Plan, load
+from orchestrator.programs import Programs
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
 from orchestrator.record import TRACEBACK, Record
@@ -46,7 +47,8 @@ def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, op
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
     plan = load(file, overrides)
     check_runnable(plan)
-    _run(plan, stage, RunDirectory.create(results, plan.name), options, None)
+    programs = Programs(plan, stage)
+    _run(plan, stage, programs, RunDirectory.create(results, plan.name), options, None)
 
 
 def resume_run(run: str, results: Path, options: Options) -> None:
@@ -55,10 +57,13 @@ def resume_run(run: str, results: Path, options: Options) -> None:
     plan = plan_of(path)
     earlier = earlier_parts(path, plan)
     accelerator = options.accelerator or earlier.accelerator
-    _run(plan, earlier.stage, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
+    programs = Programs(plan, earlier.stage)
+    _run(plan, earlier.stage, programs, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
 
 
-def _run(plan: Plan, stage: str, directory: RunDirectory, options: Options, earlier: Earlier | None) -> None:
+def _run(
+    plan: Plan, stage: str, programs: Programs, directory: RunDirectory, options: Options, earlier: Earlier | None
+) -> None:
     with Progress(quiet=options.quiet, verbose=options.verbose) as progress:
         record = Record(plan, stage, directory, progress, accelerator=options.accelerator, earlier=earlier)
         try:
@@ -76,7 +81,7 @@ def _run(plan: Plan, stage: str, directory: RunDirectory, options: Options, earl
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
                     stage_for = _stage_factory(stage, plan.name, directory, progress, options.accelerator)
-                    run(plan, stage_for, record, progress, keep=options.keep, fail_fast=options.fail_fast)
+                    run(plan, stage_for, programs, record, progress, keep=options.keep, fail_fast=options.fail_fast)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:

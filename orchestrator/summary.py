@@ -10,6 +10,7 @@ from images.errors import Failure
 from orchestrator.clocks import Clock
 from orchestrator.expectation import LATENCIES, Expectation
 from orchestrator.plan import Point
+from orchestrator.sizes import PAGE_BYTES
 
 
 class Outcome(StrEnum):
@@ -100,6 +101,8 @@ class Report:
     harness_messages: Mapping[str, int]
     latencies_us: Mapping[str, Sequence[float]]
     duration_s: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that programs reported."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class PointResult:
     mismatches: tuple[Mismatch, ...] = ()
     mismatch_count: int = 0
     expectations: tuple[Verdict, ...] = ()
+    figures: dict[str, float] = field(default_factory=dict)
+    """Numbers that programs reported; of several threads that report one, the largest."""
     wall_s: float = 0.0
     """From the moment it was begun until the next could begin; what is not `duration_s` is the tool's own."""
     error: PointError | None = None
@@ -159,6 +164,8 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     reports = list(reports)
     workload = point.experiment.workload
     assert workload is not None, "a point without a workload was run"
+    coherency = point.experiment.coherency
+    pages = workload.pages or (coherency.pages if coherency else 0)
     messages = _total(report.messages for report in reports)
     result = PointResult(
         index=point.index,
@@ -167,7 +174,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
         seed=point.seed,
         verified=all(report.verified for report in reports),
         iterations=workload.iterations,
-        pages=workload.pages,
+        pages=pages,
         messages=messages,
         latency_us={
             kind: Latency.of([sample for report in reports for sample in report.latencies_us.get(kind, ())])
@@ -178,9 +185,10 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
         harness_messages=_total(report.harness_messages for report in reports),
         kernels=len(reports),
         roles=roles,
-        array_bytes=workload.array,
+        array_bytes=workload.array_bytes or pages * PAGE_BYTES,
         mismatches=tuple(mismatch for report in reports for mismatch in report.mismatches),
         mismatch_count=sum(report.mismatch_count for report in reports),
+        figures=_largest(report.figures for report in reports),
     )
     return judged(result, point.experiment.expect)
 
@@ -211,6 +219,14 @@ def _total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     for each in counts:
         total.update(each)
     return {name: count for name, count in sorted(total.items()) if count}
+
+
+def _largest(figures: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    largest: dict[str, float] = {}
+    for each in figures:
+        for name, value in each.items():
+            largest[name] = max(value, largest.get(name, value))
+    return dict(sorted(largest.items()))
 
 
 @dataclass

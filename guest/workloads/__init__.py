@@ -5,10 +5,16 @@ message or a page state is, or who serves its page faults.
 """
 
 from guest.workloads.litmus import Litmus
+from guest.workloads.program import Native, Script
 from guest.workloads.shared_array import SharedArray
 from guest.workloads.workload import Mismatch, Place, Workload, WorkloadError
 
-WORKLOADS: dict[str, type[SharedArray] | type[Litmus]] = {"shared-array": SharedArray, "litmus": Litmus}
+WORKLOADS: dict[str, type[SharedArray] | type[Litmus] | type[Script] | type[Native]] = {
+    "shared-array": SharedArray,
+    "litmus": Litmus,
+    "script": Script,
+    "native": Native,
+}
 """Workloads by the name an experiment file gives them."""
 
 
@@ -20,4 +26,4 @@ def parse(fields: dict[str, object]) -> Workload:
     return WORKLOADS[kind].parse(fields)
 
 
-__all__ = ["WORKLOADS", "Mismatch", "Place", "Workload", "WorkloadError", "parse"]
+__all__ = ["WORKLOADS", "Mismatch", "Native", "Place", "Script", "Workload", "WorkloadError", "parse"]

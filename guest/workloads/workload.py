@@ -43,6 +43,16 @@ class Place(NamedTuple):
         """What this thread does."""
         return self.roles[self.kernel][self.thread]
 
+    @property
+    def rank(self) -> int:
+        """Position among all threads of all kernels, kernel by kernel."""
+        return sum(len(names) for names in self.roles[: self.kernel]) + self.thread
+
+    @property
+    def ranks(self) -> int:
+        """All threads of all kernels."""
+        return sum(len(names) for names in self.roles)
+
     def members(self, role: str) -> list[tuple[int, int]]:
         """All (kernel, thread) with this role, in the order in which they share the work."""
         return [(k, t) for k, names in enumerate(self.roles) for t, name in enumerate(names) if name == role]
@@ -53,6 +63,9 @@ class AccessRecorder(Protocol):
 
     def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
         """One access in bulk of one page, from `start_ns` to `end_ns` of CLOCK_MONOTONIC."""
+
+    def figure(self, name: str, value: int | float) -> None:
+        """A number that the workload reports, by name."""
 
     def keep(self, history: bytes) -> None:
         """What this thread loaded and stored, for the host to judge; at most once, at the end."""

@@ -9,6 +9,7 @@ from guest.protocol.registry import PROTOCOLS
 from guest.workloads.shared_array import Extent, SharedArray, value_base
 from orchestrator.experiment import Experiment
 from orchestrator.run import kernels_of
+from orchestrator.workloads import SharedArray as SharedArrayWorkload
 
 Content = tuple[int, ...]
 """What a page holds: for every writer, the number of the iteration (from 1) it stored last; 0 before that. Writers
@@ -39,11 +40,11 @@ class Setting:
     def of(cls, experiment: Experiment, kernels: int | None = None) -> "Setting":
         """What the file describes; with `kernels`, so many of them, with the roles of the file's nodes in turn."""
         assert experiment.coherency is not None
-        assert experiment.workload is not None
-        nodes = kernels_of(experiment)
         workload = experiment.workload
+        assert isinstance(workload, SharedArrayWorkload)  # `check_simulatable` has seen to it
+        nodes = kernels_of(experiment)
         names = tuple(nodes) if kernels is None else tuple(f"k{number}" for number in range(kernels))
-        roles = [tuple(role.value for role in workload.roles(node)) for node in nodes]
+        roles = [workload.roles(node) for node in nodes]
         return cls(
             names=names,
             roles=tuple(roles[number % len(nodes)] for number in range(len(names))),

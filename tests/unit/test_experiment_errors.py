@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.errors import FileError
 from orchestrator.plan import load
+from orchestrator.workloads import SharedArray
 
 GOOD = """\
 name: pair
@@ -98,7 +99,12 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
         ("array: 256KiB", "array: 256KiB\n  stride: 1MiB", "13:11: found '1MiB', expected at most 4KiB", ""),
         ("array: 256KiB", "array: 256KiB\n  iterations: yes", "13:15: found true, expected a whole number", ""),
         ("array: 256KiB", "array: 256KiB\n  iterations: 1:30", "13:15: found '1:30', expected a whole number", ""),
-        ("shared-array", "shared-aray", "10:9: found 'shared-aray', expected shared-array", "shared-array"),
+        (
+            "shared-array",
+            "shared-aray",
+            "10:9: found 'shared-aray', expected shared-array, script or native",
+            "shared-array",
+        ),
     ],
 )
 def test_a_wrong_word_is_named_with_its_place_and_the_nearest_valid_one(
@@ -124,7 +130,7 @@ def test_one_mistake_is_told_once(write: Write, old: str, new: str, only: str) -
 
 def test_sizes_are_sizes_everywhere(write: Write) -> None:
     experiment = load(write(GOOD + "  stride: 1KiB\n")).points[0].experiment
-    assert experiment.workload is not None
+    assert isinstance(experiment.workload, SharedArray)
     assert experiment.workload.stride == 1024
 
 

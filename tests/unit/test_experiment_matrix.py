@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import FileError
-from orchestrator.experiment import SharedArray
 from orchestrator.plan import Point, load
+from orchestrator.workloads import SharedArray
 from tests.unit.test_experiment_errors import GOOD
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -19,7 +19,7 @@ def points(tmp_path: Path, matrix: str) -> tuple[Point, ...]:
 
 
 def workload(point: Point) -> SharedArray:
-    assert point.experiment.workload is not None
+    assert isinstance(point.experiment.workload, SharedArray)
     return point.experiment.workload
 
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import FileError
-from orchestrator.experiment import SharedArray
 from orchestrator.plan import Plan, Point, load
+from orchestrator.workloads import SharedArray
 from tests.unit.test_experiment_errors import GOOD
 
 

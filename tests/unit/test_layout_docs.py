@@ -9,9 +9,10 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from orchestrator import experiment
+from orchestrator import experiment, workloads
 from orchestrator.expectation import NAMES
 from orchestrator.experiment import Experiment
+from orchestrator.fields import Model
 from orchestrator.plan import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,12 +39,12 @@ def examples(page: Path) -> Iterator[str]:
 
 
 def models() -> list[type[BaseModel]]:
-    everything = vars(experiment).values()
+    everything = [*vars(experiment).values(), *vars(workloads).values()]
     return [
         found
         for found in everything
         if isinstance(found, type) and issubclass(found, BaseModel) and not found.__name__.startswith("_")
-        and found is not BaseModel
+        and found not in (BaseModel, Model)
     ]  # fmt: skip
 
 

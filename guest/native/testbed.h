@@ -1,0 +1,206 @@
+/*
+ * Coherent memory for C programs. Attach once, then only load and store: no call tells the coherency layer anything.
+ *
+ *     #include "testbed.h"
+ *
+ *     int main(void)
+ *     {
+ *         struct testbed *bed = testbed_attach();
+ *         volatile long *shared = bed->memory;
+ *         if (bed->rank == 0)
+ *             shared[0] = 7;
+ *         testbed_barrier();
+ *         return shared[0] == 7 ? 0 : 1;
+ *     }
+ *
+ * The program runs once for every thread of the experiment, on every kernel. The memory lies at the same address in all
+ * of them, zeroed. An exit status other than 0 says that the program has seen something wrong: the point fails. What it
+ * prints is kept with the results. testbed_figure() reports a number, for results and expectations.
+ *
+ * One file is all there is of it; include it in one source file. C17 with the GNU C library.
+ */
+#ifndef TESTBED_H
+#define TESTBED_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+struct testbed {
+    void *memory;        /* the coherent memory */
+    size_t size;         /* its size in bytes, whole pages of 4096 */
+    int kernel, kernels; /* this kernel, and how many share the memory */
+    int rank, ranks;     /* this thread among all threads of all kernels, and their number */
+    int thread;          /* among the threads of this kernel */
+    const char *role;    /* the word the experiment file gives this thread */
+    int iterations;      /* what the experiment file says */
+    uint64_t seed;       /* of this point */
+};
+
+/* guest/region.py and guest/application.py: where the memory lies, and the packets between daemon and application. */
+#define TESTBED_BASE 0x100000000000ull
+enum { TESTBED_PACKET = 1 << 16 };
+
+static struct testbed testbed_;
+static int testbed_socket_ = -1;
+static char testbed_figures_[8192];
+
+static void testbed_die_(const char *what)
+{
+    fprintf(stderr, "testbed: %s: %s\n", what, strerror(errno));
+    _exit(120);
+}
+
+static long testbed_number_(const char *name)
+{
+    const char *text = getenv(name);
+    if (!text) {
+        fprintf(stderr, "testbed: %s is not set: `testbed run` starts this program\n", name);
+        _exit(120);
+    }
+    return strtol(text, NULL, 10);
+}
+
+static void testbed_send_(const char *packet, size_t size, int fd)
+{
+    char control[CMSG_SPACE(sizeof fd)] = {0};
+    struct iovec data = {(void *)(uintptr_t)packet, size};
+    struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
+    if (fd >= 0) {
+        message.msg_control = control;
+        message.msg_controllen = sizeof control;
+        struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+        header->cmsg_level = SOL_SOCKET;
+        header->cmsg_type = SCM_RIGHTS;
+        header->cmsg_len = CMSG_LEN(sizeof fd);
+        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    }
+    if (sendmsg(testbed_socket_, &message, MSG_NOSIGNAL) < 0)
+        _exit(120); /* the daemon is gone, or ends the run */
+}
+
+static void testbed_expect_(char kind)
+{
+    char got = 0;
+    ssize_t size;
+    do
+        size = recv(testbed_socket_, &got, 1, 0);
+    while (size < 0 && errno == EINTR);
+    if (size != 1 || got != kind)
+        _exit(120);
+}
+
+/* Returns when every thread of every kernel has called it. */
+static inline void testbed_barrier(void)
+{
+    testbed_send_("B", 1, -1);
+    testbed_expect_('R');
+}
+
+/* Reports a number by its name (letters, digits, '_'); of several threads that report one, the largest is kept. */
+static inline void testbed_figure(const char *name, double value)
+{
+    size_t used = strlen(testbed_figures_);
+    int more = snprintf(testbed_figures_ + used, sizeof testbed_figures_ - used, "%s\"%s\": %.17g", used ? ", " : "",
+                        name, value);
+    if (more < 0 || (size_t)more >= sizeof testbed_figures_ - used)
+        testbed_figures_[used] = 0; /* there is no room for it */
+}
+
+static void testbed_end_(int status, void *nothing)
+{
+    char packet[sizeof testbed_figures_ + 128];
+    int size;
+    (void)nothing;
+    fflush(NULL);
+    if (status)
+        size = snprintf(packet, sizeof packet, "E{\"kind\": \"ExitStatus\", \"message\": \"%d\"}", status);
+    else
+        size = snprintf(packet, sizeof packet, "F{\"wrong\": 0, \"mismatches\": [], \"figures\": {%s}}", testbed_figures_);
+    testbed_send_(packet, size, -1);
+    recv(testbed_socket_, packet, 1, 0); /* end when the daemon closes the socket */
+}
+
+static int testbed_userfaultfd_(void)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM};
+    int fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0 && errno == EPERM)
+        fd = syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY);
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) < 0)
+        testbed_die_("userfaultfd with write protection of shared memory");
+    return fd;
+}
+
+/* The daemon's offer: size and offset in the packet, and the memory's descriptor. */
+static void testbed_map_(void)
+{
+    static char packet[TESTBED_PACKET];
+    char control[CMSG_SPACE(sizeof(int))] = {0};
+    struct iovec data = {packet, sizeof packet - 1};
+    struct msghdr message = {
+        .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
+    ssize_t size = recvmsg(testbed_socket_, &message, MSG_CMSG_CLOEXEC);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    unsigned long long bytes, offset;
+    int fd;
+    if (size <= 0 || packet[0] != 'M' || !header || sscanf(packet + 1, "%llu %llu", &bytes, &offset) != 2) {
+        errno = EPROTO;
+        testbed_die_("the daemon's offer of memory");
+    }
+    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    testbed_.size = bytes;
+    testbed_.memory = mmap((void *)TESTBED_BASE, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd,
+                           (off_t)offset);
+    if (testbed_.memory != (void *)TESTBED_BASE)
+        testbed_die_("the memory cannot be mapped at its address");
+    close(fd);
+}
+
+/* Maps the memory and returns when every thread has done so; call it once, before anything else of this header. */
+static inline struct testbed *testbed_attach(void)
+{
+    struct uffdio_register range = {.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
+    uint64_t accesses = 0;
+    int faults, log;
+
+    testbed_.kernel = testbed_number_("TESTBED_KERNEL");
+    testbed_.kernels = testbed_number_("TESTBED_KERNELS");
+    testbed_.thread = testbed_number_("TESTBED_THREAD");
+    testbed_.rank = testbed_number_("TESTBED_RANK");
+    testbed_.ranks = testbed_number_("TESTBED_RANKS");
+    testbed_.iterations = testbed_number_("TESTBED_ITERATIONS");
+    testbed_.seed = testbed_number_("TESTBED_SEED");
+    testbed_.role = getenv("TESTBED_ROLE");
+    testbed_socket_ = testbed_number_("TESTBED_SOCKET");
+    testbed_map_();
+
+    faults = testbed_userfaultfd_(); /* stays open: see guest/application.py */
+    range.range.start = TESTBED_BASE;
+    range.range.len = testbed_.size;
+    if (ioctl(faults, UFFDIO_REGISTER, &range) < 0)
+        testbed_die_("UFFDIO_REGISTER");
+    testbed_send_("U", 1, faults);
+    testbed_expect_('K');
+
+    log = memfd_create("accesses", MFD_CLOEXEC); /* none are logged */
+    if (log < 0 || write(log, &accesses, sizeof accesses) != sizeof accesses)
+        testbed_die_("the access log");
+    testbed_send_("L", 1, log);
+    close(log);
+    if (on_exit(testbed_end_, NULL))
+        testbed_die_("on_exit");
+    testbed_barrier();
+    return &testbed_;
+}
+
+#endif

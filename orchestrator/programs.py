@@ -1,0 +1,90 @@
+"""Programs of the user's on their way to the nodes: scripts as they are, C sources compiled for each ISA.
+
+Everything is compiled before anything is started, so that what does not compile is wrong input like any other. Each
+agent is sent each file once, in pieces, and keeps it in memory.
+"""
+
+import hashlib
+import platform
+import tempfile
+from base64 import b64encode
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from orchestrator.agents import Agents
+from orchestrator.compilers import CompilerSaysNo, compiled
+from orchestrator.errors import InputError
+from orchestrator.experiment import Experiment
+from orchestrator.plan import Plan
+from orchestrator.workloads import Native, Script
+from testbed.deadline import Deadline
+
+HEADERS = Path(__file__).parents[1] / "guest" / "native"
+FLAGS = ("-std=gnu17", "-D_GNU_SOURCE", "-static", "-Wall", f"-I{HEADERS}")
+"""Static: it runs in any image, with the C library that it was compiled against."""
+PIECE_BYTES = 1 << 19
+"""Of a file in one command: a line of an agent has a megabyte at most."""
+
+
+class Programs:
+    """All programs of a plan, ready for the nodes' ISAs."""
+
+    def __init__(self, plan: Plan, stage: str) -> None:
+        """Compiles what has to be. Raises InputError for what does not compile, HostError without a compiler."""
+        self._files = plan.files
+        self._stage = stage
+        self._binaries: dict[tuple[str, str], bytes] = {}
+        self._delivered: dict[tuple[Agents, str], set[str]] = {}
+        for point in plan.points:
+            if isinstance(point.experiment.workload, Native):
+                for node in point.experiment.testbed.nodes:
+                    self._compile(point.experiment, point.experiment.workload, self._arch(point.experiment, node))
+
+    def deliver(self, experiment: Experiment, nodes: list[str], agents: Agents, deadline: Deadline) -> dict[str, str]:
+        """Send each node its program, if it has not got it. Returns the name by which each agent knows it, or ""."""
+        workload = experiment.workload
+        if not isinstance(workload, Script | Native):
+            return dict.fromkeys(nodes, "")
+        names = {}
+        for node in nodes:
+            arch = self._arch(experiment, node)
+            if isinstance(workload, Native):
+                stem, content = PurePosixPath(workload.source).stem, self._binaries[_key(workload), arch]
+            else:
+                stem, content = PurePosixPath(workload.file).name, self._files[workload.file]
+            name = names[node] = f"{hashlib.sha256(content).hexdigest()[:16]}/{stem}"
+            known = self._delivered.setdefault((agents, node), set())
+            if name not in known:
+                _send(agents, node, name, content, deadline)
+                known.add(name)
+        return names
+
+    def _arch(self, experiment: Experiment, node: str) -> str:
+        return platform.machine() if self._stage == "local" else experiment.testbed.nodes[node].arch.value
+
+    def _compile(self, experiment: Experiment, workload: Native, arch: str) -> None:
+        key = _key(workload)
+        if (key, arch) in self._binaries:
+            return
+        name = PurePosixPath(workload.source).name
+        with tempfile.TemporaryDirectory(prefix="testbed-source-") as folder:
+            source = Path(folder) / name
+            source.write_bytes(self._files[workload.source])
+            try:
+                self._binaries[key, arch] = compiled(source, arch, [*FLAGS, *workload.flags], workload.libraries)
+            except CompilerSaysNo as error:
+                said = str(error).replace(f"{source}", name)
+                raise InputError(
+                    f"{experiment.name}: found a program that does not compile for {arch}:\n{said}"
+                ) from None
+
+
+def _key(workload: Native) -> str:
+    return "\0".join([workload.source, *workload.flags, "-l", *workload.libraries])
+
+
+def _send(agents: Agents, node: str, name: str, content: bytes, deadline: Deadline) -> None:
+    for offset in range(0, max(1, len(content)), PIECE_BYTES):
+        piece = b64encode(content[offset : offset + PIECE_BYTES]).decode()
+        command: dict[str, Any] = {"op": "put", "name": name, "offset": offset, "data": piece}
+        agents.ask({node: command}, deadline)

@@ -1,0 +1,150 @@
+"""The workloads an experiment file may name, by `kind`.
+
+Each knows the roles of every node's threads, what it is to the agents that run it (`described`), and which files of the
+user's it takes along.
+"""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from orchestrator.fields import FileName, Model, NodeName, Size, Word, Words, one_or_many
+from orchestrator.sizes import PAGE_BYTES
+
+Scalar = bool | int | float | str
+FILE_KEYS = frozenset({"file", "source"})
+"""Keys of workloads whose values are the names of files."""
+
+
+class Role(StrEnum):
+    """What a thread does to the shared array in every iteration."""
+
+    READER = "reader"
+    WRITER = "writer"
+    IDLE = "idle"
+
+
+def _somebody(value: dict[str, tuple[Role, ...]]) -> dict[str, tuple[Role, ...]]:
+    if all(role is Role.IDLE for roles in value.values() for role in roles):
+        raise PydanticCustomError("expected", "nobody", {"expected": "a reader or writer on one node at least"})
+    return value
+
+
+Threads = Annotated[
+    tuple[Role, ...],
+    Field(min_length=1, max_length=16),
+    BeforeValidator(one_or_many, json_schema_input_type=Role | Annotated[list[Role], Field(min_length=1)]),
+]
+
+
+class SharedArray(Model):
+    """Threads store into and load from one array; every value that is loaded is checked."""
+
+    kind: Literal["shared-array"]
+    threads: Annotated[dict[NodeName, Threads], AfterValidator(_somebody)]
+    """Role of each node's thread, or a list of roles, one a thread. A node that is not named is idle."""
+    array: Annotated[Size, Field(ge=8)]
+    """Size of the array, from the start of the region."""
+    stride: Annotated[Size, Field(ge=8, le=PAGE_BYTES, multiple_of=8)] = 64
+    """Bytes from one element (8 bytes) to the next."""
+    iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 16
+    """Rounds of storing and loading, with a barrier after each half."""
+
+    @property
+    def pages(self) -> int:
+        """Pages the array touches."""
+        return -(-self.array // PAGE_BYTES)
+
+    @property
+    def array_bytes(self) -> int:
+        """Size of the array."""
+        return self.array
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Files of the user's that it needs."""
+        return ()
+
+    def roles(self, node: str) -> tuple[str, ...]:
+        """Roles of the node's threads."""
+        return tuple(role.value for role in self.threads.get(node, (Role.IDLE,)))
+
+    def described(self, _region_pages: int, _seed: int) -> dict[str, Any]:
+        """As the agents know it."""
+        return {
+            "kind": self.kind,
+            "array_bytes": self.array,
+            "stride": self.stride,
+            "iterations": self.iterations,
+        }
+
+
+class _Program(Model):
+    """What a program of the user's is, in whatever language."""
+
+    threads: Annotated[dict[NodeName, Words], Field(min_length=1)]
+    """By node, the role of its thread, or a list of roles, one a thread. Every node of the link has one at least."""
+    iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1
+    """Told to the program; expectations may count by it."""
+    pages: Annotated[int, Field(strict=True, ge=1)] | None = None
+    """How much of the region it uses, told in results; the whole of it when left out."""
+
+    @property
+    def array_bytes(self) -> int:
+        """Of the pages it says it uses."""
+        return (self.pages or 0) * PAGE_BYTES
+
+    def roles(self, node: str) -> tuple[str, ...]:
+        """Roles of the node's threads."""
+        return self.threads.get(node, ())
+
+    def _described(self, kind: str, region_pages: int, seed: int) -> dict[str, Any]:
+        pages = self.pages or region_pages
+        return {"kind": kind, "iterations": self.iterations, "pages": pages, "seed": seed}
+
+
+class Script(_Program):
+    """Threads run functions of a Python file of the user's, one function for each role."""
+
+    kind: Literal["script"]
+    file: FileName
+    """The Python file; relative to this one."""
+    parameters: dict[Word, Scalar] = {}
+    """Values for the functions, by name."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The script."""
+        return (self.file,)
+
+    def described(self, region_pages: int, seed: int) -> dict[str, Any]:
+        """As the agents know it."""
+        return self._described(self.kind, region_pages, seed) | {"parameters": self.parameters}
+
+
+class Native(_Program):
+    """Threads are programs compiled from C for each ISA, with `testbed.h`."""
+
+    kind: Literal["native"]
+    source: FileName
+    """The C file; relative to this one."""
+    flags: list[str] = ["-O2"]
+    """For the compiler."""
+    libraries: list[Word] = []
+    """Linked: `m` is -lm."""
+    arguments: list[str] = []
+    """Of the program."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The source."""
+        return (self.source,)
+
+    def described(self, region_pages: int, seed: int) -> dict[str, Any]:
+        """As the agents know it."""
+        return self._described(self.kind, region_pages, seed) | {"arguments": self.arguments}
+
+
+Workload = Annotated[SharedArray | Script | Native, Field(discriminator="kind")]

@@ -1,0 +1,180 @@
+"""Programs of the user's on coherent memory: Python functions and C, checked by themselves, their words kept."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local.test_run_local import ROOT, run, summary_of
+
+HEAD = """\
+name: own
+testbed:
+  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}}
+  links: {shm0: {kind: ivshmem-doorbell, size: 16MiB, nodes: [x86, arm]}}
+coherency: {link: shm0, region: 1MiB}
+"""
+SCRIPT = HEAD + "workload: {kind: script, file: own.py, threads: {x86: writer, arm: [reader, reader]}, iterations: 3"
+FUNCTIONS = """\
+def writer(part):
+    words = part.memory.cast("Q")
+    for iteration in range(part.iterations):
+        words[512] = part.parameters.get("wrong", iteration + 1)
+        part.barrier()
+        part.barrier()
+    print("rank", part.rank, "of", part.ranks, "wrote", words[512], "with seed", part.seed)
+    part.figure("last", words[512])
+
+
+def reader(part):
+    words = part.memory.cast("Q")
+    for iteration in range(part.iterations):
+        part.barrier()
+        part.check(4096, iteration + 1, words[512], iteration)
+        part.barrier()
+    assert part.members("reader") == [1, 2], part.members("reader")
+    part.figure("last", 0)
+"""
+NATIVE = HEAD + "workload: {kind: native, source: own.c, threads: {x86: a, arm: [b, c]}, iterations: 4"
+SOURCE = r"""
+#include "testbed.h"
+int main(int argc, char **argv)
+{
+    struct testbed *bed = testbed_attach();
+    volatile long *shared = bed->memory;
+    for (int i = 0; i < bed->iterations; i++) {
+        if (bed->rank == i % bed->ranks)
+            shared[i * 512] = bed->seed + i;
+        testbed_barrier();
+        if (shared[i * 512] != (long)bed->seed + i)
+            return 1;
+    }
+    printf("%s is rank %d of %d on kernel %d of %d\n", bed->role, bed->rank, bed->ranks, bed->kernel, bed->kernels);
+    testbed_figure("rank", bed->rank);
+    if (argc > 1 && !strcmp(argv[1], "crash"))
+        *(volatile int *)8 = 0;
+    return argc > 1 ? atoi(argv[1]) : 0;
+}
+"""
+
+
+def folder_of(summary: dict[str, Any]) -> Path:
+    return Path(summary["results"])
+
+
+def test_functions_of_a_script_share_memory_meet_and_report(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    text = SCRIPT + "}\nseed: 40\nrepeat: 2\nexpect: [verified == true, figures.last == 3, messages.protocol > 4]\n"
+    summary = summary_of(run(tmp_path, text, "--json"))
+    assert [point["figures"] for point in summary["points"]] == [{"last": 3}] * 2
+    assert summary["points"][0]["roles"] == {"x86": ["writer"], "arm": ["reader", "reader"]}
+    said = [(folder_of(summary) / f"output/{number}/x86.txt").read_text() for number in (1, 2)]
+    assert said == [f"rank 0 of 3 wrote 3 with seed {seed}\n" for seed in (40, 41)]
+    (kept,) = folder_of(summary).glob("files/*/own.py")
+    assert kept.read_text() == FUNCTIONS
+
+
+def test_a_value_that_a_script_finds_wrong_fails_its_point_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    done = run(tmp_path, SCRIPT + ", parameters: {wrong: 9}}\n", "--json")
+    assert done.returncode == 1
+    (point,) = json.loads(done.stdout)["points"]
+    assert point["mismatch_count"] == 2 * 3
+    assert "node arm, page 1, offset 0: expected 0x1, found 0x9 (iteration 0, thread 0)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "code", "said"),
+    [
+        ("== [1, 2]", "== [1]", 1, "check: thread 0: AssertionError: [1, 2]"),
+        ("iteration + 1, words", "itertion + 1, words", 3, "application: thread 0: NameError: name 'itertion'"),
+        ("def reader", "def redaer", 3, "found no function 'reader', expected one of: writer, redaer"),
+        ("def reader(part)", "def reader(part", 3, "SyntaxError"),
+    ],
+)
+def test_a_script_that_fails_is_told_apart_from_one_that_is_broken(
+    tmp_path: Path, old: str, new: str, code: int, said: str
+) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS.replace(old, new))
+    done = run(tmp_path, SCRIPT + "}\n")
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    if "itertion" in new:
+        assert 'File "own.py", line 15, in reader' in done.stderr
+        assert "program.py" not in done.stderr
+
+
+def test_c_attaches_and_is_otherwise_unchanged(tmp_path: Path) -> None:
+    (tmp_path / "own.c").write_text(SOURCE)
+    text = NATIVE + "}\nseed: 5\nexpect: [verified == true, figures.rank == 2]\n"
+    summary = summary_of(run(tmp_path, text, "--json"))
+    (point,) = summary["points"]
+    assert point["messages_total"] >= 4 * 4
+    said = (folder_of(summary) / "output/1/arm.txt").read_text()
+    assert sorted(said.splitlines()) == ["b is rank 1 of 3 on kernel 1 of 2", "c is rank 2 of 3 on kernel 1 of 2"]
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "said"),
+    [("3", 1, "check: thread"), ("crash", 3, "ended early: killed by SIGSEGV")],
+)
+def test_c_that_sees_something_wrong_is_told_apart_from_c_that_crashes(
+    tmp_path: Path, argument: str, code: int, said: str
+) -> None:
+    (tmp_path / "own.c").write_text(SOURCE)
+    done = run(tmp_path, NATIVE + f', arguments: ["{argument}"]}}\n')
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+def test_what_does_not_compile_is_wrong_input(tmp_path: Path) -> None:
+    (tmp_path / "own.c").write_text(SOURCE.replace("return 1;", "return one;"))
+    done = run(tmp_path, NATIVE + "}\n")
+    assert done.returncode == 2
+    assert "own.c:12:20: error:" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_program_that_is_not_there_is_a_problem_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    done = run(tmp_path, SCRIPT.replace("own.py", "onw.py") + "}\n")
+    assert done.returncode == 2
+    assert "quick.yaml:6:32: found 'onw.py': No such file or directory, expected a file" in done.stderr
+    assert "(did you mean 'own.py'?)" in done.stderr
+
+
+def test_what_a_run_keeps_of_a_program_runs_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    summary = summary_of(run(tmp_path, SCRIPT + "}\nmatrix: {workload.file: [own.py]}\n", "--json"))
+    shutil.copytree(folder_of(summary) / "files", tmp_path / "elsewhere" / "files")
+    resolved = (folder_of(summary) / "resolved.yaml").read_text()
+    again = summary_of(run(tmp_path / "elsewhere", resolved, "--json"))
+    assert again["points"][0]["figures"] == {"last": 3}
+
+
+def test_every_node_of_the_link_has_a_thread(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    done = run(tmp_path, SCRIPT.replace(", arm: [reader, reader]", "") + "}\n")
+    assert done.returncode == 2
+    assert "found no thread for arm, expected one for every node of shm0" in done.stderr
+
+
+def test_integer_sort_is_verified_as_published(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
+    summary = summary_of(run(tmp_path, (tmp_path / "integer-sort.yaml").read_text(), "--json"))
+    assert [point["verified"] for point in summary["points"]] == [True] * 2
+    said = (folder_of(summary) / "output/2/x86.txt").read_text()
+    assert "IS class S on 4 threads of 2 kernels: 65536 keys" in said
+    assert "0 wrong ranks" in said
+    source = tmp_path / "programs" / "is.c"
+    source.write_text(source.read_text().replace("sum += (double)x", "sum += 0.5 * (double)x"))
+    assert run(tmp_path, (tmp_path / "integer-sort.yaml").read_text()).returncode == 1
+
+
+def test_a_stencil_in_numpy_is_right_to_the_last_bit(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "stencil.yaml").read_text()
+    assert [point["verified"] for point in summary_of(run(tmp_path, text, "--json"))["points"]] == [True] * 2
+    script = tmp_path / "programs" / "stencil.py"
+    script.write_text(script.read_text().replace("2], first, end)", "2], first + 1, end)"))
+    assert run(tmp_path, text).returncode == 1
