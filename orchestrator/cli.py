@@ -15,6 +15,7 @@ import typer
 
 from images.errors import Failure, no_room
 from orchestrator import (
+    commands_access,
     commands_bench,
     commands_image,
     commands_litmus,
@@ -189,6 +190,7 @@ def schema() -> None:
 
 
 commands_testbed.add_to(app)
+commands_access.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
 commands_simulate.add_to(app)
