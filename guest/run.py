@@ -81,7 +81,7 @@ class Run:
             place = {"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}
             thread = _Thread(number, self._launcher.launch(place, program_fd))
             self._threads.append(thread)
-            send_fds(thread.socket, [offer.packet], [offer.memory_fd])
+            send_fds(thread.socket, [offer.packet], offer.memory_fds)
             daemon.watch(thread.socket.fileno(), self._reader(thread))
         daemon.on_harness = self._harness
         daemon.deliver_kept()
@@ -177,8 +177,8 @@ class Run:
     def _read(self, thread: _Thread) -> None:
         try:
             packet, fds, _, _ = recv_fds(thread.socket, application.PACKET_BYTES, 1, MSG_DONTWAIT)
-        except BlockingIOError:
-            return
+        except (BlockingIOError, ConnectionResetError):
+            return  # the latter is said once, of a process that ended with our offer unread; its last words come next
         kind, body = packet[:1], packet[1:]
         if kind == application.BARRIER:
             self._arrived()

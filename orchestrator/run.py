@@ -3,11 +3,11 @@
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from images.errors import Failure
+from images.errors import Failure, HostError
 from orchestrator.agents import Agents, Refused, Silent
 from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed, PointsFailed
@@ -51,13 +51,15 @@ def run(
     *,
     keep: bool = False,
     fail_fast: bool = False,
+    at_failure: Callable[[Stage, str], None] = lambda _stage, _what: None,
 ) -> None:
     """Run every point of the plan that is not complete, each testbed it needs brought up once, and judge the results.
 
     A point that fails does not stop the others, unless `fail_fast`. Guests that die are replaced, and what they were at
-    is repeated once. Whatever ends the run, what was started is stopped, unless `keep`. Raises PointsFailed when a
-    point did not come to its end, CheckFailed when a value was wrong or an expectation does not hold, and whatever
-    host, guests or the person in front of it ended it with.
+    is repeated once. Whatever ends the run, what was started is stopped, unless `keep`; `at_failure` is called before
+    that, and after each point that did not pass, while everything is as it was then. Raises PointsFailed when a point
+    did not come to its end, CheckFailed when a value was wrong or an expectation does not hold, and whatever host,
+    guests or the person in front of it ended it with.
     """
     for testbed, points in plan.testbeds:
         waiting = deque(point for point in points if not record.is_complete(point))
@@ -73,47 +75,60 @@ def run(
                     agents = stage.deploy()
                     _greet(agents, nodes, stage, record)
                 with record.stage("run", f"running {counted(len(waiting), 'point')}"):
-                    _run_points(
-                        waiting, len(plan.points), stage, agents, programs, record, progress, fail_fast=fail_fast
-                    )
+                    points_run = _PointsRun(len(plan.points), stage, agents, programs, record, progress, at_failure)
+                    points_run.run(waiting, fail_fast=fail_fast)
+            except (HostError, GuestError) as failure:
+                at_failure(stage, failure.message)
+                raise
             finally:
                 with signals_wait(progress.say_soon):
                     _end(stage, agents, record, progress, keep and not waiting)
     judge(record.summary.points)
 
 
-def _run_points(
-    waiting: deque[Point],
-    planned: int,
-    stage: Stage,
-    agents: Agents,
-    programs: Programs,
-    record: Record,
-    progress: Progress,
-    *,
-    fail_fast: bool,
-) -> None:
-    """Run points off the queue until it is empty, or the guests are dead and have to be replaced."""
-    while waiting:
-        point = waiting[0]
-        what = f"point {point.index + 1} of {planned}: {describe(point.parameters)}"
-        dead = False
-        with progress.step(what, announced=False):
-            try:
-                result = _run_point(point, stage, agents, programs, record)
-            except GuestError as failure:
-                dead = not _usable(agents, stage, failure)
-                if record.attempt_failed(point, failure) <= REPEATS and dead:
-                    progress.say(f"{what}: lost, repeated on new guests: {failure.message.splitlines()[0]}")
-                    return
-                result = unfinished(point, roles_of(point.experiment), failure)
-            result = record.point_finished(point, result)
-        waiting.popleft()
-        progress.say(f"{what}: {outcome(result)}")
-        if fail_fast and not result.passed:
-            judge(record.summary.points)
-        if dead:
-            return
+@dataclass
+class _PointsRun:
+    """Points on guests that are up."""
+
+    planned: int
+    stage: Stage
+    agents: Agents
+    programs: Programs
+    record: Record
+    progress: Progress
+    at_failure: Callable[[Stage, str], None]
+
+    def run(self, waiting: deque[Point], *, fail_fast: bool) -> None:
+        """Run points off the queue until it is empty, or the guests are dead and have to be replaced."""
+        alive = True
+        while waiting and alive:
+            point = waiting[0]
+            what = f"point {point.index + 1} of {self.planned}: {describe(point.parameters)}"
+            with self.progress.step(what, announced=False):
+                result, alive = self._attempt(point, what)
+            if result is None:
+                return
+            waiting.popleft()
+            self.progress.say(f"{what}: {outcome(result)}")
+            if fail_fast and not result.passed:
+                judge(self.record.summary.points)
+
+    def _attempt(self, point: Point, what: str) -> tuple[PointResult | None, bool]:
+        """The point's result, and whether the guests can go on. Without a result it is to be repeated on new guests."""
+        alive = True
+        try:
+            result = _run_point(point, self.stage, self.agents, self.programs, self.record)
+        except GuestError as failure:
+            self.at_failure(self.stage, failure.message)
+            alive = _usable(self.agents, self.stage, failure)
+            if self.record.attempt_failed(point, failure) <= REPEATS and not alive:
+                self.progress.say(f"{what}: lost, repeated on new guests: {failure.message.splitlines()[0]}")
+                return None, alive
+            return self.record.point_finished(point, unfinished(point, roles_of(point.experiment), failure)), alive
+        result = self.record.point_finished(point, result)
+        if not result.passed:
+            self.at_failure(self.stage, what)
+        return result, alive
 
 
 def _usable(agents: Agents, stage: Stage, failure: GuestError) -> bool:

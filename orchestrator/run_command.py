@@ -13,6 +13,7 @@ from images.errors import Failure, no_room
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
+from orchestrator.pause import Pause, no_pause
 from orchestrator.plan import Plan, load
 from orchestrator.programs import Programs
 from orchestrator.progress import Progress
@@ -24,6 +25,7 @@ from orchestrator.run import run
 from orchestrator.stage import Stage
 from orchestrator.summary import Outcome
 from orchestrator.words import counted
+from orchestrator.workloads import SharedArray
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Options:
     """Overrules that of every node."""
     keep: bool = False
     """Leave the guests running."""
+    pause: bool = False
+    """At a failure, wait until somebody has looked in."""
     fail_fast: bool = False
     """End with the first point that fails."""
     as_json: bool = False
@@ -46,7 +50,8 @@ class Options:
 def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, options: Options) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
     plan = load(file, overrides)
-    check_runnable(plan)
+    check_simulatable(plan) if stage == "sim" else check_runnable(plan)
+    _check_pause(stage, options)
     programs = Programs(plan, stage)
     _run(plan, stage, programs, RunDirectory.create(results, plan.name), options, None)
 
@@ -56,9 +61,15 @@ def resume_run(run: str, results: Path, options: Options) -> None:
     path = find(results, run).absolute()
     plan = plan_of(path)
     earlier = earlier_parts(path, plan)
+    _check_pause(earlier.stage, options)
     accelerator = options.accelerator or earlier.accelerator
     programs = Programs(plan, earlier.stage)
     _run(plan, earlier.stage, programs, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
+
+
+def _check_pause(stage: str, options: Options) -> None:
+    if options.pause and stage != "vm":
+        raise InputError(f"found --pause-on-failure on stage {stage}, expected stage vm", "only guests can be entered")
 
 
 def _run(
@@ -81,7 +92,17 @@ def _run(
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
                     stage_for = _stage_factory(stage, plan.name, directory, progress, options.accelerator)
-                    run(plan, stage_for, programs, record, progress, keep=options.keep, fail_fast=options.fail_fast)
+                    at_failure = Pause(progress) if options.pause else no_pause
+                    run(
+                        plan,
+                        stage_for,
+                        programs,
+                        record,
+                        progress,
+                        keep=options.keep,
+                        fail_fast=options.fail_fast,
+                        at_failure=at_failure,
+                    )
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:
@@ -112,6 +133,17 @@ def check_runnable(plan: Plan) -> None:
                 f"{plan.path}: found no coherency and workload, expected both to run it",
                 "`testbed up` needs only the machines",
             )
+
+
+def check_simulatable(plan: Plan) -> None:
+    """Raise InputError if engines alone cannot run some point: they know no programs."""
+    check_runnable(plan)
+    for point in plan.points:
+        workload = point.experiment.workload
+        if not isinstance(workload, SharedArray):
+            kind = workload.kind if workload else "nothing"
+            found = f"a workload of kind {kind}, expected shared-array to simulate it"
+            raise InputError(f"{plan.path}: found {found}", "`--stage local` runs programs without machines")
 
 
 def _architectures(plan: Plan) -> list[str]:

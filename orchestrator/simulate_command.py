@@ -12,7 +12,7 @@ from orchestrator.errors import CheckFailed, InputError, RunEnded
 from orchestrator.parameters import describe
 from orchestrator.plan import load
 from orchestrator.progress import Progress
-from orchestrator.run_command import check_runnable
+from orchestrator.run_command import check_simulatable
 from orchestrator.simulator import growth
 from orchestrator.simulator.conditions import Conditions, parse_range
 from orchestrator.simulator.memory import Violation
@@ -34,7 +34,7 @@ def simulate_file(
 ) -> None:
     """Simulate every point with every seed. Raises RunEnded, exit code 1, at the first that shows what must not be."""
     plan = load(file)
-    check_runnable(plan)
+    check_simulatable(plan)
     if point is not None and point > len(plan.points):
         raise InputError(f"--point: found {point}, but {file} has {len(plan.points)} points", "they count from 1")
     series = Series(plan, seeds, conditions, kernels, point)

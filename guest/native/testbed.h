@@ -141,29 +141,30 @@ static int testbed_userfaultfd_(void)
     return fd;
 }
 
-/* The daemon's offer: size and offset in the packet, and the memory's descriptor. */
+/* The daemon's offer: in the packet size and offset of the memory, with its descriptor; what follows is not for us. */
 static void testbed_map_(void)
 {
     static char packet[TESTBED_PACKET];
-    char control[CMSG_SPACE(sizeof(int))] = {0};
+    char control[CMSG_SPACE(2 * sizeof(int))] = {0};
     struct iovec data = {packet, sizeof packet - 1};
     struct msghdr message = {
         .msg_iov = &data, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     ssize_t size = recvmsg(testbed_socket_, &message, MSG_CMSG_CLOEXEC);
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     unsigned long long bytes, offset;
-    int fd;
-    if (size <= 0 || packet[0] != 'M' || !header || sscanf(packet + 1, "%llu %llu", &bytes, &offset) != 2) {
+    int fds[2];
+    if (size <= 0 || packet[0] != 'M' || !header || header->cmsg_len < CMSG_LEN(sizeof fds) || sscanf(packet + 1, "%llu %llu", &bytes, &offset) != 2) {
         errno = EPROTO;
         testbed_die_("the daemon's offer of memory");
     }
-    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    memcpy(fds, CMSG_DATA(header), sizeof fds);
     testbed_.size = bytes;
-    testbed_.memory = mmap((void *)TESTBED_BASE, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fd,
+    testbed_.memory = mmap((void *)TESTBED_BASE, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED_NOREPLACE, fds[0],
                            (off_t)offset);
     if (testbed_.memory != (void *)TESTBED_BASE)
         testbed_die_("the memory cannot be mapped at its address");
-    close(fd);
+    close(fds[0]);
+    close(fds[1]);
 }
 
 /* Maps the memory and returns when every thread has done so; call it once, before anything else of this header. */

@@ -77,11 +77,27 @@ class Program(NamedTuple):
         return cls(*(_whole(fields, name, least) for name, least in (("iterations", 1), ("pages", 1), ("seed", 0))))
 
 
-class Script:
+class _Program:
+    """What all programs are to the harness."""
+
+    meeting_bytes = 0
+    """Barriers are all they are given."""
+
+    def __init__(self, told: Program) -> None:
+        self.iterations, self.pages, self.seed = told
+
+    def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
+        """Raise WorkloadError unless every kernel has a thread: all of them meet at barriers."""
+        for kernel, names in enumerate(roles):
+            if not names or "idle" in names:
+                raise WorkloadError(f"kernel {kernel} has no thread", "give every kernel one: all meet at barriers")
+
+
+class Script(_Program):
     """The workload `script`: a thread's role is the name of its function, which is called with its `Part`."""
 
     def __init__(self, told: Program, parameters: dict[str, Any]) -> None:
-        self.iterations, self.pages, self.seed = told
+        super().__init__(told)
         self.parameters = parameters
         self._code: CodeType | None = None
 
@@ -92,10 +108,6 @@ class Script:
         if not isinstance(parameters, dict):
             raise WorkloadError(f"script: parameters {parameters!r}, expected an object")
         return cls(Program.parse(fields), parameters)
-
-    def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
-        """Raise WorkloadError unless every kernel has a thread: all of them meet at barriers."""
-        _check_roles("script", roles)
 
     def take(self, program_fd: int, name: str, _daemon: socket, _place: Place) -> None:
         """Compile the script. Raises what Python says of it."""
@@ -123,11 +135,11 @@ class Script:
         return part.wrong, part.mismatches
 
 
-class Native:
+class Native(_Program):
     """The workload `native`: the thread becomes the program, which attaches itself with `testbed.h`."""
 
     def __init__(self, told: Program, arguments: list[str]) -> None:
-        self.iterations, self.pages, self.seed = told
+        super().__init__(told)
         self._arguments = arguments
 
     @classmethod
@@ -137,10 +149,6 @@ class Native:
         if not isinstance(arguments, list) or not all(isinstance(each, str) for each in arguments):
             raise WorkloadError(f"native: arguments {arguments!r}, expected a list of strings")
         return cls(Program.parse(fields), arguments)
-
-    def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
-        """Raise WorkloadError unless every kernel has a thread: all of them meet at barriers."""
-        _check_roles("native", roles)
 
     def take(self, program_fd: int, name: str, daemon: socket, place: Place) -> None:
         """Become the program. Does not return."""
@@ -169,12 +177,6 @@ class Native:
     ) -> tuple[int, list[Mismatch]]:
         """Reached only when there is no program to become."""
         raise WorkloadError("native: there is no program", "put it, and name it in the run command")
-
-
-def _check_roles(kind: str, roles: Sequence[Sequence[str]]) -> None:
-    for kernel, names in enumerate(roles):
-        if not names or "idle" in names:
-            raise WorkloadError(f"{kind}: kernel {kernel} has no thread", "give every kernel one: all meet at barriers")
 
 
 def _whole(fields: dict[str, Any], name: str, least: int) -> int:

@@ -1,13 +1,15 @@
 """Programs of the user's on coherent memory: Python functions and C, checked by themselves, their words kept."""
 
 import json
+import re
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.local.test_run_local import ROOT, run, summary_of
+from tests.local.test_run_local import ROOT, command, environment, run, summary_of
 
 HEAD = """\
 name: own
@@ -137,9 +139,9 @@ def test_what_does_not_compile_is_wrong_input(tmp_path: Path) -> None:
 
 def test_a_program_that_is_not_there_is_a_problem_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(FUNCTIONS)
-    done = run(tmp_path, SCRIPT.replace("own.py", "onw.py") + "}\n")
+    done = run(tmp_path, SCRIPT.replace("own.py", "ownn.py") + "}\n")
     assert done.returncode == 2
-    assert "quick.yaml:6:32: found 'onw.py': No such file or directory, expected a file" in done.stderr
+    assert "quick.yaml:6:32: found 'ownn.py': No such file or directory, expected a file" in done.stderr
     assert "(did you mean 'own.py'?)" in done.stderr
 
 
@@ -178,3 +180,27 @@ def test_a_stencil_in_numpy_is_right_to_the_last_bit(tmp_path: Path) -> None:
     script = tmp_path / "programs" / "stencil.py"
     script.write_text(script.read_text().replace("2], first, end)", "2], first + 1, end)"))
     assert run(tmp_path, text).returncode == 1
+
+
+@pytest.mark.parametrize("kind", ["script", "native"])
+def test_the_examples_of_the_page_about_workloads_run(tmp_path: Path, kind: str) -> None:
+    page = (ROOT / "docs" / "workloads.md").read_text()
+    blocks = re.findall(r"^```(yaml|python|c)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (workload,) = [text for language, text in blocks if language == "yaml" and f"kind: {kind}" in text]
+    (program,) = [text for language, text in blocks if language == {"script": "python", "native": "c"}[kind]]
+    (tmp_path / {"script": "ring.py", "native": "ring.c"}[kind]).write_text(program)
+    head = HEAD.replace("1MiB", "16KiB")
+    assert (
+        summary_of(run(tmp_path, head + workload, "--json"))["points"][0]["figures"]["sum"]
+        == {"script": 30, "native": 9}[kind]
+    )
+
+
+@pytest.mark.parametrize("words", [("run", "--stage", "sim"), ("simulate",)])
+def test_engines_alone_run_no_programs(tmp_path: Path, words: tuple[str, ...]) -> None:
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    (tmp_path / "own.yaml").write_text(SCRIPT + "}\n")
+    line = command(*words, "own.yaml")
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment())
+    assert done.returncode == 2
+    assert "own.yaml: found a workload of kind script, expected shared-array to simulate it" in done.stderr

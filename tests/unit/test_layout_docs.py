@@ -85,7 +85,7 @@ def test_the_examples_of_experiment_files_are_right(tmp_path: Path) -> None:
     blocks = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "docs" / "experiment-files.md").read_text(), re.MULTILINE | re.DOTALL
     )
-    whole, matrix, parts = blocks
+    whole, matrix, parts = blocks  # examples of workloads are in docs/workloads.md, and run by a test
     file = tmp_path / "example.yaml"
     file.write_text(whole)
     assert len(load(file).points) == 6
