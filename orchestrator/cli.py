@@ -19,6 +19,7 @@ from orchestrator import (
     commands_image,
     commands_litmus,
     commands_replay,
+    commands_report,
     commands_results,
     commands_simulate,
     commands_testbed,
@@ -160,6 +161,7 @@ def schema() -> None:
 commands_testbed.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
+commands_report.add_to(app)
 commands_simulate.add_to(app)
 commands_verify.add_to(app)
 commands_litmus.add_to(app)
