@@ -44,6 +44,7 @@ class Record:
     def __enter__(self) -> "Record":
         try:
             self.directory.keep("experiment.yaml", self._plan.text)
+            self.directory.keep("resolved.yaml", self._plan.resolved())
             self.directory.write_summary(self.summary)
         except HostError as failure:
             self._judge_end(failure)
@@ -120,6 +121,7 @@ class Record:
             index=point.index,
             parameters=point.parameters,
             repetition=point.repetition,
+            seed=point.seed,
             experiment=point.experiment.model_dump(mode="json", exclude={"matrix"}),
         )
 

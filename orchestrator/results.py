@@ -2,6 +2,7 @@
 
 results/20260131T120000Z-quickstart-4f1c/
     experiment.yaml     the file as it was given
+    resolved.yaml       the same by itself: with what it extends, and `--set`, put in, the matrix multiplied out
     run.json            the summary
     events.jsonl        what happened, in order (`orchestrator.events`)
     consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said

@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from images.errors import Failure, no_room
@@ -25,6 +25,7 @@ from orchestrator.words import counted
 
 def run_file(
     file: Path,
+    overrides: Sequence[str],
     stage: str,
     *,
     accelerator: str | None,
@@ -36,7 +37,7 @@ def run_file(
     junit: Path | None = None,
 ) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
-    plan = load(file)
+    plan = load(file, overrides)
     check_runnable(plan)
     directory = RunDirectory.create(results, plan.name)
     with Progress(quiet=quiet, verbose=verbose) as progress:
@@ -47,8 +48,15 @@ def run_file(
                     f"{plan.name}: {counted(len(plan.points), 'point')} on stage {stage}, results in {directory.path}"
                 )
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
-                stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
-                run(plan, stage_for, record, progress, keep=keep)
+                if stage == "sim":
+                    if keep or accelerator:
+                        progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
+                    from orchestrator.stage_sim import run_simulated
+
+                    run_simulated(plan, record, progress)
+                else:
+                    stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
+                    run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:

@@ -107,6 +107,7 @@ class PointResult:
 
     parameters: dict[str, Any]
     repetition: int
+    seed: int
     verified: bool
     iterations: int
     pages: int
@@ -140,6 +141,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     result = PointResult(
         parameters=point.parameters,
         repetition=point.repetition,
+        seed=point.seed,
         verified=all(report.verified for report in reports),
         iterations=workload.iterations,
         pages=workload.pages,
