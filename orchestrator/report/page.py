@@ -20,6 +20,7 @@ from orchestrator.words import counted
 
 FAILED_SHOWN = 50
 _WORDS = {"passed": "Passed", "failed": "Failed", "error": "Did not come to its end"}
+_STAGES = {"vm": "real guests", "local": "processes of the host, no machines", "sim": "simulated, in virtual time"}
 
 
 def render(runs: Sequence[PastRun]) -> str:
@@ -87,7 +88,7 @@ def _verdict(run: PastRun) -> dict[str, Any]:
         "word": _WORDS.get(summary["outcome"], summary["outcome"]),
         "points": counted(done, "point") if done == planned else f"{done} of {planned} points",
         "ended": f"{done - len(broken)} of {planned} passed",
-        "stage": "real guests" if summary.get("stage") == "vm" else "processes of the host, no machines",
+        "stage": _STAGES.get(summary.get("stage", ""), ""),
         "started": summary.get("started", "").replace("T", " ").replace("+00:00", " UTC"),
         "duration_s": f"{summary.get('duration_s', 0.0):.1f}",
         "messages": sum(point.result.get("messages_total") or 0 for point in run.points if point.result is not None),
