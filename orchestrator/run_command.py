@@ -12,6 +12,7 @@ from images.errors import Failure, no_room
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
+from orchestrator.pause import Pause, no_pause
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
@@ -31,6 +32,7 @@ def run_file(
     accelerator: str | None,
     results: Path,
     keep: bool,
+    pause: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
@@ -44,6 +46,8 @@ def run_file(
         )
     plan = load(file, overrides)
     check_runnable(plan)
+    if pause and stage != "vm":
+        raise InputError(f"found --pause-on-failure on stage {stage}, expected stage vm", "only guests can be entered")
     directory = RunDirectory.create(results, plan.name)
     with Progress(quiet=quiet, verbose=verbose) as progress:
         record = Record(plan, stage, directory, progress)
@@ -59,7 +63,8 @@ def run_file(
                     run_simulated(plan, record, progress)
                 else:
                     stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
-                    run(plan, stage_for, record, progress, keep=keep)
+                    at_failure = Pause(progress) if pause else no_pause
+                    run(plan, stage_for, record, progress, keep=keep, at_failure=at_failure)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:

@@ -137,6 +137,9 @@ class LocalStage:
     def link_for(self, link: str, _node: str) -> dict[str, Any]:
         return {"kind": "host", "memory_fd": self._memory[link][0], "doorbell_fds": self._doorbells[link]}
 
+    def ways_in(self) -> list[str]:
+        return []
+
     def collect(self, directory: RunDirectory) -> None:
         """There is no console: what the agents said on standard error is kept in its place."""
         for name, process in self._processes.items():
