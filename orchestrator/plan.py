@@ -96,6 +96,8 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
             if experiment is not None:
                 found.append((parameters, experiment))
                 told.append({key: look_up(data, tuple(key.split("."))) for key in parameters})
+        if isinstance(document.data, dict) and "matrix" in document.data:
+            problems += _overruled(document.data, document.marks)
     if problems:
         raise FileError([problem.located(shown) for problem in worth_telling(problems)])
     files.take(document.data, document.marks, [])
@@ -190,6 +192,18 @@ class Files:
                 continue
             workload[key] = f"files/{hashlib.sha256(content).hexdigest()[:16]}/{file.name}"
             self.content[workload[key]] = content
+
+
+def _overruled(data: dict[str, Any], marks: Marks) -> Iterator[Problem]:
+    """What is wrong with the file's own values where the matrix puts others into their place: what is left out may be
+    left to it, and sizes may fit nothing but what it puts in, but words and kinds are right or wrong by themselves."""
+    for wrong in contradictions(data):
+        if wrong.of_key:
+            yield Problem(marks.of_key(wrong.path), wrong.text)
+    try:
+        Experiment.model_validate(data)
+    except ValidationError as error:
+        yield from problems_of(error, data, marks, missing=False)
 
 
 def _alike(found: list[tuple[dict[str, Any], Experiment]]) -> list[tuple[dict[str, Any], Experiment]]:

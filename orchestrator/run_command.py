@@ -49,9 +49,9 @@ class Options:
 
 def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, options: Options) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
+    _check_options(stage, options)
     plan = load(file, overrides)
     check_simulatable(plan) if stage == "sim" else check_runnable(plan)
-    _check_pause(stage, options)
     programs = Programs(plan, stage)
     _run(plan, stage, programs, RunDirectory.create(results, plan.name), options, None)
 
@@ -61,14 +61,22 @@ def resume_run(run: str, results: Path, options: Options) -> None:
     path = find(results, run).absolute()
     plan = plan_of(path)
     earlier = earlier_parts(path, plan)
-    _check_pause(earlier.stage, options)
+    _check_options(earlier.stage, options)
     accelerator = options.accelerator or earlier.accelerator
     programs = Programs(plan, earlier.stage)
     _run(plan, earlier.stage, programs, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
 
 
-def _check_pause(stage: str, options: Options) -> None:
-    if options.pause and stage != "vm":
+def _check_options(stage: str, options: Options) -> None:
+    """Raise InputError for what has a meaning for guests alone."""
+    if stage == "vm":
+        return
+    if options.keep or options.accelerator:
+        raise InputError(
+            f"{'--keep' if options.keep else '--accel'}: found with --stage {stage}, expected real guests",
+            "leave --stage out, or this option",
+        )
+    if options.pause:
         raise InputError(f"found --pause-on-failure on stage {stage}, expected stage vm", "only guests can be entered")
 
 
@@ -85,8 +93,6 @@ def _run(
                 progress.say(f"{plan.name}: {count} on stage {stage}, results in {directory.path}")
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
                 if stage == "sim":
-                    if options.keep or options.accelerator:
-                        progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
                     from orchestrator.stage_sim import run_simulated
 
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
