@@ -102,9 +102,10 @@ def _standard_library(root: Path) -> Path:
 
 
 def compile_standard_library(interpreter: Interpreter, root: Path, compiled: Path | None) -> str:
-    """Compiles the standard library in `root`; takes what `compiled`, another root, has compiled already.
+    """Compiles the standard library in `root`, and what packages add to it.
 
-    Returns the version's first two parts ("3.13"). Raises Failure when the two roots have different ones.
+    Takes what `compiled`, another root, has compiled of the former already. Returns the version's first two parts
+    ("3.13"). Raises Failure when the two roots have different ones.
     """
     library = _standard_library(root)
     files = sorted(str(file.relative_to(library)) for file in library.rglob("*.py"))
@@ -114,6 +115,10 @@ def compile_standard_library(interpreter: Interpreter, root: Path, compiled: Pat
             raise Failure(f"the images have different Pythons: {library.name} and {other.name}", "build both anew")
         files = [file for file in files if not _take(other / file, library / file)]
     interpreter.compile(library, files, f"/usr/lib/{library.name}")
+    packages = root / "usr/lib/python3/dist-packages"
+    others = [str(file.relative_to(packages)) for file in packages.rglob("*.py")]
+    if others:
+        interpreter.compile(packages, others, "/usr/lib/python3/dist-packages")
     return library.name.removeprefix("python")
 
 

@@ -86,12 +86,30 @@ def _architecture(path: Path, name: str, value: object) -> Architecture:
     return result
 
 
-def load(path: Path) -> Definition:
-    """The definition in `path`. Raises Failure when it is not one."""
+def _document(path: Path) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         raise Failure(f"{path}: not a readable image definition: {error}") from error
+    return dict(_Reader(path, "top level", document).rest)
+
+
+def _added(path: Path, base: dict[str, Any], more: dict[str, Any]) -> dict[str, Any]:
+    """A definition with lists of another one behind its own."""
+    for key, values in more.items():
+        if key not in ("packages", "provided", "omitted") or not isinstance(values, list):
+            raise Failure(
+                f"{path}: found `{key}`, expected lists of packages, provided or omitted, to add to the other"
+            )
+    return base | {key: [*base.get(key, []), *values] for key, values in more.items()}
+
+
+def load(path: Path) -> Definition:
+    """The definition in `path`. Raises Failure when it is not one."""
+    document = _document(path)
+    base = document.pop("extends", None)
+    if base is not None:
+        document = _added(path, _document(path.parent / str(base)), document)
     top = _Reader(path, "top level", document)
     modules = _Reader(path, "modules", top.take("modules", dict))
     common = top.words("command_line")

@@ -22,6 +22,7 @@ def configure(root: Path, arch: Architecture) -> None:
     _accounts(root)
     _shell(root)
     _applets(root)
+    _alternatives(root / arch.libraries)
     libraries.write_cache(root, arch)
     _own_files(root)
     for directory in ("proc", "sys", "dev", "run", "tmp", "root", "mnt", "opt", "etc/testbed", "run/sshd"):
@@ -63,6 +64,15 @@ def _applets(root: Path) -> None:
     for name in APPLETS.split():
         if not any((root / folder / name).exists() for folder in ("usr/bin", "usr/sbin")):
             (root / "usr/bin" / name).symlink_to("busybox")
+
+
+def _alternatives(libraries: Path) -> None:
+    """Libraries of which there are several kinds, each in a folder of its own: update-alternatives links one."""
+    for name in ("blas", "lapack"):
+        for library in (libraries / name).glob("*.so.*"):
+            link = libraries / library.name
+            if not link.exists():
+                link.symlink_to(f"{name}/{library.name}")
 
 
 def _own_files(root: Path) -> None:

@@ -7,6 +7,7 @@ Asking for one that is there reads two small folders of source files and one rec
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -30,11 +31,19 @@ def key_of(definition: Path) -> str:
     """The key of the images that `definition` describes: a hash over it and over every source file of this package."""
     digest = hashlib.sha256()
     sources = sorted(file for pattern in SOURCES for file in HERE.glob(pattern) if file.is_file())
-    for file in (definition, *sources):
-        name = "definition" if file == definition else str(file.relative_to(HERE))
+    parts = [definition]
+    if extends := re.search(r"^extends: *(\S+)$", definition.read_text(), re.MULTILINE):  # a YAML parser is too heavy
+        parts.append(definition.parent / extends[1])
+    for file in (*parts, *sources):
+        name = "definition" if file in parts else str(file.relative_to(HERE))
         content = file.read_bytes()
         digest.update(f"{name}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def definitions() -> dict[str, Path]:
+    """The definitions that come with the project, by name."""
+    return {file.stem: file for file in sorted(HERE.glob("*.yaml"))}
 
 
 def images() -> list[Image]:

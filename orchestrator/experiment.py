@@ -61,6 +61,14 @@ def _protocol(value: str) -> str:
     return value
 
 
+def _image(value: str) -> str:
+    from images.store import definitions
+
+    if value not in definitions():
+        raise PydanticCustomError("expected", "not an image", {"words": sorted(definitions())})
+    return value
+
+
 def _expectation(value: object) -> object:
     if not isinstance(value, str):
         words = {"expected": "an expression such as verified == true"}
@@ -132,6 +140,8 @@ class Testbed(Model):
 
     nodes: Annotated[dict[NodeName, Node], Field(min_length=1, max_length=KERNELS_MAX)]
     links: dict[NodeName, Link] = {}
+    image: Annotated[str, AfterValidator(_image)] = "default"
+    """What the guests are made from: a definition in `images/`. `numpy` has NumPy."""
     driver: Literal["embedded", "session", "system"] = "embedded"
     """libvirt's driver: inside this process, or a daemon's."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from images import Image, ensure_all
 from images.errors import Failure
+from images.store import definitions
 from orchestrator.errors import InputError
 from orchestrator.experiment import Accelerator, IvshmemLink, Testbed
 from testbed import LinkKind, LinkSpec, NodeSpec, TestbedSpec, up
@@ -36,7 +37,8 @@ def bring_up(
 
 def images_for(shape: Testbed, say: Say, *others: str) -> dict[str, Image]:
     """The images of the machines' architectures and of `others`, built when they are not there."""
-    return ensure_all([*(node.arch.value for node in shape.nodes.values()), *others], say)
+    archs = [*(node.arch.value for node in shape.nodes.values()), *others]
+    return ensure_all(archs, say, definition=definitions()[shape.image])
 
 
 def specification(name: str, shape: Testbed, accelerator: Accelerator | None) -> TestbedSpec:

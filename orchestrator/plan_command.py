@@ -33,12 +33,14 @@ def plan_file(
 
 
 def _images(plan: Plan) -> dict[str, bool]:
-    """The images that the plan needs, by architecture, and whether they are there."""
-    from images.store import DEFINITION, key_of, present
+    """The images that the plan needs, by architecture and definition, and whether they are there."""
+    from images.store import definitions, key_of, present
 
-    key = key_of(DEFINITION)
-    architectures = {node.arch.value for shape, _ in plan.testbeds for node in shape.nodes.values()}
-    return {arch: present(key, arch) is not None for arch in sorted(architectures)}
+    wanted = {(node.arch.value, shape.image) for shape, _ in plan.testbeds for node in shape.nodes.values()}
+    return {
+        arch if image == "default" else f"{arch} ({image})": present(key_of(definitions()[image]), arch) is not None
+        for arch, image in sorted(wanted)
+    }
 
 
 def _as_json(

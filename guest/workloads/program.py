@@ -5,6 +5,7 @@ check: a failed check ends the run, and is not the same as a program that breaks
 """
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from socket import socket
 from types import CodeType
@@ -114,6 +115,10 @@ class Script(_Program):
         with open(program_fd, "rb", closefd=False) as file:
             file.seek(0)
             self._code = compile(file.read(), name, "exec")
+        if sys.flags.no_site:  # the agent starts without, which is quicker
+            import site
+
+            site.main()
 
     def run(
         self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder

@@ -12,6 +12,7 @@ from images.definition import load
 from images.errors import Failure, HostError
 from images.image import Image
 from images.program import run
+from images.root import _alternatives
 from images.store import DEFINITION, HERE
 
 FLAGS = slice(4, 8)  # of a .pyc: 1 = named by a hash of the source, 2 = and checked against it (PEP 552)
@@ -44,6 +45,26 @@ def test_a_wrong_definition_is_refused_by_name(tmp_path: Path, old: str, new: st
     with pytest.raises(Failure, match=message) as caught:
         load(file)
     assert str(file) in caught.value.message
+
+
+def test_a_definition_may_add_to_another(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(DEFINITION.read_text())
+    more = tmp_path / "more.yaml"
+    more.write_text("extends: base.yaml\npackages: [python3-numpy]\n")
+    assert load(more).packages == (*load(DEFINITION).packages, "python3-numpy")
+    assert load(more).suite == "trixie"
+    more.write_text("extends: base.yaml\nsuite: sid\n")
+    with pytest.raises(Failure, match="found `suite`, expected lists of packages, provided or omitted, to add"):
+        load(more)
+
+
+def test_the_kind_of_a_library_that_a_package_brings_is_linked(tmp_path: Path) -> None:
+    folder = tmp_path / "usr/lib"
+    (folder / "blas").mkdir(parents=True)
+    (folder / "blas" / "libblas.so.3").touch()
+    _alternatives(folder)
+    _alternatives(folder)
+    assert (folder / "libblas.so.3").resolve() == folder / "blas" / "libblas.so.3"
 
 
 @pytest.mark.parametrize("script", ["init", "initramfs-init"])

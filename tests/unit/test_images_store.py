@@ -105,6 +105,12 @@ def test_the_key_follows_the_definition(tmp_path: Path) -> None:
     assert store.key_of(changed) == store.key_of(store.DEFINITION)
     changed.write_text(store.DEFINITION.read_text() + "\n# one more line\n")
     assert store.key_of(changed) != store.key_of(store.DEFINITION)
+    adding = tmp_path / "adding.yaml"
+    adding.write_text("extends: other.yaml\npackages: [less]\n")
+    before = store.key_of(adding)
+    assert before not in (store.key_of(changed), store.key_of(store.DEFINITION))
+    changed.write_text(store.DEFINITION.read_text())
+    assert store.key_of(adding) != before
 
 
 def test_a_removed_image_is_built_again(builds: Builds) -> None:
