@@ -150,6 +150,9 @@ def check_simulatable(plan: Plan) -> None:
             kind = workload.kind if workload else "nothing"
             found = f"a workload of kind {kind}, expected shared-array to simulate it"
             raise InputError(f"{plan.path}: found {found}", "`--stage local` runs programs without machines")
+        if workload.write_share < 1:
+            found = f"write_share {workload.write_share:g}, expected 1.0 to simulate it"
+            raise InputError(f"{plan.path}: found {found}", "`--stage local` runs it without machines")
 
 
 def _architectures(plan: Plan) -> list[str]:

@@ -51,6 +51,8 @@ class SharedArray(Model):
     """Bytes from one element (8 bytes) to the next."""
     iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 16
     """Rounds of storing and loading, with a barrier after each half."""
+    write_share: Annotated[float, Field(strict=True, ge=0, le=1)] = 1.0
+    """Of a writer's accesses in the first half of a round, how many are stores; the others are loads, by the seed."""
 
     @property
     def pages(self) -> int:
@@ -71,13 +73,15 @@ class SharedArray(Model):
         """Roles of the node's threads."""
         return tuple(role.value for role in self.threads.get(node, (Role.IDLE,)))
 
-    def described(self, _region_pages: int, _seed: int) -> dict[str, Any]:
+    def described(self, _region_pages: int, seed: int) -> dict[str, Any]:
         """As the agents know it."""
         return {
             "kind": self.kind,
             "array_bytes": self.array,
             "stride": self.stride,
             "iterations": self.iterations,
+            "write_share": self.write_share,
+            "seed": seed,
         }
 
 

@@ -4,6 +4,9 @@ The array has u64 elements, `stride` bytes apart. In each iteration every writer
 belongs to writer *i* mod W), all threads meet at a barrier, every thread loads all elements and checks them, and all
 meet again. A value names its iteration, its writer and its element, so a stale value cannot pass for a fresh one.
 
+With a `write_share` below 1 a writer stores to a page or, by chance, loads it in that step instead: then other writers
+are at work, and what it finds is of this iteration or of the one before.
+
 Accesses are made page by page, each in bulk through one strided memoryview slice: the time of such an access is what
 the program itself sees of a page fault.
 """
@@ -20,6 +23,7 @@ ROLES = ("reader", "writer", "idle")
 MISMATCHES_KEPT = 16
 """Wrong values recorded in full by each thread; the rest is only counted."""
 
+_WORD = (1 << 64) - 1
 _ELEMENT_BITS = 32
 _WRITER_BITS = 8
 _ITERATION_BITS = 24
@@ -44,6 +48,10 @@ class SharedArray(NamedTuple):
     array_bytes: int
     stride: int
     iterations: int
+    write_share: float = 1.0
+    """Of a writer's accesses in the first half of an iteration, how many are stores; the others are loads."""
+    seed: int = 0
+    """Decides which."""
 
     @classmethod
     def parse(cls, fields: dict[str, object]) -> "SharedArray":
@@ -52,7 +60,11 @@ class SharedArray(NamedTuple):
         if stride % ELEMENT_BYTES:
             raise WorkloadError(f"shared-array: stride {stride}, expected a multiple of {ELEMENT_BYTES} (u64 elements)")
         array_bytes = _whole(fields, "array_bytes", None, ELEMENT_BYTES, stride << _ELEMENT_BITS)
-        return cls(array_bytes, stride, _whole(fields, "iterations", 1, 1, (1 << _ITERATION_BITS) - 2))
+        share = fields.get("write_share", 1.0)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise WorkloadError(f"shared-array: write_share {share!r}, expected a number from 0 to 1")
+        iterations = _whole(fields, "iterations", 1, 1, (1 << _ITERATION_BITS) - 2)
+        return cls(array_bytes, stride, iterations, float(share), _whole(fields, "seed", 0, 0, 1 << 62))
 
     @property
     def elements(self) -> int:
@@ -84,17 +96,29 @@ class SharedArray(NamedTuple):
         if names.count("writer") >= 1 << _WRITER_BITS:
             raise WorkloadError(f"shared-array: {names.count('writer')} writers, at most {(1 << _WRITER_BITS) - 1}")
 
+    def stores(self, page: int, iteration: int, writer: int) -> bool:
+        """Whether the writer stores to the page in this iteration, and does not load it."""
+        if self.write_share >= 1:
+            return True
+        drawn = _mixed(_mixed(_mixed(self.seed + iteration) + page) + writer)
+        return drawn >> 11 < self.write_share * (1 << 53)
+
+    def last_stored(self, page: int, iteration: int, writer: int) -> int:
+        """The last iteration, up to this one, in which the writer stored to the page; -1 if there was none."""
+        while iteration >= 0 and not self.stores(page, iteration, writer):
+            iteration -= 1
+        return iteration
+
     def expected(self, extent: Extent, iteration: int, writers: int) -> list[int]:
         """What every element of the page must hold after the writers' barrier of `iteration`."""
-        _, first, end = extent
-        if writers == 1:
-            base = value_base(iteration, 0)
-            return list(range(base + first, base + end))
+        page, first, end = extent
         values = [0] * (end - first)
         for writer in range(writers):
-            start = first + (writer - first) % writers
-            base = value_base(iteration, writer)
-            values[start - first :: writers] = range(base + start, base + end, writers)
+            last = self.last_stored(page, iteration, writer)
+            if last >= 0:
+                start = first + (writer - first) % writers
+                base = value_base(last, writer)
+                values[start - first :: writers] = range(base + start, base + end, writers)
         return values
 
     def run(
@@ -108,15 +132,18 @@ class SharedArray(NamedTuple):
         wrong = 0
         mismatches: list[Mismatch] = []
         for iteration in range(self.iterations):
+            found: list[Mismatch] = []
             if writer is not None:
-                self._store(words, extents, iteration, writer, len(writers), accesses)
+                stored = [extent for extent in extents if self.stores(extent.page, iteration, writer)]
+                self._store(words, stored, iteration, writer, len(writers), accesses)
+                loaded = [extent for extent in extents if extent not in stored] if self.write_share < 1 else []
+                found += self._load(words, loaded, iteration, len(writers), place, accesses, racing=True)
             barrier()
             if place.role != "idle":
-                for mismatch in self._load(words, extents, iteration, len(writers), place, accesses):
-                    wrong += 1
-                    if len(mismatches) < MISMATCHES_KEPT:
-                        mismatches.append(mismatch)
+                found += self._load(words, extents, iteration, len(writers), place, accesses)
             barrier()
+            wrong += len(found)
+            mismatches += found[: MISMATCHES_KEPT - len(mismatches)]
         return wrong, mismatches
 
     def _store(
@@ -149,7 +176,10 @@ class SharedArray(NamedTuple):
         writers: int,
         place: Place,
         accesses: AccessRecorder,
+        *,
+        racing: bool = False,
     ) -> list[Mismatch]:
+        """`racing`: while writers are at work, so that values of the iteration before are right, too."""
         step = self.stride // ELEMENT_BYTES
         wrong: list[Mismatch] = []
         for extent in extents:
@@ -160,6 +190,9 @@ class SharedArray(NamedTuple):
             end_ns = perf_counter_ns()
             accesses.record(begin_ns, end_ns, page, False)
             expected = self.expected(extent, iteration, writers)
+            if racing and found != expected:
+                before = self.expected(extent, iteration - 1, writers)
+                expected = [old if old == got else new for old, new, got in zip(before, expected, found, strict=True)]
             if found != expected:
                 wrong += self._mismatches(extent, iteration, place, expected, found)
         return wrong
@@ -173,6 +206,14 @@ class SharedArray(NamedTuple):
                 offset = element * self.stride - extent.page * PAGE_BYTES
                 wrong.append(Mismatch(place.kernel, place.thread, iteration, extent.page, offset, want, got))
         return wrong
+
+
+def _mixed(number: int) -> int:
+    """64 bits that look random, of any number: the finaliser of splitmix64 (Steele, Lea and Flood, 2014)."""
+    number = (number + 0x9E3779B97F4A7C15) & _WORD
+    number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    number = (number ^ number >> 27) * 0x94D049BB133111EB & _WORD
+    return number ^ number >> 31
 
 
 def _whole(fields: dict[str, object], name: str, default: int | None, least: int, most: int) -> int:

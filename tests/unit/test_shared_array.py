@@ -1,5 +1,6 @@
 """The workload shared-array: which elements are whose, which values are right, and that wrong ones are found."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -40,6 +41,8 @@ shapes = st.builds(
     array_bytes=st.integers(8, 40_000),
     stride=st.integers(1, 1500).map(lambda words: words * 8),
     iterations=st.just(1),
+    write_share=st.just(1.0),
+    seed=st.just(0),
 )
 
 
@@ -113,6 +116,63 @@ def test_wrong_values_are_all_counted_and_the_first_are_kept() -> None:
     assert len(mismatches) == MISMATCHES_KEPT
 
 
+mixed = st.builds(
+    SharedArray,
+    array_bytes=st.integers(8, 40_000),
+    stride=st.integers(1, 64).map(lambda words: words * 8),
+    iterations=st.integers(1, 6),
+    write_share=st.sampled_from([0.0, 0.1, 0.5, 0.9]),
+    seed=st.integers(0, 1 << 53),
+)
+
+
+@given(mixed, st.integers(1, 3))
+def test_a_mix_of_loads_and_stores_finds_what_was_stored_last(array: SharedArray, writers: int) -> None:
+    """All threads step by step in one memory: what one of them finds in the middle of a step is old or new."""
+    memory = memoryview(bytearray(array.pages * 4096))
+    roles: Roles = tuple(("writer",) for _ in range(writers))
+    recorders = [Accesses() for _ in range(writers)]
+    turns: list[list[tuple[int, list[Mismatch]]]] = [[] for _ in range(writers)]
+    lock = threading.Barrier(writers)
+
+    def thread(kernel: int) -> None:
+        turns[kernel].append(
+            array.run(memory, Place(kernel, 0, roles), lambda: (lock.wait(20), None)[1], recorders[kernel])
+        )
+
+    threads = [threading.Thread(target=thread, args=(kernel,)) for kernel in range(writers)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert turns == [[(0, [])]] * writers
+
+
+def test_the_share_of_stores_is_what_was_asked_for_and_the_seed_chooses() -> None:
+    array = SharedArray(256 << 10, 64, 50, write_share=0.25, seed=1)
+    chosen = [array.stores(page, iteration, 0) for iteration in range(50) for page in range(64)]
+    assert 0.22 < sum(chosen) / len(chosen) < 0.28
+    other = array._replace(seed=2)
+    assert chosen != [other.stores(page, iteration, 0) for iteration in range(50) for page in range(64)]
+
+
+def test_a_value_older_than_the_last_store_is_wrong_even_while_others_store() -> None:
+    array, iteration = next(
+        (array, iteration)
+        for seed in range(100)
+        for array in [SharedArray(4096, 64, 8, write_share=0.5, seed=seed)]
+        for iteration in range(2, 8)
+        if all(array.stores(0, iteration - 1, writer) for writer in (0, 1)) and not array.stores(0, iteration, 1)
+    )
+    words = memoryview(bytearray(4096)).cast("Q")
+    place = Place(1, 0, (("writer",), ("writer",)))
+    wrong = array._load(words, array.extents(), iteration, 2, place, Accesses(), racing=True)
+    assert {mismatch.found for mismatch in wrong} == {0}
+    for element, value in enumerate(array.expected(array.extents()[0], iteration - 1, 2)):
+        words[element * 8] = value
+    assert array._load(words, array.extents(), iteration, 2, place, Accesses(), racing=True) == []
+
+
 def test_an_idle_thread_touches_nothing_and_meets_every_barrier() -> None:
     met: list[None] = []
     barrier: Callable[[], None] = lambda: met.append(None)  # noqa: E731
@@ -136,6 +196,7 @@ def test_a_page_without_elements_is_not_visited() -> None:
             "iterations 0, expected a whole number from 1",
         ),
         ({"kind": "shared-array", "array_bytes": True}, "array_bytes True"),
+        ({"kind": "shared-array", "array_bytes": 8, "write_share": 2}, "write_share 2, expected a number from 0 to 1"),
     ],
 )
 def test_a_wrong_description_is_refused(fields: dict[str, object], said: str) -> None:
