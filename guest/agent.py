@@ -5,6 +5,8 @@
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
     {"op":"close"}                       → {"event":"closed"}
     {"op":"put","name","offset","data"}  → {"event":"put",…}        a piece of a file, base64, for workloads to name
+    {"op":"execute","commands":[…],…}    → {"event":"executed",…}   command lines in a folder of their own, in order
+    {"op":"get","name","offset"}         → {"event":"got",…}        a piece of a file that they left there
     {"op":"trace"}                       → {"event":"trace",…}      what the engine did since `open` with "trace":true
     {"op":"abort"}                       → {"event":"aborting"}     and the run's own answer, an error of kind `aborted`
     {"op":"exit"}                        → {"event":"exiting"}      and the end of the process, as at the end of input
@@ -18,9 +20,10 @@ commands. Only one thing is a process of its own: the launcher, from which appli
 import gc
 import json
 import os
+import select
 import signal
 import sys
-from binascii import a2b_base64
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
@@ -28,6 +31,7 @@ from typing import Any
 from guest.commands import Answer, CommandError, choice, error_answer, fields_of, number, open_link, roles
 from guest.daemon import Daemon
 from guest.errors import GuestFailure
+from guest.execution import Execution, ExecutionFailed
 from guest.launcher import Launcher
 from guest.link import Link
 from guest.notify import Policy
@@ -43,6 +47,8 @@ from guest.workloads import WORKLOADS, Native, Script, Workload, WorkloadError, 
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 1 << 20
 """A longer line is no command."""
+PIECE_BYTES = 1 << 19
+"""Of a file in one answer."""
 
 
 class Agent:
@@ -60,6 +66,7 @@ class Agent:
         self._run: Run | None = None
         self._used = False
         self._files: dict[str, int] = {}
+        self._execution: Execution | None = None
         self._trace: TracedEngine | None = None
         self._trace_header: dict[str, Any] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
@@ -68,6 +75,8 @@ class Agent:
             "run": self._start,
             "close": self._close,
             "put": self._put,
+            "execute": self._execute,
+            "get": self._get,
             "trace": self._traced,
             "abort": self._abort,
             "exit": self._exit,
@@ -77,7 +86,9 @@ class Agent:
         """Until `exit` or the end of input; then nothing of it is left."""
         try:
             while not self._ended:
-                if self._daemon is None:
+                if self._daemon is None and self._execution is not None and self._execution.running:
+                    self._serve_execution(self._execution)
+                elif self._daemon is None:
                     self._read()
                 else:
                     self._serve_memory(self._daemon)
@@ -102,6 +113,23 @@ class Agent:
         run.close()
         daemon.node.state = NodeState.OPEN
         self._answer(answer)
+
+    def _serve_execution(self, execution: Execution) -> None:
+        """Until its command has ended, its time is over, or there are commands for us."""
+        poll = select.poll()
+        for descriptor in (self._commands_fd, execution.pidfd):
+            poll.register(descriptor, select.POLLIN)
+        ready = [descriptor for descriptor, _ in poll.poll(execution.remaining_ms())]
+        if self._commands_fd in ready:
+            self._read()
+        if self._ended or not execution.running:
+            return
+        try:
+            answer = execution.poll()
+        except GuestFailure as failure:
+            answer = error_answer("execute", failure)
+        if answer is not None:
+            self._answer(answer)
 
     def _broken(self, error: Exception) -> None:
         """The memory can no longer be kept coherent: nothing may go on with it."""
@@ -139,6 +167,8 @@ class Agent:
                 raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
             if self._run is not None and operation not in ("abort", "exit", "trace"):
                 raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
+            if self._execution is not None and self._execution.running and operation not in ("abort", "exit"):
+                raise CommandError(f"{operation!r} while commands run", "wait for their answer, or send abort")
             answer = self._operations[operation](fields)
         except (GuestFailure, OSError) as error:
             answer = error_answer(operation, error)
@@ -263,7 +293,33 @@ class Agent:
         header = {"version": TRACE_VERSION, **self._trace_header, "dropped": self._trace.dropped}
         return {"event": "trace", "op": "trace", "header": header, "entries": self._trace.entries()}
 
+    def _execute(self, fields: dict[str, Any]) -> None:
+        commands, named = fields.get("commands"), fields.get("files", {})
+        if (
+            not isinstance(commands, list)
+            or not commands
+            or not all(isinstance(each, list) and each for each in commands)
+        ):
+            raise CommandError(f"commands {commands!r}, expected a list of command lines, lists of words")
+        files = {str(name): fd for name, key in dict(named).items() if (fd := self._file(key)) is not None}
+        deadline_s = fields.get("deadline_s")
+        deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
+        if self._execution is not None:
+            self._execution.close()
+        self._execution = Execution(commands, files, dict(fields.get("environment", {})), deadline_ns)
+
+    def _get(self, fields: dict[str, Any]) -> Answer:
+        """A piece of a file that commands have left, as much as an answer has room for."""
+        if self._execution is None:
+            raise CommandError("there is no file, as no command was run", "send execute first")
+        data, size = self._execution.read(str(fields.get("name")), number(fields, "offset", 0, 1 << 40), PIECE_BYTES)
+        return {"event": "got", "op": "get", "size_bytes": size, "data": b2a_base64(data, newline=False).decode()}
+
     def _abort(self, _: dict[str, Any]) -> Answer:
+        if self._execution is not None and self._execution.running:
+            self._execution.kill()
+            self._answer(error_answer("execute", ExecutionFailed("aborted", "the commands were ended by command")))
+            return {"event": "aborting", "op": "abort"}
         if self._run is None:
             raise CommandError("there is no run to abort")
         self._run.abort()
@@ -296,6 +352,8 @@ class Agent:
     def _end(self) -> None:
         if self._daemon is not None:
             self._close({})
+        if self._execution is not None:
+            self._execution.close()
         self._launcher.close()
         if self._link is not None:
             self._link.close()

@@ -15,7 +15,7 @@ from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION
 from orchestrator.fields import NODE_PATTERN
 from orchestrator.marked_yaml import Path
 from orchestrator.sizes import PAGE_BYTES, SizeError, parse_size, show_size
-from orchestrator.vocabulary import look_up, nearest
+from orchestrator.vocabulary import BY_NODE, look_up, nearest
 from orchestrator.wording import listed, sentence, show
 
 
@@ -125,11 +125,17 @@ def _workload(data: Any) -> Iterator[Contradiction]:
     nodes = _mapping(data, "testbed", "nodes")
     link = look_up(data, ("coherency", "link"))
     members = _words(look_up(data, ("testbed", "links", link, "nodes"))) if isinstance(link, str) else []
-    for name in _mapping(data, "workload", "threads"):
-        path: Path = ("workload", "threads", name)
+    for key, name in [(word, node) for word in BY_NODE for node in _mapping(data, "workload", word)]:
+        path: Path = ("workload", key, name)
         if _missing(name, nodes):
             yield Contradiction(path, _no_such_node(name, nodes), of_key=True)
-        elif len(members) > 1 and name not in members and all(member in nodes for member in members):
+        elif key in ("send", "collect") and name not in _mapping(data, "workload", "commands"):
+            yield Contradiction(
+                path, sentence(f"{key} for '{name}', which runs no command", "another node"), of_key=True
+            )
+        elif (
+            key == "threads" and len(members) > 1 and name not in members and all(member in nodes for member in members)
+        ):
             text = sentence(f"the node '{name}', which is not on {link}", listed(members))
             yield Contradiction(path, text, of_key=True)
     if look_up(data, ("workload", "kind")) in ("script", "native"):
@@ -138,7 +144,8 @@ def _workload(data: Any) -> Iterator[Contradiction]:
         if threads and idle:
             text = sentence(f"no thread for {listed(idle)}", f"one for every node of {link}, as all meet at barriers")
             yield Contradiction(("workload", "threads"), text)
-    if "workload" in _mapping(data) and "coherency" not in _mapping(data):
+    command = look_up(data, ("workload", "kind")) == "command"
+    if not command and "workload" in _mapping(data) and "coherency" not in _mapping(data):
         yield Contradiction(("workload",), sentence("a workload without coherent memory", "coherency: …"), of_key=True)
     array = _size(data, "workload", "array")
     region = _size(data, "coherency", "region") or DEFAULT_REGION

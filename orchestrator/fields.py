@@ -3,7 +3,7 @@
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from orchestrator.sizes import SizeError, parse_size
@@ -40,6 +40,18 @@ def _file(value: object) -> object:
     return value
 
 
+def _argv(value: object) -> object:
+    """A lone command line is a list of one."""
+    return [value] if isinstance(value, list) and value and all(isinstance(word, str) for word in value) else value
+
+
+def _inside(value: str) -> str:
+    path = PurePosixPath(value)
+    if not path.name or path.is_absolute() or ".." in path.parts or "\0" in value:
+        raise PydanticCustomError("expected", "not inside", {"expected": "the name of a file in the commands' folder"})
+    return value
+
+
 _SIZE_SCHEMA = {"anyOf": [{"type": "string", "pattern": r"^\d+ *(B|KiB|MiB|GiB)?$"}, {"type": "integer", "minimum": 0}]}
 Size = Annotated[int, BeforeValidator(_size), WithJsonSchema(_SIZE_SCHEMA)]
 """A size in bytes; in the file an integer, or a number with B, KiB, MiB or GiB."""
@@ -53,3 +65,14 @@ Words = Annotated[
     BeforeValidator(one_or_many, json_schema_input_type=Word | Annotated[list[Word], Field(min_length=1)]),
 ]
 """Names, or just one."""
+Argv = Annotated[tuple[str, ...], Field(min_length=1)]
+CommandLines = Annotated[
+    tuple[Argv, ...],
+    Field(min_length=1),
+    BeforeValidator(_argv, json_schema_input_type=Annotated[list[str] | list[list[str]], Field(min_length=1)]),
+]
+"""Command lines as lists of words, or just one; nothing of them reaches a shell."""
+FileNames = Annotated[tuple[FileName, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
+InnerName = Annotated[str, AfterValidator(_inside)]
+InnerNames = Annotated[tuple[InnerName, ...], BeforeValidator(one_or_many, json_schema_input_type=str | list[str])]
+"""Files that commands leave in their folder."""

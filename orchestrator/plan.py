@@ -176,22 +176,29 @@ class Files:
 
     def take(self, data: Any, marks: Marks, problems: list[Problem]) -> None:
         """Read those that `data` names, and put their new names into it. A name is relative to where it stands."""
-        workload = look_up(data, ("workload",))
-        for key in FILE_KEYS & workload.keys() if isinstance(workload, dict) else ():
-            name = workload[key]
-            if not isinstance(name, str) or name in self.content or "\0" in name:
-                continue
-            mark = marks.of_value(("workload", key))
+        for key in FILE_KEYS:
+            self._take(data, ("workload", key), marks, problems)
+
+    def _take(self, data: Any, path: Path, marks: Marks, problems: list[Problem]) -> None:
+        """At `path`, and below it."""
+        value = look_up(data, path)
+        if isinstance(value, dict | list):
+            for step in list(value) if isinstance(value, dict) else range(len(value)):
+                self._take(data, (*path, step), marks, problems)
+        elif isinstance(value, str) and value not in self.content and "\0" not in value:
+            mark = marks.of_value(path)
             folder = FilePath(mark.source).parent if mark.source and mark.line else self._folder
-            file = FilePath(name) if mark.source and not mark.line else folder / name
+            file = FilePath(value) if mark.source and not mark.line else folder / value
             try:
                 content = file.read_bytes()
             except OSError as error:
-                near = nearest(name, [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else [])
-                problems.append(Problem(mark, sentence(f"'{name}': {error.strerror}", "a file that can be read", near)))
-                continue
-            workload[key] = f"files/{hashlib.sha256(content).hexdigest()[:16]}/{file.name}"
-            self.content[workload[key]] = content
+                near = nearest(value, [each.name for each in file.parent.glob("*")] if file.parent.is_dir() else [])
+                found = f"'{value}': {error.strerror}"
+                problems.append(Problem(mark, sentence(found, "a file that can be read", near)))
+                return
+            name = f"files/{hashlib.sha256(content).hexdigest()[:16]}/{file.name}"
+            look_up(data, path[:-1])[path[-1]] = name
+            self.content[name] = content
 
 
 def _overruled(data: dict[str, Any], marks: Marks) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from orchestrator.compilers import CompilerSaysNo, compiled
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment
 from orchestrator.plan import Plan
-from orchestrator.workloads import Native, Script
+from orchestrator.workloads import Command, Native, Script
 from testbed.deadline import Deadline
 
 HEADERS = Path(__file__).parents[1] / "guest" / "native"
@@ -52,12 +52,23 @@ class Programs:
                 stem, content = PurePosixPath(workload.source).stem, self._binaries[_key(workload), arch]
             else:
                 stem, content = PurePosixPath(workload.file).name, self._files[workload.file]
-            name = names[node] = f"{hashlib.sha256(content).hexdigest()[:16]}/{stem}"
-            known = self._delivered.setdefault((agents, node), set())
-            if name not in known:
-                _send(agents, node, name, content, deadline)
-                known.add(name)
+            names[node] = self._deliver(agents, node, stem, content, deadline)
         return names
+
+    def send(self, command: Command, node: str, agents: Agents, deadline: Deadline) -> dict[str, str]:
+        """Send the node the files of its commands. Returns the names by which its agent knows them, by their own."""
+        return {
+            PurePosixPath(name).name: self._deliver(agents, node, PurePosixPath(name).name, self._files[name], deadline)
+            for name in command.send.get(node, ())
+        }
+
+    def _deliver(self, agents: Agents, node: str, stem: str, content: bytes, deadline: Deadline) -> str:
+        name = f"{hashlib.sha256(content).hexdigest()[:16]}/{stem}"
+        known = self._delivered.setdefault((agents, node), set())
+        if name not in known:
+            _send(agents, node, name, content, deadline)
+            known.add(name)
+        return name
 
     def _arch(self, experiment: Experiment, node: str) -> str:
         return platform.machine() if self._stage == "local" else experiment.testbed.nodes[node].arch.value

@@ -6,7 +6,7 @@ results/20260131T120000Z-quickstart-4f1c/
     run.json            the summary
     events.jsonl        what happened, in order (`orchestrator.events`)
     files/HASH/NAME     programs that the workload takes along
-    output/POINT/NODE.txt   what they said
+    output/POINT/NODE.txt   what they said; in output/POINT/NODE/ the files that commands left
     consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said
     domains/NODE.xml    the machine as libvirt was told to make it
     traces/POINT/NODE.jsonl   with `coherency.trace`: what the node's engine did in that point (`guest.protocol.trace`);
@@ -78,6 +78,14 @@ class RunDirectory:
         """Keep what a node's programs said in a point, thread by thread."""
         parts = [text if text.endswith("\n") else text + "\n" for text in output]
         self._keep_numbered(f"output/{point + 1}/{node}", ".txt", "".join(parts))
+
+    def keep_collected(self, point: int, node: str, name: str, content: bytes) -> None:
+        """Keep a file that a command left on a node; of a repeated attempt under a number."""
+        folder, number = f"output/{point + 1}/{node}", 1
+        while (self.path / folder / name).exists():
+            number += 1
+            folder = f"output/{point + 1}/{node}.{number}"
+        self.keep_bytes(f"{folder}/{name}", content)
 
     def keep_console(self, node: str, content: str) -> Path:
         """Keep what a node said; of a machine that is booted again for another testbed of the run, under a number."""

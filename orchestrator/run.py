@@ -11,6 +11,7 @@ from images.errors import Failure, HostError
 from orchestrator.agents import Agents, Refused, Silent
 from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed, PointsFailed
+from orchestrator.executing import executed
 from orchestrator.experiment import Experiment, Testbed
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
@@ -21,6 +22,7 @@ from orchestrator.signals import signals_wait
 from orchestrator.stage import Stage
 from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
 from orchestrator.words import counted
+from orchestrator.workloads import Command
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
@@ -198,9 +200,11 @@ def _measured(
 ) -> dict[str, dict[str, Any]]:
     """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels."""
     experiment = point.experiment
+    deadline = stage.deadline(experiment.timeout_s)
+    if isinstance(experiment.workload, Command):
+        return executed(point, list(roles_of(experiment)), agents, programs, record, deadline)
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
-    deadline = stage.deadline(experiment.timeout_s)
     trace = trace and experiment.coherency.trace
     stage.format_segment(experiment.coherency.link, len(kernels))
     opening = {node: _open(experiment, stage, kernels, node) | {"trace": trace} for node in kernels}
@@ -248,7 +252,8 @@ def roles_of(experiment: Experiment) -> dict[str, list[str]]:
     """What the threads of each kernel do."""
     workload = experiment.workload
     assert workload is not None, "a point without a workload was run"
-    return {node: list(workload.roles(node)) for node in kernels_of(experiment)}
+    nodes = list(experiment.testbed.nodes) if isinstance(workload, Command) else kernels_of(experiment)
+    return {node: list(workload.roles(node)) for node in nodes if workload.roles(node)}
 
 
 def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -> dict[str, Any]:
@@ -269,6 +274,7 @@ def _work(point: Point, kernels: list[str], node: str, file: str) -> dict[str, A
     """The agent's `run` command; `file` is what `Parcels` says."""
     workload, coherency = point.experiment.workload, point.experiment.coherency
     assert workload is not None
+    assert not isinstance(workload, Command)
     assert coherency is not None
     return {
         "op": "run",

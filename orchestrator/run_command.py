@@ -25,7 +25,7 @@ from orchestrator.run import run
 from orchestrator.stage import Stage
 from orchestrator.summary import Outcome
 from orchestrator.words import counted
-from orchestrator.workloads import SharedArray
+from orchestrator.workloads import Command, SharedArray
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,8 @@ def _ended_by(error: Exception, directory: RunDirectory, progress: Progress | No
 def check_runnable(plan: Plan) -> None:
     """Raise InputError if there is nothing to run in some point."""
     for point in plan.points:
+        if isinstance(point.experiment.workload, Command):
+            continue
         if point.experiment.coherency is None or point.experiment.workload is None:
             raise InputError(
                 f"{plan.path}: found no coherency and workload, expected both to run it",

@@ -165,7 +165,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     workload = point.experiment.workload
     assert workload is not None, "a point without a workload was run"
     coherency = point.experiment.coherency
-    pages = workload.pages or (coherency.pages if coherency else 0)
+    pages = coherency.pages if workload.pages is None and coherency else workload.pages or 0
     messages = _total(report.messages for report in reports)
     result = PointResult(
         index=point.index,

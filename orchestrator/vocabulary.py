@@ -10,6 +10,8 @@ from pydantic import BaseModel
 from orchestrator.experiment import Experiment
 from orchestrator.marked_yaml import Path
 
+BY_NODE = ("threads", "commands", "send", "collect")
+"""Keys of workloads whose values are by node."""
 MATRIX_SECTIONS = ("testbed", "coherency", "workload", "timeout_s")
 """Keys of the file that may differ from point to point."""
 
@@ -55,7 +57,8 @@ def _paths(path: Path, kind: Any, data: Any) -> Iterator[Path]:
                 yield from _paths((*path, key), info.annotation, data)
         elif get_origin(candidate) is dict:
             # What can be keyed by node may be given for any node; links only where they stand in the file.
-            places = [("testbed", "nodes"), path] if path == ("workload", "threads") else [path]
+            by_node = path[:1] == ("workload",) and path[-1] in BY_NODE
+            places = [("testbed", "nodes"), path] if by_node else [path]
             keyed = [value for place in places if isinstance(value := look_up(data, place), dict)]
             keys = {key for value in keyed for key in value}
             for key in sorted(keys):

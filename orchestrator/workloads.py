@@ -10,12 +10,23 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from orchestrator.fields import FileName, Model, NodeName, Size, Word, Words, one_or_many
+from orchestrator.fields import (
+    CommandLines,
+    FileName,
+    FileNames,
+    InnerNames,
+    Model,
+    NodeName,
+    Size,
+    Word,
+    Words,
+    one_or_many,
+)
 from orchestrator.sizes import PAGE_BYTES
 
 Scalar = bool | int | float | str
-FILE_KEYS = frozenset({"file", "source"})
-"""Keys of workloads whose values are the names of files."""
+FILE_KEYS = ("file", "source", "send")
+"""Keys of workloads below which names of files stand."""
 
 
 class Role(StrEnum):
@@ -151,4 +162,40 @@ class Native(_Program):
         return self._described(self.kind, region_pages, seed) | {"arguments": self.arguments}
 
 
-Workload = Annotated[SharedArray | Script | Native, Field(discriminator="kind")]
+class Command(Model):
+    """Command lines on any nodes, at the same time; they have no part in the coherent memory, and need none."""
+
+    kind: Literal["command"]
+    commands: Annotated[dict[NodeName, CommandLines], Field(min_length=1)]
+    """By node, a command line as a list of words, or a list of such, run one after the other until one fails."""
+    send: dict[NodeName, FileNames] = {}
+    """By node, files that lie in the commands' folder when they start; relative to this file."""
+    collect: dict[NodeName, InnerNames] = {}
+    """By node, files of that folder that go to the results."""
+    environment: dict[Word, str] = {}
+    """Variables of the commands."""
+
+    iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1
+    """For expectations to count by."""
+
+    @property
+    def pages(self) -> int:
+        """They touch none."""
+        return 0
+
+    @property
+    def array_bytes(self) -> int:
+        """There is no array."""
+        return 0
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What is sent."""
+        return tuple(dict.fromkeys(name for names in self.send.values() for name in names))
+
+    def roles(self, node: str) -> tuple[str, ...]:
+        """One thread of commands on every node that has any."""
+        return ("command",) if node in self.commands else ()
+
+
+Workload = Annotated[SharedArray | Script | Native | Command, Field(discriminator="kind")]
