@@ -34,6 +34,8 @@ SOUND = [
     Scenario((1, 1, 1), REORDERED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), REORDERED, SHARED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), REORDERED, MODIFIED, deaths=2),
+    Scenario((1, 1, 1), REORDERED, SHARED, deaths=1, returns=1),
+    Scenario((1, 1, 0), start=MODIFIED, deaths=2, returns=2),
 ]
 
 
@@ -205,6 +207,15 @@ class OwnerStruckOut(OriginEngine):
         super().come_home(page, sender, message, effects)
 
 
+class OriginRemembersNothing(OriginEngine):
+    """An origin that comes back gives pages of zeros to whoever asks first, itself."""
+
+    def peer_up(self, kernel: int) -> list[Effect]:
+        effects = super().peer_up(kernel)
+        self._orphaned &= kernel != self.kernel
+        return effects
+
+
 MUTANTS: list[tuple[type[OriginEngine], Scenario]] = [
     (OriginKeepsItsCopy, Scenario((1, 1), start=SHARED)),
     (ReaderUnrecorded, Scenario((2, 1))),
@@ -223,6 +234,7 @@ MUTANTS: list[tuple[type[OriginEngine], Scenario]] = [
     (LostPagesAreZeros, Scenario((1, 2), start=SHARED, deaths=1)),
     (OrphansHope, Scenario((1, 1), start=MODIFIED, deaths=1)),
     (OwnerStruckOut, Scenario((2, 1))),
+    (OriginRemembersNothing, Scenario((1, 1), start=SHARED, deaths=1, returns=1)),
 ]
 
 
