@@ -8,6 +8,7 @@ from images.errors import Failure
 from orchestrator.agents import Agents
 from orchestrator.errors import CheckFailed
 from orchestrator.experiment import Experiment, Testbed
+from orchestrator.losses import as_failure, losses_of
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
 from orchestrator.progress import Progress
@@ -22,6 +23,8 @@ TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
 GUESTS_SHARE = 0.9
 """Of a point's time, what the guests may take before they give up: they know best what they waited for."""
+GRACE_S = 2.0
+"""How long a node that the others declared dead may still take to say something, with hardware acceleration."""
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
 
@@ -51,6 +54,8 @@ def run(
                     with progress.step(what, announced=False):
                         result = _run_point(point, stage, agents, record)
                     progress.say(f"{what}: {_outcome(result)}")
+                    if result.losses:
+                        raise as_failure(result.losses, what)
         finally:
             with signals_wait(progress.say_soon):
                 _end(stage, agents, record, progress, keep)
@@ -92,17 +97,18 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> Po
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(experiment, kernels, node) | {"deadline_s": allowed_s} for node in kernels}
     try:
-        answers = agents.ask(work, deadline)
-        agents.ask({node: {"op": "close"} for node in kernels}, deadline)
+        answers, failures = agents.ask_survivors(work, kernels, deadline, stage.deadline(GRACE_S).seconds)
+        agents.ask({node: {"op": "close"} for node in answers}, deadline)
     finally:
         if experiment.coherency.trace:
             _keep_traces(point, kernels, stage, agents, record)
-    for node in kernels:
+    alive = [node for node in kernels if node in answers]
+    for node in alive:
         record.agent_finished(point, node, answers[node])
-    reports = [_report(node, answers[node]) for node in kernels]
+    reports = [_report(node, answers[node]) for node in alive]
     assert experiment.workload is not None
     roles = {node: [role.value for role in experiment.workload.roles(node)] for node in kernels}
-    result = summed(point, roles, reports)
+    result = replace(summed(point, roles, reports), losses=losses_of(kernels, answers, failures))
     record.point_finished(point, result)
     return result
 
@@ -119,7 +125,7 @@ def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents,
 
 
 def _outcome(result: PointResult) -> str:
-    verdict = "ok" if result.passed else "FAILED"
+    verdict = "ok" if result.passed else "LOSSES" if result.losses else "FAILED"
     return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
 
@@ -142,6 +148,7 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
         "notify": coherency.notify.value,
         "pages": coherency.pages,
         "trace": coherency.trace,
+        "failure_deadline_s": stage.deadline(coherency.failure_deadline_s).seconds,
     }
 
 
