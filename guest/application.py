@@ -46,7 +46,10 @@ class Detached(Exception):
 
 def attach(daemon: socket) -> memoryview:
     """The shared memory, mapped at `guest.region.BASE`. Raises Detached, RegionError or UserfaultfdError."""
-    offer, (memory_fd,), _, _ = recv_fds(daemon, PACKET_BYTES, 1)
+    offer, descriptors, _, _ = recv_fds(daemon, PACKET_BYTES, 1)
+    if not offer:
+        raise Detached
+    (memory_fd,) = descriptors
     size_bytes, offset = (int(number) for number in offer[1:].split())
     memory = map_shared(memory_fd, size_bytes, offset=offset)
     close(memory_fd)
@@ -81,7 +84,7 @@ def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
         found = [mismatch._asdict() for mismatch in mismatches]
         daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found}).encode())
         daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
-    except Detached:
+    except (Detached, ConnectionError):
         return
     except Exception as error:
         daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())

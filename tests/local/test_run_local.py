@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.local.test_daemon import children, until
+
 ROOT = Path(__file__).parents[2]
 QUICK = """\
 name: quick
@@ -44,14 +46,14 @@ def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def agents_alive() -> set[int]:
-    """Agents that are running on this host, whoever started them."""
+    """Agents that run from this source tree, whoever started them: other trees' tests may be at work on this host."""
     alive = set()
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            words = entry.read_bytes().split(b"\0")
+            words, folder = entry.read_bytes().split(b"\0"), entry.with_name("cwd").readlink()
         except OSError:
             continue  # ended meanwhile
-        if b"guest.agent" in words:
+        if b"guest.agent" in words and folder == ROOT:
             alive.add(int(entry.parent.name))
     return alive
 
@@ -75,6 +77,50 @@ def test_reading_twice_costs_nothing_after_the_first_iteration(tmp_path: Path) -
     totals = [point["messages_total"] for point in summary_of(run(tmp_path, text, "--json"))["points"]]
     # Each page is fetched by both; with one of them first there are 2 messages, with both at once 4.
     assert all(2 * 4 <= total <= 4 * 4 for total in totals)
+
+
+LOSING = """\
+name: losing
+testbed:
+  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}, far: {arch: aarch64}}
+  links: {shm0: {kind: ivshmem-doorbell, size: 16MiB, nodes: [x86, arm, far]}}
+coherency: {link: shm0, region: 16MiB, failure_deadline_s: 2}
+workload:
+  kind: shared-array
+  threads: {x86: reader, arm: writer, far: [writer, reader]}
+  array: 2MiB
+  stride: 1024
+  iterations: 3
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_what_dies_in_a_run_is_named_in_its_results_and_the_rest_is_checked(tmp_path: Path, number: int) -> None:
+    (tmp_path / "losing.yaml").write_text(LOSING)
+    before = agents_alive()
+    line = command("run", "losing.yaml", "--stage", "local", "--json")
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for said in process.stderr:
+            if "running 1 point" in said:
+                break
+        # In the order of the nodes; their launchers are called the same, but are children of theirs.
+        agents = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        victim = [pid for pid in sorted(agents) if pid in agents_alive() - before][1]
+        until(lambda: len(children(victim)) > 1)  # the launcher, and an application
+        os.kill(victim, number)
+        out, rest = process.communicate(timeout=100)
+    assert process.returncode == 3, rest
+    assert "node arm is gone" in rest
+    assert "Traceback" not in rest
+    summary = json.loads(out)
+    (point,) = summary["points"]
+    assert (summary["outcome"], point["verified"]) == ("error", True)
+    assert list(point["losses"]["kernels"]) == ["arm"]
+    assert point["losses"]["threads"] == []
+    assert agents_alive() <= before
 
 
 @pytest.mark.parametrize("notify", ["poll", "interrupt", "adaptive"])
