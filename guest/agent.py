@@ -157,6 +157,7 @@ class Agent:
             "isa": system.machine,
             "python": sys.version.split()[0],
             "kernel_release": system.release,
+            "monotonic_ns": monotonic_ns(),
             "features": {
                 "protocols": list(PROTOCOLS),
                 "notify": [policy.value for policy in Policy],

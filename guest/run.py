@@ -18,6 +18,7 @@ from guest.offer import Offer
 from guest.protocol.copies import members
 from guest.protocol.messages import Message, MessageName
 from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
+from guest.timeline import Timeline, by_page
 from guest.workloads import Workload
 
 ENDED_EARLY = 1
@@ -67,6 +68,7 @@ class Run:
         self._barrier: Barrier
         self._roles: Sequence[Sequence[str]] = ()
         self._dead_kernels: list[int] = []
+        self._timeline = Timeline()
         self._begun_ns = 0
         self._ended_ns = 0
         self._sent_before = daemon.node.messages
@@ -127,6 +129,7 @@ class Run:
                 wrong += thread.result["wrong"]
                 mismatches += thread.result["mismatches"]
         sent = self._sent()
+        faults = [thread.faults for thread in self._threads]
         return {
             "verified": wrong == 0,
             "wrong": wrong,
@@ -142,6 +145,8 @@ class Run:
                 kind: {"count": count, "mean_us": round(total / count / 1e3, 1) if count else None}
                 for kind, count, total in zip(KINDS, counts, total_ns, strict=True)
             },
+            "faults_by_page": by_page(faults),
+            "timeline": self._timeline.told(self._begun_ns, faults),
             "accesses": {
                 "hits": samples.hits,
                 "several_faults": samples.several,
@@ -225,6 +230,7 @@ class Run:
 
     def _harness(self, sender: int, message: Message) -> None:
         if message.name == MessageName.BARRIER:
+            self._timeline.heard(sender, message.request)
             self._barrier.announce(sender, message.request, message.copyset)
             self._go_on()
         elif message.request == ENDED_EARLY and self.failure is None:
@@ -242,6 +248,7 @@ class Run:
 
     def _announce(self) -> None:
         """Every living thread of this kernel is at the barrier."""
+        self._timeline.announced(self._barrier.number)
         self._daemon.send_harness(MessageName.BARRIER, self._barrier.number, self._barrier.gone_here)
 
     def _go_on(self) -> None:

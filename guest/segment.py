@@ -58,7 +58,8 @@ PAIR_HEAD = 0
 PAIR_TAIL = 2 * _LINE_WORDS
 PAIR_RELEASED = PAIR_TAIL + 1
 
-NO_PEER = 2**64 - 1
+_WORD_MAX = 2**64 - 1
+NO_PEER = _WORD_MAX
 """In the node table: the kernel has not said yet under which id its doorbell is rung."""
 
 _SIZES = ((256, 32), (256, 16), (256, 8), (128, 8), (64, 4))
@@ -331,10 +332,13 @@ def format_segment(buffer: memoryview, kernels: int) -> Segment:
     """
     layout = Layout.fit(buffer.nbytes, kernels)
     words = word_view(buffer)
-    generation = words[_H_GENERATION] + 1 if words[_H_MAGIC] == MAGIC else 1
+    # Whatever the memory held, and wherever an earlier formatting was cut off: a daemon that has it open sees a change.
+    generation = (words[_H_GENERATION] + 1) & _WORD_MAX
     words[_H_MAGIC] = 0
     full_fence()
-    _clear(buffer, _WORD, layout.pairs_offset)
+    words[_H_GENERATION] = generation
+    _clear(buffer, _WORD, _H_GENERATION * _WORD)
+    _clear(buffer, (_H_GENERATION + 1) * _WORD, layout.pairs_offset)
     for kernel in range(kernels):
         first = layout.node_offset(kernel) // _WORD
         words[first + _N_KERNEL] = kernel
@@ -350,7 +354,6 @@ def format_segment(buffer: memoryview, kernels: int) -> Segment:
     words[_H_PAGE_SLOTS] = layout.page_slots
     words[_H_PAGE_BYTES] = PAGE_BYTES
     words[_H_SIZE] = layout.size_bytes
-    words[_H_GENERATION] = generation
     full_fence()
     words[_H_MAGIC] = MAGIC
     return Segment(buffer, layout)
