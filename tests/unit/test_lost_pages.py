@@ -42,7 +42,7 @@ def test_a_load_from_a_lost_page_gives_zeros_and_is_noted_once() -> None:
 def test_a_store_to_a_lost_page_goes_to_nobody_but_this_process() -> None:
     def store(memory: memoryview, lost: list[int]) -> bool:
         memory[2 * PAGESIZE + 100 : 2 * PAGESIZE + 104] = b"abcd"
-        return memory[2 * PAGESIZE + 99 : 2 * PAGESIZE + 105] == b"\0abcd\0" and lost == [2]
+        return bytes(memory[2 * PAGESIZE + 99 : 2 * PAGESIZE + 105]) == b"\0abcd\0" and lost == [2]
 
     assert fate_of(store) == 0
 
