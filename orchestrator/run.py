@@ -65,16 +65,13 @@ def run(
                     with progress.step(what, announced=False):
                         result = _run_point(point, stage, agents, record)
                     progress.say(f"{what}: {outcome(result)}")
-<<<<<<< HEAD
                     if result.losses:
                         raise as_failure(result.losses, what)
-=======
                     if not result.passed:
                         at_failure(stage, what)
         except Failure as failure:
             at_failure(stage, failure.message)
             raise
->>>>>>> main
         finally:
             with signals_wait(progress.say_soon):
                 _end(stage, agents, record, progress, keep)
