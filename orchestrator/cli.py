@@ -22,6 +22,7 @@ from orchestrator import (
     commands_image,
     commands_litmus,
     commands_replay,
+    commands_report,
     commands_results,
     commands_simulate,
     commands_testbed,
@@ -204,6 +205,7 @@ commands_top.add_to(app)
 commands_doctor.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
+commands_report.add_to(app)
 commands_simulate.add_to(app)
 commands_verify.add_to(app)
 commands_litmus.add_to(app)
