@@ -157,6 +157,9 @@ class Coherency(Model):
     """Size of the coherent memory, whole pages."""
     trace: bool = False
     """Keep what every engine did, for `testbed replay`. Costs the daemons some time and memory."""
+    failure_deadline_s: Annotated[float, Field(ge=1, le=600)] = 3
+    """How long a kernel may show no sign of life before the others go on without it; ten times as long for emulated
+    guests."""
 
     @property
     def pages(self) -> int:
@@ -197,6 +200,8 @@ class Experiment(Model):
     matrix: Annotated[Matrix, Field(default_factory=lambda: Matrix.model_validate({}))]
     repeat: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     """How often each combination is run."""
+    retries: Annotated[int, Field(strict=True, ge=0, le=10)] = 1
+    """How often a point is run again, on new guests, because guests have died under it."""
     warm_up: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
     """How often each combination is run before that, unrecorded."""
     seed: Annotated[int, Field(strict=True, ge=0, le=(1 << 53) - 1)] = 0

@@ -173,7 +173,7 @@ class Record:
     def point_finished(self, point: Point, result: PointResult) -> PointResult:
         """Returns the result with what is known of earlier attempts at the point."""
         lost = self._lost.get(point.index, [])
-        result = replace(result, lost=tuple(lost[:-1] if result.error else lost))
+        result = replace(result, lost=tuple(lost[:-1] if result.error or result.losses.kernels else lost))
         self._events.append(EventName.POINT_FINISHED, index=point.index, result=asdict(result))
         others = [known for known in self.summary.points if known.index != point.index]
         self.summary.points = sorted([*others, result], key=lambda known: known.index)
@@ -181,7 +181,9 @@ class Record:
 
     def is_complete(self, point: Point) -> bool:
         """Whether the point came to its end, be it with wrong values, when the run was begun."""
-        return any(known.index == point.index and known.error is None for known in self.summary.points)
+        return any(
+            known.index == point.index and known.error is None and not known.losses for known in self.summary.points
+        )
 
     def _judge_end(self, error: BaseException | None) -> None:
         if error is None:

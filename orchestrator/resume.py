@@ -82,7 +82,9 @@ def earlier_parts(directory: Path, plan: Plan) -> Earlier:
     if not known.stage:
         raise InputError(f"{directory}: found no beginning of a run in {EVENTS}, expected one", _HINT)
     known.duration_s += _between(begun, last)
-    known.points = tuple(points[index] for index in sorted(points) if points[index].error is None)
+    known.points = tuple(
+        points[index] for index in sorted(points) if points[index].error is None and not points[index].losses
+    )
     known.nodes = tuple(nodes.values())
     return known
 

@@ -13,6 +13,7 @@ from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed, PointsFailed
 from orchestrator.executing import executed
 from orchestrator.experiment import Experiment, Testbed
+from orchestrator.losses import Losses, as_failure, losses_of
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
 from orchestrator.programs import Programs
@@ -33,12 +34,12 @@ GUESTS_SHARE = 0.9
 """Of a point's time, what the guests may take before they give up: they know best what they waited for."""
 SETTLE_S = 3.0
 """How long agents may take to drop a point that failed, with hardware acceleration."""
-REPEATS = 1
-"""How often a point is run again because guests died under it."""
 _BROKEN = frozenset(["protocol", "system", "defect"])
 """Kinds of an agent's errors after which it is not trusted with another point."""
 CHECK = "check"
 """Kind of the error of a point in which a program has seen something wrong: that is no failure of the guests."""
+GRACE_S = 2.0
+"""How long a node that the others declared dead may still take to say something, with hardware acceleration."""
 _NO_FACTS = ("event", "op", "monotonic_ns")
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
@@ -123,14 +124,25 @@ class _PointsRun:
         except GuestError as failure:
             self.at_failure(self.stage, failure.message)
             alive = _usable(self.agents, self.stage, failure)
-            if self.record.attempt_failed(point, failure) <= REPEATS and not alive:
-                self.progress.say(f"{what}: lost, repeated on new guests: {failure.message.splitlines()[0]}")
+            if self._to_be_repeated(point, failure, what, alive=alive):
                 return None, alive
             return self.record.point_finished(point, unfinished(point, roles_of(point.experiment), failure)), alive
-        result = self.record.point_finished(point, result)
-        if not result.passed:
+        if result.losses.kernels:
+            alive = False
+            loss = as_failure(result.losses, what)
+            self.at_failure(self.stage, loss.message)
+            if self._to_be_repeated(point, loss, what, alive=alive):
+                return None, alive
+        elif not result.passed:
             self.at_failure(self.stage, what)
-        return result, alive
+        return self.record.point_finished(point, result), alive
+
+    def _to_be_repeated(self, point: Point, failure: GuestError, what: str, *, alive: bool) -> bool:
+        """Note an attempt that failed; whether there is another one, as guests died."""
+        again = self.record.attempt_failed(point, failure) <= point.experiment.retries and not alive
+        if again:
+            self.progress.say(f"{what}: lost, repeated on new guests: {failure.message}")
+        return again
 
 
 def _usable(agents: Agents, stage: Stage, failure: GuestError) -> bool:
@@ -155,12 +167,16 @@ def judge(results: list[PointResult]) -> None:
         if result.error is not None:
             lines += [f"    {line}" for line in result.error.message.splitlines()]
             continue
+        lines += [f"    {line}" for line in str(result.losses).splitlines()]
         lines += [f"    wrong value: {mismatch}" for mismatch in result.mismatches[:SHOWN]]
         if result.mismatch_count > SHOWN:
             lines.append(f"    … {result.mismatch_count} wrong values in all")
         broken = [verdict for verdict in result.expectations if not verdict.holds]
         lines += [f"    does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
     errors = [result.error for result in failed if result.error is not None and result.error.kind != CHECK]
+    if any(result.losses for result in failed):
+        hint = "the others went on without them, and were checked: `testbed results show last` has the points"
+        raise PointsFailed("\n".join(lines), hint)
     if errors:
         raise PointsFailed("\n".join(lines), errors[0].hint or "`testbed run --resume last` runs these points again")
     raise CheckFailed("\n".join(lines), "`testbed results show last` lists every point; run.json has every value")
@@ -179,30 +195,33 @@ def _time_of(agents: Agents, node: str, deadline: Deadline) -> int:
 
 
 def _run_point(point: Point, stage: Stage, agents: Agents, programs: Programs, record: Record) -> PointResult:
-    """The point after its warm-up, which is not recorded; one that reads wrong values takes the point's place."""
+    """The point after its warm-up, which is not recorded; one that reads wrong values, or loses something, takes the
+    point's place."""
     begin = time.monotonic()
     record.point_started(point)
     for number in range(point.warm_up):
-        answers = _measured(point, stage, agents, programs, record, trace=False)
-        if not all(answer["verified"] for answer in answers.values()):
-            record.said(f"warm-up {number + 1} of point {point.index + 1} read wrong values")
+        answers, losses = _measured(point, stage, agents, programs, record, trace=False)
+        if losses or not all(answer["verified"] for answer in answers.values()):
+            what = "lost something" if losses else "read wrong values"
+            record.said(f"warm-up {number + 1} of point {point.index + 1} {what}")
             break
     else:
-        answers = _measured(point, stage, agents, programs, record, trace=True)
+        answers, losses = _measured(point, stage, agents, programs, record, trace=True)
     for node, answer in answers.items():
         record.agent_finished(point, node, answer)
     result = summed(point, roles_of(point.experiment), [_report(node, answer) for node, answer in answers.items()])
-    return replace(result, wall_s=round(time.monotonic() - begin, 6))
+    return replace(result, losses=losses, wall_s=round(time.monotonic() - begin, 6))
 
 
 def _measured(
     point: Point, stage: Stage, agents: Agents, programs: Programs, record: Record, *, trace: bool
-) -> dict[str, dict[str, Any]]:
-    """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels."""
+) -> tuple[dict[str, dict[str, Any]], Losses]:
+    """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels, and
+    what got lost."""
     experiment = point.experiment
     deadline = stage.deadline(experiment.timeout_s)
     if isinstance(experiment.workload, Command):
-        return executed(point, list(roles_of(experiment)), agents, programs, record, deadline)
+        return executed(point, list(roles_of(experiment)), agents, programs, record, deadline), Losses()
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
     trace = trace and experiment.coherency.trace
@@ -213,12 +232,12 @@ def _measured(
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(point, kernels, node, names[node]) | {"deadline_s": allowed_s} for node in kernels}
     try:
-        answers = agents.ask(work, deadline)
-        agents.ask({node: {"op": "close"} for node in kernels}, deadline)
+        answers, failures = agents.ask_survivors(work, kernels, deadline, stage.deadline(GRACE_S).seconds)
+        agents.ask({node: {"op": "close"} for node in answers}, deadline)
     finally:
         if trace:
             _keep_traces(point, kernels, stage, agents, record)
-    return {node: answers[node] for node in kernels}
+    return {node: answers[node] for node in kernels if node in answers}, losses_of(kernels, answers, failures)
 
 
 def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents, record: Record) -> None:
@@ -236,7 +255,7 @@ def outcome(result: PointResult) -> str:
     """Of a point, in a few words."""
     if result.error is not None:
         return f"FAILED, {result.error.message.splitlines()[0]}"
-    verdict = "ok" if result.passed else "FAILED"
+    verdict = "ok" if result.passed else "LOSSES" if result.losses else "FAILED"
     verdict += ", repeated on new guests" if result.lost else ""
     return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
@@ -267,6 +286,7 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
         "pages": coherency.pages,
+        "failure_deadline_s": stage.deadline(coherency.failure_deadline_s).seconds,
     }
 
 

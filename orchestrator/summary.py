@@ -9,6 +9,7 @@ from typing import Any
 from images.errors import Failure
 from orchestrator.clocks import Clock
 from orchestrator.expectation import LATENCIES, Expectation
+from orchestrator.losses import Losses
 from orchestrator.plan import Point
 from orchestrator.sizes import PAGE_BYTES
 
@@ -153,10 +154,14 @@ class PointResult:
     lost: tuple[PointError, ...] = ()
     """How earlier attempts ended, of a point that was repeated because guests had died."""
 
+    losses: Losses = field(default_factory=Losses)
+
     @property
     def passed(self) -> bool:
-        """Whether it came to its end, no value was wrong and every expectation holds."""
-        return self.error is None and self.verified and all(verdict.holds for verdict in self.expectations)
+        """Whether it came to its end whole, no value was wrong and every expectation holds."""
+        if self.error is not None or self.losses:
+            return False
+        return self.verified and all(verdict.holds for verdict in self.expectations)
 
 
 def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report]) -> PointResult:
@@ -183,7 +188,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
         duration_s=round(max(report.duration_s for report in reports), 6),
         messages_total=sum(messages.values()),
         harness_messages=_total(report.harness_messages for report in reports),
-        kernels=len(reports),
+        kernels=len(roles),
         roles=roles,
         array_bytes=workload.array_bytes or pages * PAGE_BYTES,
         mismatches=tuple(mismatch for report in reports for mismatch in report.mismatches),

@@ -12,7 +12,7 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from guest.region import BASE
-from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Mismatch, Place, WorkloadError
+from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Gone, Mismatch, Place, WorkloadError
 
 MISMATCHES_KEPT = 16
 Number = int | float
@@ -25,7 +25,7 @@ class Part:
         self,
         memory: memoryview,
         place: Place,
-        barrier: Callable[[], None],
+        barrier: Callable[[], Gone],
         accesses: AccessRecorder,
         script: "Script",
     ) -> None:
@@ -83,6 +83,8 @@ class _Program:
 
     meeting_bytes = 0
     """Barriers are all they are given."""
+    spares_threads = False
+    """The others cannot know what one that died was to do."""
 
     def __init__(self, told: Program) -> None:
         self.iterations, self.pages, self.seed = told
@@ -121,7 +123,7 @@ class Script(_Program):
             site.main()
 
     def run(
-        self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder
+        self, memory: memoryview, place: Place, barrier: Callable[[], Gone], accesses: AccessRecorder
     ) -> tuple[int, list[Mismatch]]:
         """One thread's part: what its function checked."""
         if self._code is None:
@@ -177,7 +179,7 @@ class Native(_Program):
         self,
         memory: memoryview,  # noqa: ARG002 - the same for all workloads
         place: Place,  # noqa: ARG002
-        barrier: Callable[[], None],  # noqa: ARG002
+        barrier: Callable[[], Gone],  # noqa: ARG002
         accesses: AccessRecorder,  # noqa: ARG002
     ) -> tuple[int, list[Mismatch]]:
         """Reached only when there is no program to become."""

@@ -7,16 +7,19 @@ meet again. A value names its iteration, its writer and its element, so a stale 
 With a `write_share` below 1 a writer stores to a page or, by chance, loads it in that step instead: then other writers
 are at work, and what it finds is of this iteration or of the one before.
 
+Writers may die. Then their elements stay as they were: in the iteration in which one died it had stored all of them,
+some, or none. Pages may be lost, too; what is loaded there is not checked.
+
 Accesses are made page by page, each in bulk through one strided memoryview slice: the time of such an access is what
 the program itself sees of a page fault.
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Mismatch, Place, WorkloadError
+from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Barrier, Gone, Mismatch, Place, WorkloadError
 
 ELEMENT_BYTES = 8
 ROLES = ("reader", "writer", "idle")
@@ -87,6 +90,11 @@ class SharedArray(NamedTuple):
         found = (Extent(page, starts[page], starts[page + 1]) for page in range(self.pages))
         return [extent for extent in found if extent.first < extent.end]
 
+    @property
+    def spares_threads(self) -> bool:
+        """Yes: everybody else's elements go on changing."""
+        return True
+
     def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
         """Raise WorkloadError on an unknown role or more writers than a value can name."""
         names = [name for kernel in roles for name in kernel]
@@ -122,7 +130,7 @@ class SharedArray(NamedTuple):
         return values
 
     def run(
-        self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder
+        self, memory: memoryview, place: Place, barrier: Barrier, accesses: AccessRecorder
     ) -> tuple[int, list[Mismatch]]:
         """One thread's part; `memory` is the shared memory as bytes."""
         extents = self.extents()
@@ -131,17 +139,18 @@ class SharedArray(NamedTuple):
         writer = writers.index((place.kernel, place.thread)) if place.role == "writer" else None
         wrong = 0
         mismatches: list[Mismatch] = []
+        halted: dict[int, int] = {}
         for iteration in range(self.iterations):
             found: list[Mismatch] = []
             if writer is not None:
                 stored = [extent for extent in extents if self.stores(extent.page, iteration, writer)]
                 self._store(words, stored, iteration, writer, len(writers), accesses)
                 loaded = [extent for extent in extents if extent not in stored] if self.write_share < 1 else []
-                found += self._load(words, loaded, iteration, len(writers), place, accesses, racing=True)
-            barrier()
+                found += self._load(words, loaded, iteration, len(writers), halted, place, accesses, racing=True)
+            _note_halted(halted, writers, barrier(), iteration - 1)
             if place.role != "idle":
-                found += self._load(words, extents, iteration, len(writers), place, accesses)
-            barrier()
+                found += self._load(words, extents, iteration, len(writers), halted, place, accesses)
+            _note_halted(halted, writers, barrier(), iteration)
             wrong += len(found)
             mismatches += found[: MISMATCHES_KEPT - len(mismatches)]
         return wrong, mismatches
@@ -166,7 +175,8 @@ class SharedArray(NamedTuple):
             begin_ns = perf_counter_ns()
             target[:] = values
             end_ns = perf_counter_ns()
-            accesses.record(begin_ns, end_ns, page, True)
+            if not accesses.lost(page):
+                accesses.record(begin_ns, end_ns, page, True)
 
     def _load(
         self,
@@ -174,6 +184,7 @@ class SharedArray(NamedTuple):
         extents: list[Extent],
         iteration: int,
         writers: int,
+        halted: Mapping[int, int],
         place: Place,
         accesses: AccessRecorder,
         *,
@@ -188,14 +199,39 @@ class SharedArray(NamedTuple):
             begin_ns = perf_counter_ns()
             found = source.tolist()
             end_ns = perf_counter_ns()
+            if accesses.lost(page):
+                continue
             accesses.record(begin_ns, end_ns, page, False)
             expected = self.expected(extent, iteration, writers)
             if racing and found != expected:
                 before = self.expected(extent, iteration - 1, writers)
                 expected = [old if old == got else new for old, new, got in zip(before, expected, found, strict=True)]
+            if halted:
+                expected = self._left_behind(extent, expected, found, writers, halted)
             if found != expected:
                 wrong += self._mismatches(extent, iteration, place, expected, found)
         return wrong
+
+    def _left_behind(
+        self, extent: Extent, expected: list[int], found: list[int], writers: int, halted: Mapping[int, int]
+    ) -> list[int]:
+        """`expected`, but for the elements of dead writers: what was found there, if they may hold it.
+
+        Zero is one such thing if a writer died in the first two iterations: a page that nobody else had touched is gone
+        with it.
+        """
+        expected = list(expected)
+        for index, got in enumerate(found):
+            element = extent.first + index
+            writer = element % writers
+            if writer in halted:
+                whole = halted[writer]
+                last = [self.last_stored(extent.page, iteration, writer) for iteration in (whole + 1, whole)]
+                possible = [value_base(each, writer) + element if each >= 0 else 0 for each in last]
+                if whole <= 0:
+                    possible.append(0)
+                expected[index] = got if got in possible else possible[0]
+        return expected
 
     def _mismatches(
         self, extent: Extent, iteration: int, place: Place, expected: list[int], found: list[int]
@@ -214,6 +250,15 @@ def _mixed(number: int) -> int:
     number = (number ^ number >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     number = (number ^ number >> 27) * 0x94D049BB133111EB & _WORD
     return number ^ number >> 31
+
+
+def _note_halted(halted: dict[int, int], writers: list[tuple[int, int]], gone: Gone, whole: int) -> None:
+    """Of writers that have died since the last look, note the last iteration that they stored in `whole`, -1 if none;
+    they may have stored some of the next one."""
+    if gone:
+        for writer, thread in enumerate(writers):
+            if thread in gone:
+                halted.setdefault(writer, whole)
 
 
 def _whole(fields: dict[str, object], name: str, default: int | None, least: int, most: int) -> int:

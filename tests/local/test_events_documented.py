@@ -15,7 +15,7 @@ from orchestrator.index import TABLES
 from tests.local.test_run_local import QUICK, ROOT, command, environment, run
 
 PAGE = ROOT / "docs" / "results.md"
-RARE = ("mismatches[]", "lost[]", "figures.")
+RARE = ("mismatches[]", "losses.", "dead_threads[]", "lost[]", "figures.")
 """Fields of wrong values, of guests that died, and of programs that report figures."""
 OPAQUE = {"experiment"}
 """Documented as a whole elsewhere."""

@@ -90,8 +90,8 @@ def test_a_value_that_a_script_finds_wrong_fails_its_point_and_is_named(tmp_path
 @pytest.mark.parametrize(
     ("old", "new", "code", "said"),
     [
-        ("== [1, 2]", "== [1]", 1, "check: thread 0: AssertionError: [1, 2]"),
-        ("iteration + 1, words", "itertion + 1, words", 3, "application: thread 0: NameError: name 'itertion'"),
+        ("== [1, 2]", "== [1]", 1, ": AssertionError: [1, 2]"),
+        ("iteration + 1, words", "itertion + 1, words", 3, "NameError: name 'itertion'"),
         ("def reader", "def redaer", 3, "found no function 'reader', expected one of: writer, redaer"),
         ("def reader(part)", "def reader(part", 3, "SyntaxError"),
     ],
