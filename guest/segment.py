@@ -113,6 +113,11 @@ class Layout(NamedTuple):
             "give the link a larger size; QEMU wants a power of two",
         )
 
+    @classmethod
+    def least_bytes(cls, kernels: int) -> int:
+        """Size of the smallest segment for so many kernels."""
+        return min(cls(kernels, *slots).size_bytes for slots in _SIZES)
+
     @property
     def pair_bytes(self) -> int:
         """Bytes of one ordered pair."""

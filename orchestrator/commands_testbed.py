@@ -73,6 +73,9 @@ def ps(
 ) -> None:
     """List testbeds: running ones, and what is left of broken ones.
 
+    `degraded`: a machine or server of it has ended. `left over`: the command that it belonged to has died.
+    `testbed down` removes either.
+
     \b
     Examples:
       testbed ps

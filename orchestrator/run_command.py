@@ -39,6 +39,11 @@ def run_file(
     junit: Path | None = None,
 ) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
+    if stage != "vm" and (keep or accelerator):
+        raise InputError(
+            f"{'--keep' if keep else '--accel'}: found with --stage {stage}, expected real guests",
+            "leave --stage out, or this option",
+        )
     plan = load(file, overrides)
     check_runnable(plan)
     if pause and stage != "vm":
@@ -53,8 +58,6 @@ def run_file(
                 )
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
                 if stage == "sim":
-                    if keep or accelerator:
-                        progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
                     from orchestrator.stage_sim import run_simulated
 
                     run_simulated(plan, record, progress)

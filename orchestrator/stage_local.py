@@ -146,8 +146,7 @@ class LocalStage:
             directory.keep_console(name, process.said())
 
     def teardown(self, *, keep: bool) -> None:
-        if keep:
-            self._say("--keep has no meaning on stage local: there are no guests")
+        assert not keep, "processes of this host are not kept"
         for process in self._processes.values():
             process.close()
         for fd, _ in self._memory.values():
