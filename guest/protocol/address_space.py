@@ -1,0 +1,104 @@
+"""Which pages an address space has and what threads may do with them: a value, the same on every kernel of an epoch."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Access(IntEnum):
+    """What threads may do with a page."""
+
+    NONE = 0
+    """It is not mapped."""
+    READ = 1
+    WRITE = 2
+    """And read."""
+
+
+class Kind(IntEnum):
+    """What an operation does with its range."""
+
+    MAP = 0
+    UNMAP = 1
+    PROTECT = 2
+    MOVE = 3
+
+
+class Refusal(IntEnum):
+    """Why an operation was not carried out."""
+
+    NONE = 0
+    NOT_IN_REGION = 1
+    MAPPED_ALREADY = 2
+    NOT_MAPPED = 3
+    HOME_DIED = 4
+    """Nobody is left to order the operations."""
+
+
+class Operation(NamedTuple):
+    """One operation on a range of pages."""
+
+    kind: Kind
+    first: int
+    count: int
+    access: Access = Access.WRITE
+    """MAP, PROTECT: what may be done with them from now on. One that is to be mapped allows reading at least."""
+    to: int = 0
+    """MOVE: the new number of the first page."""
+
+    def pages(self) -> list[range]:
+        """The ranges of pages it is about."""
+        found = [range(self.first, self.first + self.count)]
+        if self.kind is Kind.MOVE:
+            found.append(range(self.to, self.to + self.count))
+        return found
+
+    def touches(self, page: int) -> bool:
+        """Whether it is about this page."""
+        return any(page in pages for pages in self.pages())
+
+
+class AddressSpace(NamedTuple):
+    """What may be done with each page of the region."""
+
+    pages: tuple[Access, ...]
+
+    @classmethod
+    def empty(cls, pages: int) -> "AddressSpace":
+        """Nothing is mapped."""
+        return cls((Access.NONE,) * pages)
+
+    @classmethod
+    def full(cls, pages: int) -> "AddressSpace":
+        """All is mapped and may be written."""
+        return cls((Access.WRITE,) * pages)
+
+    def refusal(self, operation: Operation) -> Refusal:
+        """Why the operation cannot be carried out; `Refusal.NONE` if it can."""
+        source = operation.pages()[0]
+        for pages in operation.pages():
+            if not 0 <= pages.start < pages.stop <= len(self.pages):
+                return Refusal.NOT_IN_REGION
+        accesses = self.pages[source.start : source.stop]
+        match operation.kind:
+            case Kind.MAP:
+                wrong = Refusal.MAPPED_ALREADY if any(accesses) else Refusal.NONE
+            case Kind.UNMAP:
+                wrong = Refusal.NONE  # what is not there is gone already, as with munmap(2)
+            case Kind.PROTECT:
+                wrong = Refusal.NONE if all(accesses) else Refusal.NOT_MAPPED
+            case Kind.MOVE:
+                taken = any(self.pages[page] for page in operation.pages()[1])
+                wrong = Refusal.MAPPED_ALREADY if taken else Refusal.NONE if all(accesses) else Refusal.NOT_MAPPED
+        return wrong
+
+    def after(self, operation: Operation) -> "AddressSpace":
+        """The space once the operation, which is not refused, has been carried out."""
+        pages = list(self.pages)
+        source = slice(operation.first, operation.first + operation.count)
+        if operation.kind is Kind.MOVE:
+            pages[operation.to : operation.to + operation.count] = pages[source]
+            pages[source] = [Access.NONE] * operation.count
+        else:
+            access = Access.NONE if operation.kind is Kind.UNMAP else operation.access
+            pages[source] = [access] * operation.count
+        return AddressSpace(tuple(pages))
