@@ -39,17 +39,24 @@ class Operation(NamedTuple):
 
     kind: Kind
     first: int
-    count: int
+    length: int
     access: Access = Access.WRITE
     """MAP, PROTECT: what may be done with them from now on. One that is to be mapped allows reading at least."""
     to: int = 0
     """MOVE: the new number of the first page."""
 
+    def __str__(self) -> str:
+        pages = f"page {self.first}" if self.length == 1 else f"pages {self.first} to {self.first + self.length - 1}"
+        what = f"{self.kind.name.lower()} {pages}"
+        if self.kind is Kind.MOVE:
+            return f"{what} to {self.to}"
+        return f"{what} to {self.access.name.lower()}" if self.kind in (Kind.MAP, Kind.PROTECT) else what
+
     def pages(self) -> list[range]:
         """The ranges of pages it is about."""
-        found = [range(self.first, self.first + self.count)]
+        found = [range(self.first, self.first + self.length)]
         if self.kind is Kind.MOVE:
-            found.append(range(self.to, self.to + self.count))
+            found.append(range(self.to, self.to + self.length))
         return found
 
     def touches(self, page: int) -> bool:
@@ -71,6 +78,10 @@ class AddressSpace(NamedTuple):
     def full(cls, pages: int) -> "AddressSpace":
         """All is mapped and may be written."""
         return cls((Access.WRITE,) * pages)
+
+    def trimmed(self, pages: int) -> "AddressSpace":
+        """Of the same size, but with only the first `pages` mapped."""
+        return AddressSpace(self.pages[:pages] + (Access.NONE,) * (len(self.pages) - pages))
 
     def refusal(self, operation: Operation) -> Refusal:
         """Why the operation cannot be carried out; `Refusal.NONE` if it can."""
@@ -94,11 +105,11 @@ class AddressSpace(NamedTuple):
     def after(self, operation: Operation) -> "AddressSpace":
         """The space once the operation, which is not refused, has been carried out."""
         pages = list(self.pages)
-        source = slice(operation.first, operation.first + operation.count)
+        source = slice(operation.first, operation.first + operation.length)
         if operation.kind is Kind.MOVE:
-            pages[operation.to : operation.to + operation.count] = pages[source]
-            pages[source] = [Access.NONE] * operation.count
+            pages[operation.to : operation.to + operation.length] = pages[source]
+            pages[source] = [Access.NONE] * operation.length
         else:
             access = Access.NONE if operation.kind is Kind.UNMAP else operation.access
-            pages[source] = [access] * operation.count
+            pages[source] = [access] * operation.length
         return AddressSpace(tuple(pages))

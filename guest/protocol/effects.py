@@ -80,7 +80,7 @@ class Allow(NamedTuple):
     """What threads may do with these pages from now on; with `Access.NONE` what they hold is gone too."""
 
     first: int
-    count: int
+    length: int
     access: Access
 
 
@@ -88,7 +88,7 @@ class Relocate(NamedTuple):
     """These pages, with all that they hold and allow, have other numbers now, the first one `to`."""
 
     first: int
-    count: int
+    length: int
     to: int
 
 

@@ -9,8 +9,9 @@ Operations are ordered by the *home kernel*, one at a time, in two rounds:
     SPACE_DONE     each → home         done; when all are, home tells the one who asked
 
 Each kernel counts the operations it has carried out, its *epoch*, and puts it into every page message. A request of a
-later epoch than one's own waits until that is reached. No page message of an earlier epoch can matter for a page that
-an operation was about, since nothing was in flight for it; what a process that died still asked, its epoch tells.
+later epoch than one's own waits until that is reached. Messages of an earlier epoch need no care: when an operation is
+carried out, nothing that still expects an answer is in flight for its pages, and a writer that gives up is known by its
+timestamp, which no other write has.
 
 What threads may do is enforced beside the states of pages, as memory protection is in hardware: a page that may
 only be read is in whatever state the page protocol has it, and stores to it never get that far.
@@ -18,7 +19,6 @@ only be read is in whatever state the page protocol has it, and stores to it nev
 Pure, like the page engine that it has inside and whose events and effects pass through it.
 """
 
-import itertools
 from collections.abc import Hashable, Iterable
 from typing import Any, Self
 
@@ -37,7 +37,7 @@ _ACCESS_SHIFT, _REFUSAL_SHIFT = 4, 8
 def message_of(name: int, operation: Operation, request: int, epoch: int, refusal: Refusal = Refusal.NONE) -> Message:
     """The operation on the wire: first page in `page`, count in `version`, new number of the first page in `stamp`."""
     flags = operation.kind | operation.access << _ACCESS_SHIFT | refusal << _REFUSAL_SHIFT
-    return Message(name, operation.first, request, flags, operation.count, 0, operation.to, epoch)
+    return Message(name, operation.first, request, flags, operation.length, 0, operation.to, epoch)
 
 
 def operation_of(message: Message) -> Operation:
@@ -68,10 +68,9 @@ class SpaceEngine:
         """Whether the home kernel waits for our word that nothing is in flight."""
         self._held: tuple[int, ...] = ()
         """Pages that threads wait for until the operation is carried out."""
-        self._since: dict[int, int] = {}
-        """By page: the epoch in which it was unmapped or moved last. Messages from before are about another page."""
         # As the one who asks
-        self._requests = 0
+        self.requests = 0
+        """How many operations were asked for here."""
         self._asked: tuple[int, ...] = ()
         # As the home kernel
         self._queue: tuple[tuple[int, int, Operation], ...] = ()
@@ -86,14 +85,14 @@ class SpaceEngine:
         """A local thread asks for an operation; a `SpaceDone` with the number it is given here (from 1, in the order
         asked) says what came of it."""
         effects: list[Effect] = []
-        self._requests += 1
+        self.requests += 1
         if not self._home_alive:
-            effects.append(SpaceDone(self._requests, Refusal.HOME_DIED))
+            effects.append(SpaceDone(self.requests, Refusal.HOME_DIED))
         elif self.kernel == self.home:
-            self._enqueue(self.kernel, self._requests, operation, effects)
+            self._enqueue(self.kernel, self.requests, operation, effects)
         else:
-            self._asked = (*self._asked, self._requests)
-            effects.append(Send(self.home, message_of(_LOCK, operation, self._requests, self.epoch)))
+            self._asked = (*self._asked, self.requests)
+            effects.append(Send(self.home, message_of(_LOCK, operation, self.requests, self.epoch)))
         return effects
 
     def _enqueue(self, asker: int, request: int, operation: Operation, effects: list[Effect]) -> None:
@@ -160,7 +159,7 @@ class SpaceEngine:
     def _carry_out(self, operation: Operation, effects: list[Effect]) -> None:
         self.space = self.space.after(operation)
         epoch = self.epoch + 1
-        first, count = operation.first, operation.count
+        first, count = operation.first, operation.length
         if operation.kind is Kind.MOVE:
             self._pages.move(range(first, first + count), operation.to)
             effects.append(Relocate(first, count, operation.to))
@@ -169,8 +168,6 @@ class SpaceEngine:
             effects.append(Allow(first, count, Access.NONE))
         else:
             effects.append(Allow(first, count, operation.access))
-        if operation.kind in (Kind.UNMAP, Kind.MOVE):
-            self._since.update(dict.fromkeys(itertools.chain(*operation.pages()), epoch))
         self._locked = None
         held, self._held = self._held, ()
         effects += self._pages.enter_epoch(epoch)
@@ -203,8 +200,6 @@ class SpaceEngine:
         return effects
 
     def _page_message(self, sender: int, message: Message) -> list[Effect]:
-        if message.epoch < self._since.get(message.page, 0):
-            return []
         effects = self._pages.receive(sender, message)
         self._settle(effects)
         return effects
@@ -254,6 +249,14 @@ class SpaceEngine:
         """Operations are the only way from one epoch to the next. See `Engine.enter_epoch`."""
         raise ProtocolError(f"kernel {self.kernel} is told to enter epoch {epoch} without an operation")
 
+    def forget(self, pages: range) -> None:
+        """Pages are unmapped by operations. See `Engine.forget`."""
+        raise ProtocolError(f"kernel {self.kernel} is told to forget {pages} without an operation")
+
+    def move(self, pages: range, to: int) -> None:
+        """Pages are moved by operations. See `Engine.move`."""
+        raise ProtocolError(f"kernel {self.kernel} is told to move {pages} to {to} without an operation")
+
     @property
     def epoch(self) -> int:
         """See `Engine.epoch`."""
@@ -276,8 +279,7 @@ class SpaceEngine:
         """See `Engine.freeze`."""
         own = self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held
         asked = (
-            tuple(sorted(self._since.items())),
-            self._requests,
+            self.requests,
             self._asked,
             self._queue,
             self._awaiting,
@@ -290,6 +292,5 @@ class SpaceEngine:
         pages, own, asked = frozen
         self._pages.thaw(pages)
         self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held = own
-        since, self._requests, self._asked, self._queue, self._awaiting, self._carried_out = asked
-        self._since = dict(since)
+        self.requests, self._asked, self._queue, self._awaiting, self._carried_out = asked
         return self
