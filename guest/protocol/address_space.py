@@ -45,6 +45,11 @@ class Operation(NamedTuple):
     to: int = 0
     """MOVE: the new number of the first page."""
 
+    @classmethod
+    def of(cls, kind: int, first: int, length: int, access: int, to: int) -> "Operation":
+        """From plain numbers. Raises ValueError on a kind or an access that there is not."""
+        return cls(Kind(kind), first, length, Access(access), to)
+
     def __str__(self) -> str:
         pages = f"page {self.first}" if self.length == 1 else f"pages {self.first} to {self.first + self.length - 1}"
         what = f"{self.kind.name.lower()} {pages}"

@@ -42,8 +42,8 @@ def message_of(name: int, operation: Operation, request: int, epoch: int, refusa
 
 def operation_of(message: Message) -> Operation:
     """The operation that a message is about."""
-    access = Access(message.flags >> _ACCESS_SHIFT & 3)
-    return Operation(Kind(message.flags & 3), message.page, message.version, access, message.stamp)
+    access = message.flags >> _ACCESS_SHIFT & 3
+    return Operation.of(message.flags & 3, message.page, message.version, access, message.stamp)
 
 
 class SpaceEngine:
