@@ -97,6 +97,8 @@ class SpaceDone(NamedTuple):
 
     request: int
     refusal: Refusal
+    epoch: int = 0
+    """Every kernel has reached it."""
 
 
 PageEffect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison

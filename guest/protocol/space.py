@@ -117,7 +117,7 @@ class SpaceEngine:
 
     def _tell(self, asker: int, request: int, operation: Operation, refusal: Refusal, effects: list[Effect]) -> None:
         if asker == self.kernel:
-            effects.append(SpaceDone(request, refusal))
+            effects.append(SpaceDone(request, refusal, self.epoch))
         elif asker in self._others:
             effects.append(Send(asker, message_of(_DONE, operation, request, self.epoch, refusal)))
 
@@ -196,7 +196,7 @@ class SpaceEngine:
             effects.append(Send(self.home, Message(_DONE, message.page, epoch=self.epoch)))
         else:
             self._asked = tuple(request for request in self._asked if request != message.request)
-            effects.append(SpaceDone(message.request, Refusal(message.flags >> _REFUSAL_SHIFT)))
+            effects.append(SpaceDone(message.request, Refusal(message.flags >> _REFUSAL_SHIFT), message.epoch))
         return effects
 
     def _page_message(self, sender: int, message: Message) -> list[Effect]:

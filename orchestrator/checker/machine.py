@@ -43,8 +43,8 @@ class Outcome(NamedTuple):
     """Pages given up as lost."""
     unmapped: tuple[int, ...] = ()
     moved: tuple[tuple[int, int], ...] = ()
-    done: bool = False
-    """Whether an operation on the address space was carried out, says the one who asked for it."""
+    done: int = 0
+    """The epoch that every kernel has reached, by the word that a thread got of its operation on the address space."""
 
 
 class Numbering:

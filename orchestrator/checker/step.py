@@ -75,8 +75,8 @@ class Step:
         self.unmapped: list[int] = []
         self.moved: list[tuple[int, int]] = []
         """(old number, new number)."""
-        self.done = False
-        """Whether an operation on the address space came to its end for the thread that asked."""
+        self.done = 0
+        """The epoch that every kernel has reached, by the word that a thread got of its operation."""
 
     def event(self, call: Callable[[Engine], list[fx.Effect]]) -> None:
         """Let the engine have an event, and carry out what it wants."""
@@ -127,8 +127,8 @@ class Step:
                 self._allow(range(first, first + count), access)
             case fx.Relocate(first, count, to):
                 self._relocate(range(first, first + count), to)
-            case fx.SpaceDone(request, refusal):
-                self._end_operation(request, bool(refusal))
+            case fx.SpaceDone():
+                self._end_operation(effect)
             case _:
                 self._carry_out_page(effect)
 
@@ -146,13 +146,13 @@ class Step:
             self.allowed[number], self.allowed[page] = self.allowed[page], Access.NONE
             self.moved.append((page, number))
 
-    def _end_operation(self, request: int, refused: bool) -> None:
+    def _end_operation(self, done: fx.SpaceDone) -> None:
         for index, thread in enumerate(self.threads):
-            if thread.asking == request:
+            if thread.asking == done.request:
                 self.threads[index] = Thread(thread.remaining - 1)
-                self.done |= not refused
+                self.done = done.epoch
                 return
-        self._expect(False, f"operation {request} ends, which nobody waits for")
+        self._expect(False, f"operation {done.request} ends, which nobody waits for")
 
     def _carry_out_page(self, effect: fx.PageEffect) -> None:
         assert not isinstance(effect, fx.Send)

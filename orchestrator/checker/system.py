@@ -227,7 +227,7 @@ class System:
         for page, number in outcome.moved:
             touched, written = self._move(kernel, page, number, touched, written)
         if outcome.done:
-            self._check_done(locals_, kernel)
+            self._check_done(locals_, outcome.done)
         present = self.machines[kernel].summaries[outcome.local].present
         for page, mask in enumerate(touched):
             if present >> page & 1 and not mask >> kernel & 1:
@@ -276,14 +276,11 @@ class System:
         written |= (written >> page & 1) << number
         return touched, written if touched[page] else written & ~(1 << page)
 
-    def _check_done(self, locals_: list[int], asker: int) -> None:
+    def _check_done(self, locals_: list[int], epoch: int) -> None:
         """What an operation is said to have done, it has done on every kernel."""
-        epoch = self.machines[asker].summaries[locals_[asker]].epoch
         for kernel, local in enumerate(locals_):
             if local != DEAD and self.machines[kernel].summaries[local].epoch < epoch:
-                raise Violation(
-                    f"invariant 6: kernel {asker} is told that an operation is done, kernel {kernel} is not"
-                )
+                raise Violation(f"an operation is said to be done, but kernel {kernel} has not carried it out")
 
     def _living(self, world: World) -> int:
         return sum(1 << kernel for kernel, local in enumerate(world.locals) if local != DEAD)
