@@ -1,7 +1,7 @@
 """The shared segment: what lies where in the memory that all kernels and the host map.
 
     header          one page: magic, layout version, sizes
-    node table      one page per kernel: who it is, heartbeat, waiting word, counters
+    node table      one page per kernel: who it is, heartbeat, waiting word, suspects, counters
     pair (0→1)      control page · ring of 64-byte message slots · page slots
     pair (0→2)      …                                          every ordered pair of kernels
 
@@ -29,7 +29,7 @@ from guest.fence import full_fence
 from guest.protocol.messages import STAMP, WIRE_VERSION
 
 MAGIC = int.from_bytes(b"mk-segmt", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PAGE_BYTES = 4096
 SLOT_BYTES = 64
 KERNELS_MAX = 64
@@ -45,6 +45,7 @@ _H_MAGIC, _H_VERSION, _H_KERNELS, _H_RING_SLOTS, _H_PAGE_SLOTS, _H_PAGE_BYTES, _
 _N_KERNEL, _N_ISA, _N_PEER, _N_STATE = range(4)
 _N_HEARTBEAT = _LINE_WORDS
 _N_WAITING = 2 * _LINE_WORDS
+_N_SUSPECTS = 3 * _LINE_WORDS
 _N_MESSAGES = 4 * _LINE_WORDS
 MESSAGE_COUNTERS = 32
 _N_FAULTS = _N_MESSAGES + MESSAGE_COUNTERS
@@ -57,7 +58,8 @@ PAIR_HEAD = 0
 PAIR_TAIL = 2 * _LINE_WORDS
 PAIR_RELEASED = PAIR_TAIL + 1
 
-NO_PEER = 2**64 - 1
+_WORD_MAX = 2**64 - 1
+NO_PEER = _WORD_MAX
 """In the node table: the kernel has not said yet under which id its doorbell is rung."""
 
 _SIZES = ((256, 32), (256, 16), (256, 8), (128, 8), (64, 4))
@@ -203,6 +205,15 @@ class Node:
         self._set(_N_HEARTBEAT, self._get(_N_HEARTBEAT) + 1)
 
     @property
+    def suspects(self) -> int:
+        """Mask of the kernels that it has given up; see `guest.membership`."""
+        return self._get(_N_SUSPECTS)
+
+    @suspects.setter
+    def suspects(self, mask: int) -> None:
+        self._set(_N_SUSPECTS, mask)
+
+    @property
     def waiting(self) -> bool:
         """Whether it sleeps, or is about to, and must be woken by its doorbell."""
         return self._get(_N_WAITING) != 0
@@ -321,10 +332,13 @@ def format_segment(buffer: memoryview, kernels: int) -> Segment:
     """
     layout = Layout.fit(buffer.nbytes, kernels)
     words = word_view(buffer)
-    generation = words[_H_GENERATION] + 1 if words[_H_MAGIC] == MAGIC else 1
+    # Whatever the memory held, and wherever an earlier formatting was cut off: a daemon that has it open sees a change.
+    generation = (words[_H_GENERATION] + 1) & _WORD_MAX
     words[_H_MAGIC] = 0
     full_fence()
-    _clear(buffer, _WORD, layout.pairs_offset)
+    words[_H_GENERATION] = generation
+    _clear(buffer, _WORD, _H_GENERATION * _WORD)
+    _clear(buffer, (_H_GENERATION + 1) * _WORD, layout.pairs_offset)
     for kernel in range(kernels):
         first = layout.node_offset(kernel) // _WORD
         words[first + _N_KERNEL] = kernel
@@ -340,7 +354,6 @@ def format_segment(buffer: memoryview, kernels: int) -> Segment:
     words[_H_PAGE_SLOTS] = layout.page_slots
     words[_H_PAGE_BYTES] = PAGE_BYTES
     words[_H_SIZE] = layout.size_bytes
-    words[_H_GENERATION] = generation
     full_fence()
     words[_H_MAGIC] = MAGIC
     return Segment(buffer, layout)

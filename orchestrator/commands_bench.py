@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+BOOTS = 5
+
 
 class Part(StrEnum):
     """Mirrors `orchestrator.bench.measure.Section`, which needs the machines' libraries."""
@@ -36,7 +38,9 @@ def bench(
     parts: Annotated[
         list[Part] | None, typer.Argument(metavar="[boot|fault|ring|tcp]...", help="All, if none.")
     ] = None,
-    repeat: Annotated[int, typer.Option(min=1, max=1000, help="How often each is measured.")] = 1,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, max=1000, help="How often each is measured; 5 for boot alone, else 1.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
     accel: Annotated[Accel | None, typer.Option(help="Insist on an accelerator.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
@@ -44,10 +48,12 @@ def bench(
 ) -> None:
     """Measure page faults, rings, TCP and booting on an x86_64 and an aarch64 guest, in one run.
 
+    Boot times come with what they consist of: machine, kernel, initramfs, init, sshd.
+
     \b
     Examples:
       testbed bench
-      testbed bench boot --repeat 5
+      testbed bench boot
       testbed bench fault ring --json > bench.json
     """
     from orchestrator.bench.measure import Section
@@ -58,6 +64,7 @@ def bench(
     from orchestrator.results import RunDirectory
 
     sections = [Section(part.value) for part in parts] if parts else list(Section)
+    repeat = repeat or (BOOTS if sections == [Section.BOOT] else 1)
     directory = RunDirectory.create(results, "bench")
     with Progress(quiet=quiet) as progress:
         found = measure(sections, repeat, Accelerator(accel.value) if accel else None, directory, progress)

@@ -13,7 +13,7 @@ DEFAULT_FILE = Path(__file__).parents[1] / "configs" / "litmus.yaml"
 
 
 class Stage(StrEnum):
-    """Mirrors `orchestrator.experiment.StageName`, which needs pydantic."""
+    """Those of `orchestrator.experiment.StageName` that have memory; it needs pydantic."""
 
     VM = "vm"
     LOCAL = "local"

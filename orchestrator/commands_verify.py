@@ -60,9 +60,7 @@ def verify(
         int | None, typer.Option(metavar="N", help="Processes that may die while they wait.  [default: 0]")
     ] = None,
     deaths: Annotated[int | None, typer.Option(metavar="N", help="Kernels that may die.  [default: 0]")] = None,
-    returns: Annotated[
-        int | None, typer.Option(metavar="N", help="Times a dead kernel may come back.  [default: 0]")
-    ] = None,
+    returns: Annotated[int | None, typer.Option(metavar="N", help="Dead kernels that return.  [default: 0]")] = None,
     limit: Annotated[
         int, typer.Option(min=1, metavar="STATES", help="Search at most so many states a scenario, some 1 KB each.")
     ] = 5_000_000,
@@ -81,15 +79,13 @@ def verify(
 ) -> None:
     """Search every interleaving of small systems, with the engine that runs in the guests.
 
-    Without --kernels, --operations, --pages, --links, --start, --threads, --give-ups, --deaths and --returns a set of
-    scenarios is searched, which takes minutes; with any of them, that one scenario. Which operations are reads and
-    which are writes is left open: all choices are searched.
+    A set of scenarios is searched, which takes minutes; with any of the options from --kernels to --returns, that one
+    scenario. Which operations are reads and which are writes is left open: all choices are searched.
 
     \b
     Examples:
       testbed verify
       testbed verify --operations 1+1+2 --links reordered --start shared
-      testbed verify --kernels 3 --start shared --deaths 1 --returns 1
       testbed verify --replay violation-voting.json
 
     \b

@@ -70,8 +70,9 @@ class VmStage:
             reason = node.accelerator_reason
             self._progress.say(f"{node.name}: {node.arch}, ready in {boot_s:.1f} s, {node.accelerator} ({reason})")
             stages = dict(node.stages)
+            image = self._images[node.arch].key
             summaries.append(
-                NodeSummary(node.name, node.arch, node.accelerator.value, reason, round(boot_s, 3), stages)
+                NodeSummary(node.name, node.arch, node.accelerator.value, reason, round(boot_s, 3), stages, image=image)
             )
         return summaries
 

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.clocks import Clock
 from orchestrator.expectation import LATENCIES, Expectation
+from orchestrator.losses import Losses
 from orchestrator.plan import Point
 
 
@@ -32,6 +34,10 @@ class NodeSummary:
     """When each stage of booting was reached, in seconds since the start."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What its agent says of itself: kernel, Python, ISA."""
+    image: str = ""
+    """Hash of all that its guest image was made from."""
+    clock: Clock | None = None
+    """Its clock beside the host's."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,7 @@ class PointResult:
 
     parameters: dict[str, Any]
     repetition: int
+    seed: int
     verified: bool
     iterations: int
     pages: int
@@ -119,11 +126,12 @@ class PointResult:
     mismatches: tuple[Mismatch, ...] = ()
     mismatch_count: int = 0
     expectations: tuple[Verdict, ...] = ()
+    losses: Losses = field(default_factory=Losses)
 
     @property
     def passed(self) -> bool:
-        """Whether no value was wrong and every expectation holds."""
-        return self.verified and all(verdict.holds for verdict in self.expectations)
+        """Whether nothing was lost, no value was wrong and every expectation holds."""
+        return not self.losses and self.verified and all(verdict.holds for verdict in self.expectations)
 
 
 def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report]) -> PointResult:
@@ -135,6 +143,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     result = PointResult(
         parameters=point.parameters,
         repetition=point.repetition,
+        seed=point.seed,
         verified=all(report.verified for report in reports),
         iterations=workload.iterations,
         pages=workload.pages,
@@ -146,7 +155,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
         duration_s=round(max(report.duration_s for report in reports), 6),
         messages_total=sum(messages.values()),
         harness_messages=_total(report.harness_messages for report in reports),
-        kernels=len(reports),
+        kernels=len(roles),
         roles=roles,
         array_bytes=workload.array,
         mismatches=tuple(mismatch for report in reports for mismatch in report.mismatches),
@@ -198,6 +207,8 @@ class RunSummary:
     started: str = ""
     duration_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """The file, the command, the source tree and the host (`orchestrator.provenance`)."""
     tool: dict[str, Any] = field(default_factory=dict)
     """The command's own use of the host: `peak_rss_mib`."""
     results: str = ""

@@ -1,6 +1,6 @@
 """Figures, the ratios between them, and the whole a bench run is summed up in."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,6 +17,11 @@ class Quantity(StrEnum):
     """What is measured; `MEANINGS` says it in words."""
 
     BOOT = "boot"
+    BOOT_MACHINE = "boot_machine"
+    BOOT_KERNEL = "boot_kernel"
+    BOOT_INITRAMFS = "boot_initramfs"
+    BOOT_INIT = "boot_init"
+    BOOT_SSHD = "boot_sshd"
     C_ZERO = "c_zero"
     C_COPY = "c_copy"
     C_PROTECT = "c_protect"
@@ -31,6 +36,11 @@ class Quantity(StrEnum):
 
 MEANINGS = {
     Quantity.BOOT: "from the start of the machine until SSH answers",
+    Quantity.BOOT_MACHINE: "… of it QEMU, firmware, and the first connection",
+    Quantity.BOOT_KERNEL: "… the kernel",
+    Quantity.BOOT_INITRAMFS: "… the initramfs: modules, disk, root file system",
+    Quantity.BOOT_INIT: "… init: name, network",
+    Quantity.BOOT_SSHD: "… sshd, until it listens",
     Quantity.C_ZERO: "first touch, zero page from a handler in C",
     Quantity.C_COPY: "missing page, copied in by a handler in C",
     Quantity.C_PROTECT: "store to a write-protected page, handler in C",
@@ -42,6 +52,23 @@ MEANINGS = {
     Quantity.RING_ADAPTIVE: "ring round trip, polling a while, then asleep",
     Quantity.TCP: "TCP round trip over a virtual Ethernet link",
 }
+
+BOOT_PARTS = {
+    Quantity.BOOT_KERNEL: (None, "initramfs"),
+    Quantity.BOOT_INITRAMFS: ("initramfs", "init"),
+    Quantity.BOOT_INIT: ("init", "network"),
+    Quantity.BOOT_SSHD: ("network", "sshd"),
+}
+"""Which two stages of a boot each part lies between; None is the moment the guest's clock starts."""
+
+
+def boot_parts(boot_s: float, stages: Mapping[str, float]) -> dict[Quantity, float]:
+    """The parts of one boot in seconds; they add up to `boot_s`. `stages` are the guest's own times, in seconds.
+
+    What the guest's clock did not see is the machine's: before the kernel and after the last stage.
+    """
+    parts = {quantity: stages[end] - stages.get(begin or "", 0.0) for quantity, (begin, end) in BOOT_PARTS.items()}
+    return {Quantity.BOOT_MACHINE: boot_s - sum(parts.values()), **parts}
 
 
 @dataclass(frozen=True)
@@ -129,5 +156,10 @@ class Bench:
     duration_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints."""
-        return {**asdict(self), "ratios": [asdict(ratio) for ratio in ratios(self.figures)]}
+        """What `--json` prints. `pair_s`: median time until both guests answer SSH; null if it was not measured."""
+        pairs = [each for each in self.figures if each.quantity is Quantity.BOOT and len(each.nodes) > 1]
+        return {
+            **asdict(self),
+            "pair_s": round(pairs[0].median, 3) if pairs else None,
+            "ratios": [asdict(ratio) for ratio in ratios(self.figures)],
+        }

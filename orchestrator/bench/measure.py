@@ -1,11 +1,12 @@
 """The measurements, each a function from the guests to figures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from orchestrator.bench.figures import Figure, Quantity, Unit
+from orchestrator.bench.figures import Figure, Quantity, Unit, boot_parts
 from orchestrator.bench.guests import NODES, SHAPE, Guests
 from orchestrator.bench.reference import compile_reference
 from testbed import GuestError
@@ -18,6 +19,8 @@ REMOTE_ITERATIONS = 8
 """In each, every page is written by one node and read by the other."""
 STRIDE_BYTES = 4096
 """One element a page: what is measured is the fault, not what a program does with the page."""
+FAILURE_DEADLINE_S = 6.0
+"""Nobody is expected to die, with hardware acceleration."""
 ROUND_TRIPS = {"poll": 2000, "interrupt": 200, "adaptive": 500}
 TCP_ROUND_TRIPS = 300
 _BINARY = "/run/fault_reference"
@@ -82,10 +85,22 @@ MEASUREMENTS: dict[Section, Callable[[Guests, int], list[Figure]]] = {
 """All that need running guests, in the order in which they are made."""
 
 
-def boots(samples: dict[str, list[float]]) -> list[Figure]:
-    """Boot times by node, and of the pair: both are started together, and ready when the slower one is."""
-    figures = [Figure.of(Quantity.BOOT, (node,), Unit.SECONDS, each) for node, each in samples.items()]
-    pairs = [max(together) for together in zip(*samples.values(), strict=True)]
+@dataclass(frozen=True)
+class Boot:
+    """One boot of one guest: seconds until SSH answered, and its stages by the guest's own clock."""
+
+    boot_s: float
+    stages: Mapping[str, float]
+
+
+def boots(samples: Mapping[str, Sequence[Boot]]) -> list[Figure]:
+    """Boot times by node, what they consist of, and the pair's: it is ready when the slower one is."""
+    figures = []
+    for node, each in samples.items():
+        figures.append(Figure.of(Quantity.BOOT, (node,), Unit.SECONDS, [boot.boot_s for boot in each]))
+        parts = [boot_parts(boot.boot_s, boot.stages) for boot in each]
+        figures += [Figure.of(part, (node,), Unit.SECONDS, [every[part] for every in parts]) for part in parts[0]]
+    pairs = [max(boot.boot_s for boot in together) for together in zip(*samples.values(), strict=True)]
     return [*figures, Figure.of(Quantity.BOOT, tuple(samples), Unit.SECONDS, pairs)]
 
 
@@ -117,6 +132,7 @@ def _remote(guests: Guests, writer: str, reader: str, repeat: int) -> list[Figur
 def _run(guests: Guests, roles: list[list[str]]) -> dict[str, dict[str, Any]]:
     guests.format_segment()
     opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": "poll", "pages": REMOTE_PAGES}
+    opening["failure_deadline_s"] = guests.deadline(FAILURE_DEADLINE_S).seconds
     link = {"kind": "ivshmem", "pci": None}
     guests.ask({node: {**opening, "kernel": kernel, "link": link} for kernel, node in enumerate(NODES)})
     workload = {

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from orchestrator.bench.figures import Bench, Figure, Machine
 from orchestrator.bench.guests import NODES, SHAPE, Guests
-from orchestrator.bench.measure import MEASUREMENTS, Section, boots
+from orchestrator.bench.measure import MEASUREMENTS, Boot, Section, boots
 from orchestrator.experiment import Accelerator
 from orchestrator.machines import bring_up
 from orchestrator.progress import Progress
@@ -28,7 +28,7 @@ def bench(
     Whatever ends it, the guests are removed. Consoles of guests that do not come up go to `directory`.
     """
     started = time.monotonic()
-    boot_s: dict[str, list[float]] = {node: [] for node in NODES}
+    booted: dict[str, list[Boot]] = {node: [] for node in NODES}
     figures: list[Figure] = []
     machines: tuple[Machine, ...] = ()
     wanted = [section for section in MEASUREMENTS if section in sections]
@@ -40,14 +40,14 @@ def bench(
         try:
             machines = _machines(testbed)
             for node in NODES:
-                boot_s[node].append(testbed.nodes[node].boot_s or 0.0)
+                booted[node].append(Boot(testbed.nodes[node].boot_s or 0.0, testbed.nodes[node].stages))
             if index == boot_count - 1 and wanted:
                 figures += _measured(testbed, wanted, repeat, progress)
         finally:
             with signals_wait(progress.say_soon), progress.step("removing the guests"):
                 testbed.down(progress.detail)
     if Section.BOOT in sections:
-        figures = [*boots(boot_s), *figures]
+        figures = [*boots(booted), *figures]
     versions = of_tools([machine.arch for machine in machines])
     return Bench(machines, repeat, tuple(figures), versions, round(time.monotonic() - started, 3))
 

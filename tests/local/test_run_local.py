@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.local.test_daemon import children, until
+
 ROOT = Path(__file__).parents[2]
 QUICK = """\
 name: quick
@@ -27,8 +29,9 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator", *words]
 
 
-def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+def environment(place: Path | None = None) -> dict[str, str]:
+    """Of a run; with `place`, by which its agents are told from those of others."""
+    return os.environ | {"PYTHONPATH": str(ROOT), "TESTBED_TEST": str(place)}
 
 
 def run(tmp_path: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -43,17 +46,61 @@ def summary_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return summary
 
 
-def agents_alive() -> set[int]:
-    """Agents that are running on this host, whoever started them."""
+def agents_alive(place: Path) -> set[int]:
+    """Agents that were started with `environment(place)` and are running."""
     alive = set()
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+    for process in Path("/proc").glob("[0-9]*"):
         try:
-            words = entry.read_bytes().split(b"\0")
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            variables = (process / "environ").read_bytes().split(b"\0")
         except OSError:
-            continue  # ended meanwhile
-        if b"guest.agent" in words:
-            alive.add(int(entry.parent.name))
+            continue  # ended meanwhile, or somebody else's
+        if b"guest.agent" in words and f"TESTBED_TEST={place}".encode() in variables:
+            alive.add(int(process.name))
     return alive
+
+
+LOSING = """\
+name: losing
+testbed:
+  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}, far: {arch: aarch64}}
+  links: {shm0: {kind: ivshmem-doorbell, size: 16MiB, nodes: [x86, arm, far]}}
+coherency: {link: shm0, region: 16MiB, failure_deadline_s: 2}
+workload:
+  kind: shared-array
+  threads: {x86: reader, arm: writer, far: [writer, reader]}
+  array: 2MiB
+  stride: 1024
+  iterations: 3
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_what_dies_in_a_run_is_named_in_its_results_and_the_rest_is_checked(tmp_path: Path, number: int) -> None:
+    (tmp_path / "losing.yaml").write_text(LOSING)
+    line = command("run", "losing.yaml", "--stage", "local", "--json")
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for said in process.stderr:
+            if "running 1 point" in said:
+                break
+        # In the order of the nodes; their launchers are called the same, but are children of theirs.
+        agents = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        victim = [pid for pid in sorted(agents) if pid in agents_alive(tmp_path)][1]
+        until(lambda: len(children(victim)) > 1)  # the launcher, and an application
+        os.kill(victim, number)
+        out, rest = process.communicate(timeout=100)
+    assert process.returncode == 3, rest
+    assert "node arm is gone" in rest
+    assert "Traceback" not in rest
+    summary = json.loads(out)
+    (point,) = summary["points"]
+    assert (summary["outcome"], point["verified"]) == ("error", True)
+    assert list(point["losses"]["kernels"]) == ["arm"]
+    assert point["losses"]["threads"] == []
+    assert agents_alive(tmp_path) == set()
 
 
 def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None:
@@ -65,9 +112,24 @@ def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None
     assert point["messages_total"] <= 4 * 4 * 4 + 4 * 4
     assert point["latency_us"]["remote_read"]["count"] >= 4 * 3
     directory = tmp_path / "out" / summary["run_id"]
-    assert {path.name for path in directory.iterdir()} == {"run.json", "events.jsonl", "experiment.yaml", "consoles"}
+    kept = {"run.json", "events.jsonl", "experiment.yaml", "resolved.yaml", "consoles"}
+    assert {path.name for path in directory.iterdir()} == kept
     assert json.loads((directory / "run.json").read_text()) == summary
     assert summary["tool"]["peak_rss_mib"] < 200
+
+
+def test_what_a_run_keeps_of_its_file_runs_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(QUICK)
+    text = "extends: base.yaml\nname: other\nrepeat: 2\nseed: 5\nwarm_up: 1\nmatrix: {workload.array: [4KiB, 8KiB]}\n"
+    first = summary_of(run(tmp_path, text, "--json", "--set", "workload.iterations=2"))
+    resolved = (tmp_path / "results" / first["run_id"] / "resolved.yaml").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    second = summary_of(run(tmp_path / "elsewhere", resolved, "--json"))
+    for summary in (first, second):
+        told = [(p["parameters"]["workload.array"], p["iterations"], p["seed"]) for p in summary["points"]]
+        assert told == [("4KiB", 2, 5), ("4KiB", 2, 6), ("8KiB", 2, 5), ("8KiB", 2, 6)]
+        events = (Path(summary["results"]) / "events.jsonl").read_text()
+        assert events.count('"event":"agent_finished"') == 2 * 4  # warm-ups leave none
 
 
 def test_reading_twice_costs_nothing_after_the_first_iteration(tmp_path: Path) -> None:
@@ -124,12 +186,13 @@ def test_the_quickstart_runs_under_the_origin_protocol_too(tmp_path: Path) -> No
     assert [point["verified"] for point in points] == [True] * 6
     for point in points:
         writers = sum(role == "writer" for roles in point["roles"].values() for role in roles)
-        # First touch 2 a page; then INVALIDATE, VOTE, PAGE_REQUEST and PAGE_DATA, and 2 more for a second writer. A
-        # thread that does not get its turn before its page is taken away again asks once more.
+        # First touch 2 a page, or 4 where a reader is there before the origin; then INVALIDATE, VOTE, PAGE_REQUEST
+        # and PAGE_DATA, and 2 more for a second writer. A thread that does not get its turn before its page is taken
+        # away again asks once more.
         each = {0: 0, 1: 4, 2: 6}[writers]
         expected = point["pages"] * (2 * max(writers, 1) + each * (point["iterations"] - 1))
         assert expected <= point["messages_total"] * (1.1 if writers == 2 else 1), point
-        assert point["messages_total"] <= expected * (1.5 if writers == 2 else 1), point
+        assert point["messages_total"] <= expected * {0: 2, 1: 1, 2: 1.5}[writers], point
 
 
 def test_three_kernels_have_an_origin(tmp_path: Path) -> None:
@@ -159,10 +222,9 @@ def test_a_point_that_takes_too_long_ends_with_three_and_says_who_was_late(tmp_p
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number: signal.Signals) -> None:
-    before = agents_alive()
     (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))
     line = command("run", "quick.yaml", "--stage", "local")
-    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for said in process.stderr:
             if "running 1 point" in said:
@@ -173,7 +235,7 @@ def test_a_signal_ends_the_run_and_everything_it_started(tmp_path: Path, number:
     (path,) = (tmp_path / "results").glob("*/run.json")
     summary = json.loads(path.read_text())
     assert (summary["outcome"], summary["error"]["kind"]) == ("error", "interrupted")
-    assert agents_alive() <= before
+    assert not agents_alive(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -199,15 +261,14 @@ def test_output_that_nobody_reads_changes_nothing_and_a_full_one_is_the_hosts(
 
 
 def test_killed_without_warning_it_leaves_no_process_behind(tmp_path: Path) -> None:
-    before = agents_alive()
     (tmp_path / "quick.yaml").write_text(QUICK.replace("iterations: 4", "iterations: 100000").replace("16KiB", "1MiB"))
     line = command("run", "quick.yaml", "--stage", "local")
-    with subprocess.Popen(line, cwd=tmp_path, env=environment(), stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(line, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for said in process.stderr:
             if "running 1 point" in said:
                 break
-        started = agents_alive() - before
+        started = agents_alive(tmp_path)
         process.kill()
         process.wait(60)
     assert started

@@ -8,7 +8,19 @@ from hypothesis import strategies as st
 
 from images.errors import HostError
 from orchestrator.bench import reference
-from orchestrator.bench.figures import COMPARED, MEANINGS, Bench, Figure, Machine, Quantity, Ratio, Unit, ratios
+from orchestrator.bench.figures import (
+    COMPARED,
+    MEANINGS,
+    Bench,
+    Figure,
+    Machine,
+    Quantity,
+    Ratio,
+    Unit,
+    boot_parts,
+    ratios,
+)
+from orchestrator.bench.measure import Boot, boots
 
 _ELF_MACHINE = {"x86_64": 62, "aarch64": 183}  # e_machine of elf(5)
 
@@ -51,6 +63,33 @@ def test_a_remote_fault_is_compared_with_the_handler_in_c_on_the_waiting_node() 
 
 def test_what_was_not_measured_has_no_ratio() -> None:
     assert ratios([figure(Quantity.TCP, ("x86", "arm"), 1000)]) == []
+
+
+STAGES = {"initramfs": 1.0, "init": 1.5, "network": 1.75, "sshd": 2.0}
+
+
+def test_the_parts_of_a_boot_add_up_to_it_and_the_rest_is_the_machine_s() -> None:
+    parts = boot_parts(3.0, STAGES)
+    assert sum(parts.values()) == 3.0
+    assert parts == {
+        Quantity.BOOT_MACHINE: 1.0,
+        Quantity.BOOT_KERNEL: 1.0,
+        Quantity.BOOT_INITRAMFS: 0.5,
+        Quantity.BOOT_INIT: 0.25,
+        Quantity.BOOT_SSHD: 0.25,
+    }
+
+
+def test_a_pair_is_ready_when_its_slower_guest_is() -> None:
+    figures = boots(
+        {"x86": [Boot(3.0, STAGES), Boot(5.0, STAGES)], "arm": [Boot(4.0, STAGES), Boot(2.5, STAGES)]},
+    )
+    by_place = {(each.quantity, each.nodes): each for each in figures}
+    assert by_place[Quantity.BOOT, ("x86", "arm")].smallest == 4.0
+    assert by_place[Quantity.BOOT, ("x86", "arm")].p99 == 5.0
+    assert by_place[Quantity.BOOT_MACHINE, ("arm",)].smallest == 0.5
+    assert Bench((), 2, tuple(figures)).as_json()["pair_s"] == 4.0
+    assert Bench((), 2, ()).as_json()["pair_s"] is None
 
 
 def test_every_quantity_is_explained() -> None:
