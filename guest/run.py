@@ -85,7 +85,7 @@ class Run:
                 self._launcher.launch({"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}),
             )
             self._threads.append(thread)
-            send_fds(thread.socket, [offer.packet], [offer.memory_fd])
+            send_fds(thread.socket, [offer.packet], offer.memory_fds)
             daemon.watch(thread.socket.fileno(), self._reader(thread))
         daemon.on_harness = self._harness
         daemon.watch_others(self._kernel_died)

@@ -84,14 +84,19 @@ def _processor() -> str:
     return " ".join(dict.fromkeys(wanted)) or platform.machine()
 
 
-def _verdict_file(image: Image) -> Path:
-    """Named by all that the verdict depends on; QEMU is told by its file, as asking for its version takes longer."""
+def verdicts() -> Path:
+    """The folder where verdicts are remembered; without it they are found anew."""
     from platformdirs import user_cache_path
 
+    return user_cache_path("testbed") / "accelerator"
+
+
+def _verdict_file(image: Image) -> Path:
+    """Named by all that the verdict depends on; QEMU is told by its file, as asking for its version takes longer."""
     program = emulator(image.arch).resolve()
     status = program.stat()
     facts = [str(program), status.st_size, status.st_mtime_ns, platform.release(), _processor(), image.key]
-    return user_cache_path("testbed") / "accelerator" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+    return verdicts() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
 def _verdict(image: Image, directory: Path, say: Callable[[str], None]) -> Choice:

