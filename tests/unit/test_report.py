@@ -43,7 +43,14 @@ def test_the_outcome_stands_before_every_figure(run: Path) -> None:
 
 def test_every_figure_has_what_the_run_measured(run: Path) -> None:
     charts = charts_of(page_of(run))
-    assert list(charts) == ["messages", "latencies", "pages", "timeline", "times"]
+    assert list(charts) == ["messages", "settings", "latencies", "pages", "timeline", "times"]
+    assert [choice["name"] for choice in charts["settings"]["choices"]][:2] == ["messages", "duration, s"]
+    (compared,) = charts["settings"]["choices"][0]["panels"]
+    totals = [(trace["series"], trace["y"]) for trace in compared["traces"]]
+    assert totals == [("poll", [10, 18]), ("adaptive", [10, 18])]
+        ("poll", [10, 18]),
+        ("adaptive", [10, 18]),
+    ]
     messages = charts["messages"]
     assert [choice["name"] for choice in messages["choices"]] == ["poll", "adaptive"]
     (panel,) = messages["choices"][0]["panels"]
