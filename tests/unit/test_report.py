@@ -48,9 +48,6 @@ def test_every_figure_has_what_the_run_measured(run: Path) -> None:
     (compared,) = charts["settings"]["choices"][0]["panels"]
     totals = [(trace["series"], trace["y"]) for trace in compared["traces"]]
     assert totals == [("poll", [10, 18]), ("adaptive", [10, 18])]
-        ("poll", [10, 18]),
-        ("adaptive", [10, 18]),
-    ]
     messages = charts["messages"]
     assert [choice["name"] for choice in messages["choices"]] == ["poll", "adaptive"]
     (panel,) = messages["choices"][0]["panels"]
