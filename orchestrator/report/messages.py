@@ -53,10 +53,17 @@ def _lines(group: Sequence[Measured], names: Sequence[str]) -> list[Panel]:
         most = max(spread.high for spread in found[TOTAL].values())
         layout = {
             "xaxis": {"type": "log", "title": "iterations", "tickvals": list(steps), "ticktext": list(map(str, steps))},
-            "yaxis": {"type": "log", "title": "messages", "range": [log10(LEAST), log10(2 * most)]},
+            "yaxis": {"type": "log", "title": "messages", "range": [log10(LEAST), log10(2 * most)], **_ticks(most)},
         }
         panels.append(Panel(f"{sharing}, {pages_word(pages)}", traces, layout))
     return panels
+
+
+def _ticks(most: float) -> dict[str, Any]:
+    """Powers of ten, and 2 and 5 between them where there are few."""
+    decades = range(int(log10(2 * most)) + 1)
+    values = [step * 10**decade for decade in decades for step in ((1, 2, 5) if len(decades) < 3 else (1,))]
+    return {"tickvals": values, "ticktext": [f"{value:,}" for value in values]}
 
 
 def _line(name: str, spreads: dict[int, Spread]) -> dict[str, Any]:
@@ -91,8 +98,8 @@ def _bars(group: Sequence[Measured], names: Sequence[str]) -> list[Panel]:
                 "error_y": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [spread.high - spread.median for spread in spreads],
-                    "arrayminus": [spread.median - spread.low for spread in spreads],
+                    "array": [spread.whiskers[0] for spread in spreads],
+                    "arrayminus": [spread.whiskers[1] for spread in spreads],
                 },
                 "hovertemplate": f"{name}: %{{y:,}} in %{{x}}<extra></extra>",
             }
@@ -115,9 +122,7 @@ def _table(points: Sequence[Measured], names: Sequence[str]) -> Table:
         total = _spread(own, TOTAL)
         kinds = [number(_spread(own, name).median) for name in names]
         each = number(total.median / pages / iterations) if pages and iterations else "–"
-        spread = number(total.median) + (
-            f" ({number(total.low)}–{number(total.high)})" if total.low < total.high else ""
-        )
+        spread = total.shown
         rows.append((setting, sharing, pages, iterations, total.count, spread, each, *kinds))
     head = ("setting", "sharing", "pages", "iterations", "repetitions", "all messages", "a page and iteration", *names)
     return Table(head, rows).trimmed()
