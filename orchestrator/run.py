@@ -69,6 +69,7 @@ def run(
         while waiting:
             stage = stage_for(testbed)
             agents: Agents | None = None
+            replaced = False
             try:
                 with record.stage("provision", f"starting {', '.join(testbed.nodes)}"):
                     nodes = stage.provision()
@@ -80,12 +81,13 @@ def run(
                 with record.stage("run", f"running {counted(len(waiting), 'point')}"):
                     points_run = _PointsRun(len(plan.points), stage, agents, programs, record, progress, at_failure)
                     points_run.run(waiting, fail_fast=fail_fast)
+                    replaced = bool(waiting)
             except (HostError, GuestError) as failure:
                 at_failure(stage, failure.message)
                 raise
             finally:
                 with signals_wait(progress.say_soon):
-                    _end(stage, agents, record, progress, keep and not waiting)
+                    _end(stage, agents, record, progress, keep and not replaced)
     judge(record.summary.points)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.plan import load
+from orchestrator.programs import Programs
 from orchestrator.progress import Progress
 from orchestrator.record import Record
 from orchestrator.results import RunDirectory
@@ -54,6 +55,6 @@ def test_somebody_can_look_before_anything_is_tidied_up(tmp_path: Path, comes_up
         Record(plan, "vm", RunDirectory.create(tmp_path, plan.name), progress) as record,
         pytest.raises(GuestError),
     ):
-        run(plan, lambda _testbed: stage, record, progress, keep=True, at_failure=at_failure)
+        run(plan, lambda _testbed: stage, Programs(plan, "vm"), record, progress, keep=True, at_failure=at_failure)
     failure = "failure: node arm: no daemon" if comes_up else "failure: node arm is not ready"
     assert happened[-3:] == [failure, "collect", "teardown keep=True"]
