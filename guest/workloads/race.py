@@ -30,7 +30,7 @@ _LOOKS = 4000
 """How often a thread looks at another's word before it lets others run: some ten microseconds."""
 _LOOKS_AGAIN = 64
 _YIELDS = 16
-"""How often it yields before it sleeps. Not for long: where processors are shared, who has used its time waits longer."""
+"""How often it yields before it sleeps. Not for long: on a busy machine, who has used its time waits the longer."""
 _NAP_S = 50e-6
 _PAUSE_BITS = 16
 """The longest pause is 65,536 turns of an empty loop: 20 µs on a processor, 200 µs on an emulated one. A page fault
