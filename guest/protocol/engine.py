@@ -46,11 +46,23 @@ class Engine(Protocol):
         ...
 
     def peer_up(self, kernel: int) -> list[Effect]:
-        """The kernel is there (again), with nothing mapped. Told to every member before the newcomer's first fault."""
+        """The kernel is there again, with nothing mapped.
+
+        Told to every member before the newcomer's first fault, and only once all have heard of its death. The newcomer
+        hears it of itself, after the deaths of those who are dead now.
+        """
         ...
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """An address-space operation was applied; requests that waited for it are answered now."""
+        ...
+
+    def forget(self, pages: range) -> None:
+        """The pages were unmapped, everywhere in this epoch: they are as if never touched. None of them is pending."""
+        ...
+
+    def move(self, pages: range, to: int) -> None:
+        """The pages have other numbers now, the first one `to`; they are unmapped. None of them is pending."""
         ...
 
     @property

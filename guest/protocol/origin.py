@@ -102,10 +102,13 @@ class OriginEngine(Home, Away):
         return [effect for page in known for effect in self._apply(page, kernel, _PEER_DOWN)]
 
     def peer_up(self, kernel: int) -> list[Effect]:
-        """A kernel is there, with nothing mapped. An origin that comes back has lost its directory, and is asked
-        nothing: what others hold, it does not know of. See `Engine.peer_up`."""
+        """A kernel is there, with nothing mapped. An origin that comes back has lost its directory: it does not know
+        what others hold, so it has every page for lost, and those who knew it before ask it nothing.
+        See `Engine.peer_up`."""
         if kernel != self.origin:
             self._alive |= 1 << kernel
+        elif kernel == self.kernel:
+            self._orphaned = True
         return []
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
@@ -113,6 +116,19 @@ class OriginEngine(Home, Away):
         self.epoch = epoch
         later, self._later = self._later, ()
         return [effect for sender, message in later for effect in self.receive(sender, message)]
+
+    def forget(self, pages: range) -> None:
+        """The pages were unmapped. See `Engine.forget`."""
+        for page in pages:
+            self._pages[page] = None
+
+    def move(self, pages: range, to: int) -> None:
+        """The pages have other numbers now. See `Engine.move`."""
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            record, self._pages[page] = self._pages[page], None
+            if record is not None:
+                record.number = number
+            self._pages[number] = record
 
     def state(self, page: int) -> State:
         """State of the page here."""

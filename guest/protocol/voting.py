@@ -109,7 +109,8 @@ class VotingEngine(Votes):
         return effects + self._catch_up()
 
     def peer_up(self, kernel: int) -> list[Effect]:
-        """A kernel is there, with nothing mapped. See `Engine.peer_up`."""
+        """A kernel is there, with nothing mapped; what it had may be lost. See `Engine.peer_up`."""
+        self._died = True
         self._alive |= 1 << kernel
         self._dead &= ~(1 << kernel)
         effects: list[Effect] = []
@@ -122,6 +123,19 @@ class VotingEngine(Votes):
         """Requests that were ahead of us are answered now. See `Engine.enter_epoch`."""
         self.epoch = epoch
         return self._catch_up()
+
+    def forget(self, pages: range) -> None:
+        """The pages were unmapped. See `Engine.forget`."""
+        for page in pages:
+            self._pages[page] = None
+
+    def move(self, pages: range, to: int) -> None:
+        """The pages have other numbers now. See `Engine.move`."""
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            record, self._pages[page] = self._pages[page], None
+            if record is not None:
+                record.number = number
+            self._pages[number] = record
 
     def _is_ahead(self, message: Message) -> bool:
         """Whether its sender knows of an address-space operation, or of a death, that we have not heard of yet."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from guest.protocol.address_space import Operation
 from guest.protocol.messages import Message
 from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
@@ -31,6 +32,9 @@ def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
         "threads": scenario.threads,
         "give_ups": scenario.give_ups,
         "deaths": scenario.deaths,
+        "returns": scenario.returns,
+        "space": [list(operation) for operation in scenario.space],
+        "mapped": scenario.mapped,
     }
 
 
@@ -100,6 +104,9 @@ def trace_from_json(saved: Any) -> Saved:
             threads=int(what["threads"]),
             give_ups=int(what["give_ups"]),
             deaths=int(what["deaths"]),
+            returns=int(what.get("returns", 0)),
+            space=tuple(Operation.of(*map(int, fields)) for fields in what.get("space", ())),
+            mapped=what.get("mapped"),
         )
         return Saved(str(saved["protocol"]), scenario, str(saved["violation"]), list(map(_wanted, saved["moves"])))
     except (KeyError, TypeError, AttributeError) as error:

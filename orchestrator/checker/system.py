@@ -23,8 +23,13 @@ class World(NamedTuple):
     """Mask of pages that were ever written by a kernel."""
     notices: tuple[tuple[int, int], ...] = ()
     """(dead, survivor that has not heard of it yet)."""
+    arrivals: tuple[tuple[int, int], ...] = ()
+    """(kernel that has come back, member that has not heard of it yet). Its threads do nothing until all have."""
+    fallen: int = 0
+    """Mask of the kernels that ever died."""
     give_ups: int = 0
     deaths: int = 0
+    returns: int = 0
 
 
 class Move(NamedTuple):
@@ -60,9 +65,7 @@ class System:
         self.scenario = scenario
         self.parcels = parcels
         kernels = range(scenario.kernels)
-        self.machines = [
-            Machine(kernel, scenario.engine(kernel, kernels, scenario.pages), parcels) for kernel in kernels
-        ]
+        self.machines = [Machine(kernel, scenario.engine_of(kernel), parcels, scenario.space) for kernel in kernels]
         self.network: Network = InOrder() if scenario.links is Links.IN_ORDER else Reordered()
         self._trying: tuple[int, str, Flight | None] = (0, "", None)
 
@@ -73,7 +76,7 @@ class System:
         world = World(tuple(machine.begin(scenario.pages, 1, 8) for machine in machines), (), (0,) * scenario.pages)
         if scenario.start is not Start.UNMAPPED:
             holders = range(int(scenario.start is Start.PARTLY_SHARED), scenario.kernels)
-            for page in range(scenario.pages):
+            for page in range(scenario.mapped_pages):
                 for kernel in reversed(holders):
                     world = self._settle(self._operation(world, kernel, f"reads page {page}"))
                 if scenario.start is Start.MODIFIED:
@@ -114,8 +117,9 @@ class System:
             self._trying = kernel, "receives", flight
             outcome = self.machines[kernel].deliver(locals_[kernel], sender, parcel)
             yield Move(kernel, "receives", outcome, self.apply(world, kernel, outcome, rest), flight)
+        idle = {newcomer for newcomer, _ in world.arrivals}
         for kernel, local in enumerate(locals_):
-            if local == DEAD:
+            if local == DEAD or kernel in idle:
                 continue
             machine = self.machines[kernel]
             awake = machine.summaries[local].awake
@@ -123,12 +127,14 @@ class System:
             for says, outcome in machine.moves(local):
                 after = self.apply(world, kernel, outcome, net)
                 yield Move(kernel, says, outcome, after, None, not (awake and says.startswith("tries")))
-        if world.notices:
-            yield from self._notices(world)
+        if world.notices or world.arrivals:
+            yield from self._news(world)
         if world.give_ups < self.scenario.give_ups:
             yield from self._give_ups(world)
         if world.deaths < self.scenario.deaths:
             yield from self._deaths(world)
+        if world.returns < self.scenario.returns and not world.notices and not world.arrivals:
+            yield from self._returns(world)
 
     def _give_ups(self, world: World) -> Iterator[Move]:
         for kernel, local in enumerate(world.locals):
@@ -141,7 +147,7 @@ class System:
     def _deaths(self, world: World) -> Iterator[Move]:
         """What the dead had sent may arrive, until its receiver hears of the death; what was sent to it never does."""
         living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
-        for dead in living:
+        for dead in living if len(living) > 1 else ():
             locals_ = tuple(DEAD if kernel == dead else local for kernel, local in enumerate(world.locals))
             net = tuple(flight for flight in world.net if flight[1] != dead)
             notices = tuple(
@@ -150,11 +156,49 @@ class System:
                     + [(dead, kernel) for kernel in living if kernel != dead]
                 )
             )
-            after = world._replace(locals=locals_, net=net, notices=notices, deaths=world.deaths + 1)
+            after = world._replace(
+                locals=locals_,
+                net=net,
+                notices=notices,
+                arrivals=tuple(entry for entry in world.arrivals if entry[1] != dead),
+                fallen=world.fallen | 1 << dead,
+                deaths=world.deaths + 1,
+            )
             yield Move(dead, "dies", None, after, None, True, True)
 
-    def _notices(self, world: World) -> Iterator[Move]:
+    def _returns(self, world: World) -> Iterator[Move]:
+        """Only once all have heard of the death, and one kernel after the other: that is the membership's part."""
+        living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
+        for kernel, local in enumerate(world.locals):
+            if local != DEAD:
+                continue
+            self._trying = kernel, "comes back", None
+            locals_ = list(world.locals)
+            locals_[kernel] = self.machines[kernel].begin_again(
+                [dead for dead, other in enumerate(world.locals) if other == DEAD and dead != kernel],
+                self.scenario.threads,
+                self.scenario.operations[kernel],
+            )
+            after = world._replace(
+                locals=tuple(locals_),
+                touched=tuple(mask & ~(1 << kernel) for mask in world.touched),
+                arrivals=tuple((kernel, member) for member in living),
+                returns=world.returns + 1,
+            )
+            yield Move(kernel, "comes back", None, after, None, True, True)
+
+    def _news(self, world: World) -> Iterator[Move]:
+        """Every kernel hears of a return before it hears of anything that happened to that kernel afterwards."""
+        for arrival in world.arrivals:
+            newcomer, kernel = arrival
+            self._trying = kernel, f"hears that kernel {newcomer} is back", None
+            outcome = self.machines[kernel].welcome(world.locals[kernel], newcomer)
+            arrivals = tuple(entry for entry in world.arrivals if entry != arrival)
+            after = self.apply(world._replace(arrivals=arrivals), kernel, outcome, world.net)
+            yield Move(kernel, f"hears that kernel {newcomer} is back", outcome, after)
         for notice in world.notices:
+            if notice in world.arrivals:
+                continue
             dead, kernel = notice
             self._trying = kernel, f"hears that kernel {dead} died", None
             outcome = self.machines[kernel].bury(world.locals[kernel], dead)
@@ -178,6 +222,12 @@ class System:
         for page in outcome.stored:
             written |= 1 << page
             net = self._age(page, net, locals_, kernel)
+        for page in outcome.unmapped:
+            touched, written = _put(touched, page, 0), written & ~(1 << page)
+        for page, number in outcome.moved:
+            touched, written = self._move(kernel, page, number, touched, written)
+        if outcome.done:
+            self._check_done(locals_, outcome.done)
         present = self.machines[kernel].summaries[outcome.local].present
         for page, mask in enumerate(touched):
             if present >> page & 1 and not mask >> kernel & 1:
@@ -186,7 +236,7 @@ class System:
             if world.deaths:
                 sends = tuple(send for send in sends if locals_[send[0]] != DEAD)
             net = self.network.add(net, kernel, sends)
-        return World(tuple(locals_), net, touched, written, world.notices, world.give_ups, world.deaths)
+        return world._replace(locals=tuple(locals_), net=net, touched=touched, written=written)
 
     def _age(self, page: int, net: Net, locals_: list[int], writer: int) -> Net:
         """A store makes all other copies stale, in memories and in messages."""
@@ -216,12 +266,28 @@ class System:
             )
         return self._age(page, net, locals_, kernel)
 
+    def _move(
+        self, kernel: int, page: int, number: int, touched: tuple[int, ...], written: int
+    ) -> tuple[tuple[int, ...], int]:
+        """One kernel's page has another number; what is known of the old one goes on for those that still have it."""
+        bit = 1 << kernel
+        touched = _put(touched, number, touched[number] | (touched[page] & bit))
+        touched = _put(touched, page, touched[page] & ~bit)
+        written |= (written >> page & 1) << number
+        return touched, written if touched[page] else written & ~(1 << page)
+
+    def _check_done(self, locals_: list[int], epoch: int) -> None:
+        """What an operation is said to have done, it has done on every kernel."""
+        for kernel, local in enumerate(locals_):
+            if local != DEAD and self.machines[kernel].summaries[local].epoch < epoch:
+                raise Violation(f"an operation is said to be done, but kernel {kernel} has not carried it out")
+
     def _living(self, world: World) -> int:
         return sum(1 << kernel for kernel, local in enumerate(world.locals) if local != DEAD)
 
     def _check_poison(self, world: World, page: int) -> None:
         origin = self.machines[0].engine.origin
-        if origin is not None and world.locals[origin] == DEAD:
+        if origin is not None and world.fallen >> origin & 1:
             return  # it alone knew who has the page
         for kernel, local in enumerate(world.locals):
             if local != DEAD:
