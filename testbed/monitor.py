@@ -17,6 +17,8 @@ from testbed.errors import GuestError
 
 ANSWER_S = 5.0
 """QEMU answers in a millisecond, and on a busy host within a second."""
+HELD = ("paused", "debug", "prelaunch", "inmigrate")
+"""States of a machine that stands still because somebody wants it to, or is about to go on."""
 LINE_MAX_BYTES = 64 << 20
 
 
@@ -91,7 +93,12 @@ class Monitor:
             if len(self._rest) > LINE_MAX_BYTES:
                 raise GuestError(f"node {self.node}: its monitor sends a line of more than {LINE_MAX_BYTES >> 20} MiB")
         line, _, self._rest = self._rest.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise GuestError(f"node {self.node}: its monitor says {line[:80]!r}, expected an object of JSON")
         return answer
 
     def close(self) -> None:

@@ -16,7 +16,11 @@ from orchestrator.monitor_session import ask
 from testbed import sockets
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
+from testbed.machine import Node
 from testbed.monitor import Monitor, Refused
+from testbed.process import ProcessId
+from testbed.record import NodeRecord
+from testbed.spec import NodeSpec
 
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 
@@ -75,6 +79,17 @@ def test_answers_are_told_from_events_and_refusals_from_answers(tmp_path: Path) 
         assert monitor.status == "paused"
 
 
+def test_whoever_logs_in_to_a_machine_that_is_held_is_told_so_at_once(tmp_path: Path) -> None:
+    node = Node(
+        "mine", NodeSpec("arm", "aarch64", 512 << 20), NodeRecord(qemu=ProcessId.of(os.getpid()), ssh_port=1), tmp_path
+    )
+    assert node.ssh_command()[-1] == "arm.mine"  # no monitor there: ssh has to find out
+    path = sockets.monitor(tmp_path, "arm")
+    with qemu(path, answers), pytest.raises(GuestError, match="node arm is paused") as caught:
+        node.ssh_command()
+    assert "testbed fault resume arm.mine" in caught.value.hint
+
+
 def test_a_question_may_be_hmp_or_qmp_by_name_or_as_json(tmp_path: Path) -> None:
     with qemu(tmp_path / "m", answers), Monitor("arm", tmp_path / "m") as monitor:
         assert ask(monitor, "info registers", qmp=False) == "you said info registers"
@@ -104,6 +119,24 @@ def test_a_monitor_that_is_not_there_or_goes_is_the_guests_failure(tmp_path: Pat
 
     with qemu(tmp_path / "m", leave), pytest.raises(GuestError, match="its monitor has gone"):
         Monitor("arm", tmp_path / "m")
+
+
+@pytest.mark.parametrize("said", [b"hello\n", b"[1]\n", b"\xff\n"])
+def test_what_is_no_monitor_is_told_from_one(tmp_path: Path, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "m"))
+        listener.listen(1)
+
+        def speak() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(said)
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        with pytest.raises(GuestError, match="expected an object of JSON"):
+            Monitor("arm", tmp_path / "m")
+        speaker.join()
 
 
 def test_sockets_are_taken_from_everybody_else_and_files_are_left_as_they_are(tmp_path: Path) -> None:
