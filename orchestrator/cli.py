@@ -25,6 +25,7 @@ from orchestrator import (
     commands_verify,
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
+from orchestrator.options import WarmOption
 from orchestrator.output import open_missing, printable, put, tell
 from orchestrator.signals import signals_raise
 from orchestrator.words import counted
@@ -100,6 +101,7 @@ def run(
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+    warm: WarmOption = None,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
 
@@ -109,6 +111,7 @@ def run(
       testbed run configs/counts.yaml --stage local
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
+      testbed run configs/quickstart.yaml --warm
     """
     from orchestrator.run_command import run_file
 
@@ -116,6 +119,7 @@ def run(
         file,
         stage.value,
         accelerator=accel.value if accel else None,
+        warm=warm,
         results=results,
         keep=keep,
         as_json=as_json,

@@ -28,6 +28,7 @@ def run_file(
     stage: str,
     *,
     accelerator: str | None,
+    warm: bool | None,
     results: Path,
     keep: bool,
     as_json: bool,
@@ -46,7 +47,7 @@ def run_file(
                     f"{plan.name}: {counted(len(plan.points), 'point')} on stage {stage}, results in {directory.path}"
                 )
                 record.versions(of_tools(_architectures(plan) if stage == "vm" else []))
-                stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
+                stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator, warm)
                 run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
@@ -81,7 +82,12 @@ def _architectures(plan: Plan) -> list[str]:
 
 
 def _stage_factory(
-    stage: str, experiment: str, directory: RunDirectory, progress: Progress, accelerator: str | None
+    stage: str,
+    experiment: str,
+    directory: RunDirectory,
+    progress: Progress,
+    accelerator: str | None,
+    warm: bool | None,
 ) -> Callable[[Testbed], Stage]:
     if stage == "local":
         from orchestrator.stage_local import LocalStage
@@ -89,6 +95,7 @@ def _stage_factory(
         return lambda testbed: LocalStage(testbed, progress.say)
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
+    from testbed.warm import Mode
 
     wanted = Accelerator(accelerator) if accelerator else None
     numbers = itertools.count(1)  # with --keep the testbed before is still there
@@ -96,7 +103,7 @@ def _stage_factory(
     def stage_for(testbed: Testbed) -> Stage:
         number = next(numbers)
         ending = f"-{directory.run_id[-4:]}" + (f"-{number}" if number > 1 else "")
-        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress)
+        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress, Mode.wanted(warm))
 
     return stage_for
 

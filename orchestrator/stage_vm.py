@@ -18,6 +18,7 @@ from testbed import Deadline, LinkKind
 from testbed import Testbed as RunningTestbed
 from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.ivshmem_client import HostPeer
+from testbed.warm import Mode
 
 DEPLOY_S = 20.0
 EVIDENCE = "evidence"
@@ -34,12 +35,14 @@ class VmStage:
         accelerator: Accelerator | None,
         directory: RunDirectory,
         progress: Progress,
+        mode: Mode = Mode.AUTO,
     ) -> None:
         self._name = name
         self._shape = shape
         self._accelerator = accelerator
         self._directory = directory
         self._progress = progress
+        self._mode = mode
         self._running: RunningTestbed | None = None
         self._images: dict[str, Image] = {}
         self._segments: dict[str, HostPeer] = {}
@@ -60,6 +63,7 @@ class VmStage:
             self._directory.path / EVIDENCE,
             self._images,
             kept=False,
+            mode=self._mode,
         )
         for link, settings in self._shape.links.items():
             if settings.kind == "ivshmem-doorbell":
@@ -68,10 +72,20 @@ class VmStage:
         for node in self._running.nodes.values():
             boot_s = node.boot_s or 0.0
             reason = node.accelerator_reason
-            self._progress.say(f"{node.name}: {node.arch}, ready in {boot_s:.1f} s, {node.accelerator} ({reason})")
+            how = f"{'warm' if node.warm else 'cold'} start in {boot_s:.1f} s"
+            self._progress.say(f"{node.name}: {node.arch}, {how}, {node.accelerator} ({reason})")
             stages = dict(node.stages)
             summaries.append(
-                NodeSummary(node.name, node.arch, node.accelerator.value, reason, round(boot_s, 3), stages)
+                NodeSummary(
+                    node.name,
+                    node.arch,
+                    node.accelerator.value,
+                    reason,
+                    round(boot_s, 3),
+                    stages,
+                    node.warm,
+                    node.warm_reason,
+                )
             )
         return summaries
 

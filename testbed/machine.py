@@ -70,6 +70,16 @@ class Node:
         return self.record.accelerator_reason
 
     @property
+    def warm(self) -> bool:
+        """Whether it was started from a saved state, and so has the resident program of that in it."""
+        return self.record.warm
+
+    @property
+    def warm_reason(self) -> str:
+        """Which state it was, or why none."""
+        return self.record.warm_reason
+
+    @property
     def boot_s(self) -> float | None:
         """Seconds from the machine's start to its SSH banner; None when it did not come that far."""
         return self.record.boot_s
