@@ -29,14 +29,14 @@ from guest.errors import GuestFailure
 from guest.launcher import Launcher
 from guest.link import Link
 from guest.notify import Policy
-from guest.offer import Offer
+from guest.offer import Offer, Spare
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.registry import PROTOCOLS
 from guest.protocol.trace import TRACE_VERSION, TracedEngine
 from guest.region import Region
 from guest.run import Run
-from guest.segment import NodeState, Segment
-from guest.workloads import WORKLOADS, WorkloadError, parse
+from guest.segment import PAGE_BYTES, NodeState, Segment
+from guest.workloads import WORKLOADS, Workload, WorkloadError, parse
 
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 1 << 20
@@ -156,6 +156,7 @@ class Agent:
             "isa": system.machine,
             "python": sys.version.split()[0],
             "kernel_release": system.release,
+            "monotonic_ns": monotonic_ns(),
             "features": {
                 "protocols": list(PROTOCOLS),
                 "notify": [policy.value for policy in Policy],
@@ -223,7 +224,7 @@ class Agent:
             )
         deadline_s = fields.get("deadline_s")
         deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
-        offer = self._offer(choice(fields, "memory", ("coherent", "bare"), "coherent"), daemon, workload.pages)
+        offer = self._offer(choice(fields, "memory", ("coherent", "bare"), "coherent"), daemon, workload)
         self._used = True
         self._run = Run(daemon, self._launcher, workload, deadline_ns)
         daemon.node.state = NodeState.RUNNING
@@ -273,11 +274,13 @@ class Agent:
         if self._link is not None:
             self._link.close()
 
-    def _offer(self, memory: str, daemon: Daemon, pages: int) -> Offer:
-        if memory == "coherent":
-            return Offer.coherent(daemon.region)
+    def _offer(self, memory: str, daemon: Daemon, workload: Workload) -> Offer:
         assert self._link is not None, "memory is open without a link"
-        return Offer.bare(self._link, Segment.open(self._link.memory).layout, daemon.kernel, pages)
+        spare = Spare(self._link, Segment.open(self._link.memory).layout, daemon.kernel)
+        meeting = spare.take(workload.meeting_bytes) if workload.meeting_bytes else None
+        if memory == "coherent":
+            return Offer.coherent(daemon.region, meeting)
+        return Offer.bare(spare.take(workload.pages * PAGE_BYTES), meeting)
 
     def _find_link(self, fields: Any, kernel: int) -> Link:
         """The link that `fields` describe: it stays open, as taking a device costs more than many a run."""

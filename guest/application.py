@@ -5,9 +5,10 @@ every kernel; page faults bring the pages in. `run_thread` runs one thread of a 
 """
 
 import json
+from mmap import mmap
 from os import close
 from socket import recv_fds, send_fds, socket
-from typing import Any
+from typing import Any, NamedTuple
 
 from guest import workloads
 from guest.region import BASE, map_shared
@@ -17,9 +18,9 @@ from guest.workloads import Place
 
 # First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
 MEMORY = b"M"
-"""Daemon: size and offset of the memory in bytes (decimal), and its descriptor."""
+"""Daemon: size and offset of the memory, size and offset of the meeting (bytes, decimal), and their descriptors."""
 BARE_MEMORY = b"S"
-"""Daemon instead of that: size and offset of memory of the segment that nobody keeps coherent, and its descriptor."""
+"""Daemon instead of that, with the same words: the memory is a part of the segment that nobody keeps coherent."""
 FAULTS = b"U"
 """Application: its userfaultfd, with the memory registered."""
 REGISTERED = b"K"
@@ -42,30 +43,47 @@ class Detached(Exception):
     """The daemon is gone, or is ending the run."""
 
 
-def attach(daemon: socket) -> memoryview:
-    """The shared memory, mapped at `guest.region.BASE`. Raises Detached, RegionError or UserfaultfdError."""
-    offer, (memory_fd,), _, _ = recv_fds(daemon, PACKET_BYTES, 1)
-    size_bytes, offset = (int(number) for number in offer[1:].split())
-    memory = map_shared(memory_fd, size_bytes, offset=offset)
-    close(memory_fd)
+class Attached(NamedTuple):
+    """What a program has once it is attached."""
+
+    memory: memoryview
+    """The shared memory, mapped at `guest.region.BASE`."""
+    meeting: memoryview
+    """Raw memory of the segment, for threads to meet in; empty, unless the workload wants it."""
+
+
+def attach(daemon: socket) -> Attached:
+    """Map what the daemon offers. Raises Detached, RegionError or UserfaultfdError."""
+    offer, fds, _, _ = recv_fds(daemon, PACKET_BYTES, 2)
+    if not offer:
+        raise Detached
+    size_bytes, offset, meeting_bytes, meeting_offset = (int(number) for number in offer[1:].split())
+    memory_fd, meeting_fd = fds
+    attached = Attached(
+        map_shared(memory_fd, size_bytes, offset=offset),
+        memoryview(mmap(meeting_fd, meeting_bytes, offset=meeting_offset) if meeting_bytes else b""),
+    )
+    for fd in fds:
+        close(fd)
     if offer[:1] == BARE_MEMORY:
-        return memory
+        return attached
     faults = Userfaultfd()
     faults.register(BASE, size_bytes)
     # The descriptor stays open here too: should the daemon die, a fault then blocks until this process is killed as
     # well. If the daemon's were the last one, the kernel would let go of the range, and a fault would read zeros.
     send_fds(daemon, [FAULTS], [faults.fd])
     _expect(daemon, REGISTERED)
-    return memory
+    return attached
 
 
 def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
     """One thread of a workload: `thread` has the fields workload, kernel, thread, roles."""
     workload = workloads.parse(thread["workload"])
-    place = Place(thread["kernel"], thread["thread"], tuple(tuple(names) for names in thread["roles"]))
+    roles = tuple(tuple(names) for names in thread["roles"])
     log = AccessLog()
     try:
-        memory = attach(daemon)
+        memory, meeting = attach(daemon)
+        place = Place(thread["kernel"], thread["thread"], roles, meeting)
         send_fds(daemon, [ACCESSES], [log.fd])
 
         def barrier() -> None:

@@ -26,6 +26,7 @@ from guest.launcher import die_with
 from guest.link import Link
 from guest.measure import SILENCE_S, ping, pong
 from guest.notify import Notifier, Policy
+from guest.offer import Offer
 from guest.protocol.registry import PROTOCOLS
 from guest.region import Region
 from guest.ring import Receiver, Sender
@@ -90,7 +91,8 @@ def _one_round(link: Link, pages: int) -> list[float]:
             daemon.stop()
 
         daemon.watch(ours.fileno(), read)
-        send_fds(ours, [application.MEMORY + b"%d 0" % daemon.region.size_bytes], [daemon.region.memory_fd])
+        offer = Offer.coherent(daemon.region)
+        send_fds(ours, [offer.packet], offer.memory_fds)
         daemon.serve(lambda _: None)
     _, status = os.waitpid(pid, 0)
     if len(samples) != pages:
@@ -99,7 +101,7 @@ def _one_round(link: Link, pages: int) -> list[float]:
 
 
 def _touch(daemon: socket, pages: int) -> None:
-    memory = application.attach(daemon)
+    memory = application.attach(daemon).memory
     samples = array("d")
     for offset in range(0, pages * PAGE_BYTES, PAGE_BYTES):
         start_ns = perf_counter_ns()

@@ -17,6 +17,7 @@ from guest.launcher import Launcher
 from guest.offer import Offer
 from guest.protocol.messages import Message, MessageName
 from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
+from guest.timeline import Timeline, by_page
 from guest.workloads import Workload
 
 ENDED_EARLY = 1
@@ -59,6 +60,7 @@ class Run:
         self._deadline_ns = deadline_ns
         self._threads: list[_Thread] = []
         self._barrier: Barrier
+        self._timeline = Timeline()
         self._begun_ns = 0
         self._ended_ns = 0
         self._sent_before = daemon.node.messages
@@ -74,7 +76,7 @@ class Run:
                 self._launcher.launch({"workload": fields, "kernel": daemon.kernel, "thread": number, "roles": roles}),
             )
             self._threads.append(thread)
-            send_fds(thread.socket, [offer.packet], [offer.memory_fd])
+            send_fds(thread.socket, [offer.packet], offer.memory_fds)
             daemon.watch(thread.socket.fileno(), self._reader(thread))
         daemon.on_harness = self._harness
         daemon.deliver_kept()
@@ -119,6 +121,7 @@ class Run:
             wrong += thread.result["wrong"]
             mismatches += thread.result["mismatches"]
         sent = self._sent()
+        faults = [thread.faults for thread in self._threads]
         return {
             "verified": wrong == 0,
             "wrong": wrong,
@@ -131,6 +134,8 @@ class Run:
                 kind: {"count": count, "mean_us": round(total / count / 1e3, 1) if count else None}
                 for kind, count, total in zip(KINDS, counts, total_ns, strict=True)
             },
+            "faults_by_page": by_page(faults),
+            "timeline": self._timeline.told(self._begun_ns, faults),
             "accesses": {
                 "hits": samples.hits,
                 "several_faults": samples.several,
@@ -179,6 +184,7 @@ class Run:
 
     def _harness(self, sender: int, message: Message) -> None:
         if message.name == MessageName.BARRIER:
+            self._timeline.heard(sender, message.request)
             self._barrier.announce(sender, message.request)
             self._go_on()
         elif message.request == ENDED_EARLY and self.failure is None:
@@ -190,6 +196,7 @@ class Run:
     def _arrived(self) -> None:
         self._daemon.parked += 1
         if self._barrier.arrive():
+            self._timeline.announced(self._barrier.number)
             self._daemon.send_harness(MessageName.BARRIER, self._barrier.number)
             self._go_on()
 

@@ -15,6 +15,7 @@ import typer
 
 from images.errors import Failure, no_room
 from orchestrator import (
+    commands_access,
     commands_bench,
     commands_image,
     commands_litmus,
@@ -57,6 +58,7 @@ class Stage(StrEnum):
 
     VM = "vm"
     LOCAL = "local"
+    SIM = "sim"
 
 
 class Accel(StrEnum):
@@ -85,13 +87,18 @@ def _options(
 
 
 ExperimentArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Put a value into the file, whatever it says; may be repeated."),
+]
 
 
 @app.command()
 def run(
     file: ExperimentArgument,
+    overrides: Overrides = None,
     stage: Annotated[
-        Stage, typer.Option(help="Real guests, or the same daemons as processes of this host.")
+        Stage, typer.Option(help="Real guests, the same daemons as processes of this host, or engines alone.")
     ] = Stage.VM,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print run.json to standard output, and nothing else.")
@@ -101,6 +108,7 @@ def run(
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+    junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
     warm: WarmOption = None,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
@@ -109,14 +117,17 @@ def run(
     Examples:
       testbed run configs/quickstart.yaml
       testbed run configs/counts.yaml --stage local
+      testbed run configs/counts.yaml --stage sim
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
+      testbed run configs/quickstart.yaml --set workload.iterations=4 --set coherency.protocol=origin
       testbed run configs/quickstart.yaml --warm
     """
     from orchestrator.run_command import run_file
 
     run_file(
         file,
+        overrides or (),
         stage.value,
         accelerator=accel.value if accel else None,
         warm=warm,
@@ -125,21 +136,48 @@ def run(
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
+        junit=junit,
     )
 
 
 @app.command()
-def validate(file: ExperimentArgument) -> None:
+def validate(file: ExperimentArgument, overrides: Overrides = None) -> None:
     """Check an experiment file without starting anything.
 
     \b
     Examples:
       testbed validate configs/quickstart.yaml
+      testbed validate configs/quickstart.yaml --set workload.array=8MiB
     """
     from orchestrator.plan import load
 
-    plan = load(file)
+    plan = load(file, overrides or ())
     typer.echo(f"{file}: ok, {counted(len(plan.points), 'point')}")
+
+
+@app.command()
+def plan(
+    file: ExperimentArgument,
+    overrides: Overrides = None,
+    stage: Annotated[Stage, typer.Option(help="Where it would run.")] = Stage.VM,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
+    accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Earlier runs, for the time it takes.")] = Path(
+        "results"
+    ),
+) -> None:
+    """Show every point of an experiment, its time and time-out, memory, and what is reused. Nothing is started.
+
+    \b
+    Examples:
+      testbed plan configs/pairs.yaml
+      testbed plan configs/quickstart.yaml --set repeat=5 --json | jq .expected_s
+    """
+    from orchestrator.plan_command import plan_file
+
+    plan_file(
+        file, overrides or (), stage.value, accelerator=accel.value if accel else None, results=results, as_json=as_json
+    )
 
 
 @app.command()
@@ -150,16 +188,13 @@ def schema() -> None:
     Examples:
       testbed schema > experiment.schema.json
     """
-    from orchestrator.experiment import Experiment
+    from orchestrator.schema import json_schema
 
-    typer.echo(
-        json.dumps(
-            {"$schema": "https://json-schema.org/draft/2020-12/schema", **Experiment.model_json_schema()}, indent=2
-        )
-    )
+    typer.echo(json.dumps(json_schema(), indent=2))
 
 
 commands_testbed.add_to(app)
+commands_access.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
 commands_simulate.add_to(app)

@@ -13,7 +13,7 @@ DEFAULT_FILE = Path(__file__).parents[1] / "configs" / "litmus.yaml"
 
 
 class Stage(StrEnum):
-    """Mirrors `orchestrator.experiment.StageName`, which needs pydantic."""
+    """Those of `orchestrator.experiment.StageName` that have memory; it needs pydantic."""
 
     VM = "vm"
     LOCAL = "local"
@@ -38,7 +38,7 @@ def litmus(
     ] = DEFAULT_FILE,
     stage: Annotated[Stage, typer.Option(help="Real guests, or processes of this host.")] = Stage.VM,
     shape: Annotated[str, typer.Option(metavar="NAME,…", help="Some of the shapes; all, if none.")] = "",
-    iterations: Annotated[int, typer.Option(min=1, max=1_000_000, help="Instances of each row, at least.")] = 1000,
+    iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Instances of each row, at least.")] = 1000,
     notify: Annotated[Notify | None, typer.Option(help="Overrule the file's coherency.notify.")] = None,
     control: Annotated[bool, typer.Option(help="Run them on the bare segment too, without and with fences.")] = True,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the random pauses.")] = 1,

@@ -1,4 +1,4 @@
-"""`testbed simulate`: experiments on engines alone, with virtual time and faults by seed."""
+"""`testbed simulate` and `fuzz`: engines alone, with virtual time and faults by seed."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,8 +31,9 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors 
 
 
 def add_to(app: typer.Typer) -> None:
-    """Make the command one of `app`."""
+    """Make the commands two of `app`."""
     app.command()(simulate)
+    app.command()(fuzz)
 
 
 def simulate(
@@ -99,3 +100,26 @@ def simulate(
         as_json=as_json,
         quiet=quiet,
     )
+
+
+def fuzz(
+    repeat: Annotated[int, typer.Option(min=1, max=1_000_000, help="Seeds of each mixture.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, max=1 << 62, help="The first one.")] = 0,
+    only: Annotated[str | None, typer.Option(metavar="PROTOCOL/MIXTURE", help="One mixture alone.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Look for failures: random kernels, threads, pages, delays and faults, on the protocol's engines alone.
+
+    Every protocol is put under every mixture of faults that it is to stand. It ends with the first failure, and the
+    command that repeats it.
+
+    \b
+    Examples:
+      testbed fuzz
+      testbed fuzz --repeat 10000 --only voting/reorder+deaths
+      testbed fuzz --repeat 1 --seed 4711 --only origin/deaths
+    """
+    from orchestrator.fuzz_command import fuzz_protocols
+
+    fuzz_protocols(seeds=range(seed, seed + repeat), only=only, as_json=as_json, quiet=quiet)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from orchestrator.naming import complete_node, complete_testbed, the_name, the_node
 from orchestrator.options import WarmOption
 
 if TYPE_CHECKING:
     from testbed.lifecycle import NodeSummary, Summary
-    from testbed.machine import Testbed
 
 
 def add_to(app: typer.Typer) -> None:
@@ -135,12 +135,14 @@ class _Ssh(TyperCommand):
 
 
 def ssh(
-    node: Annotated[str, typer.Argument(help="A node's name.")],
+    node: Annotated[str, typer.Argument(help="A node's name, or NODE.TESTBED.", autocompletion=complete_node)],
     command: Annotated[
         list[str] | None,
         typer.Argument(help="What to run; a shell when left out. One word is a line for the node's shell."),
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The testbed, when several are running.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The testbed, when several are running.", autocompletion=complete_testbed)
+    ] = None,
 ) -> None:
     """Log in to a node with the real ssh, its host key verified; the exit code is the command's.
 
@@ -153,22 +155,16 @@ def ssh(
       testbed ssh x86 sh -c 'echo $0' 'two words'
       testbed ssh --name mine x86 'dmesg | tail'
     """
-    from orchestrator.errors import InputError
-    from orchestrator.vocabulary import nearest
-
-    running = _the_testbed(name, node)
-    if node not in running.nodes:
-        near = nearest(node, running.nodes)
-        hint = f"did you mean '{near}'?" if near else ""
-        raise InputError(f"found no node '{node}' in {running.name}, expected {' or '.join(running.nodes)}", hint)
     line = shlex.join(command) if command and len(command) > 1 else "".join(command or [])
-    words = running.nodes[node].ssh_command(line)
+    words = the_node(node, name).ssh_command(line)
     sys.stdout.flush()
     os.execvp(words[0], words)
 
 
 def down(
-    name: Annotated[str | None, typer.Argument(help="The testbed, when several are there.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The testbed, when several are there.", autocompletion=complete_testbed)
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every one of yours.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -183,41 +179,8 @@ def down(
     from orchestrator.progress import Progress
     from testbed import list_all, teardown
 
-    names = [summary.name for summary in list_all()] if everything else [_the_name(name, "or --all, to remove them")]
+    names = [summary.name for summary in list_all()] if everything else [the_name(name, "or --all, to remove them")]
     with Progress(quiet=quiet) as progress:
         for each in names:
             with progress.step(f"removing {each}"):
                 teardown.down(each, progress.say)
-
-
-def _the_testbed(name: str | None, node: str) -> "Testbed":
-    """The testbed meant: the named one, or the only one, or the only one with such a node."""
-    from testbed import find, list_all
-
-    if name is None:
-        with_node = [each.name for each in list_all() if node in [known.name for known in each.nodes]]
-        if len(with_node) == 1:
-            name = with_node[0]
-    return find(_the_name(name, "--name NAME says which"))
-
-
-def _the_name(name: str | None, how: str) -> str:
-    """The testbed called `name`, or the only one. Raises InputError; `how` to say which, when there are several."""
-    from orchestrator.errors import InputError
-    from orchestrator.vocabulary import nearest
-    from testbed import list_all
-
-    names = [summary.name for summary in list_all()]
-    if name is not None:
-        if name in names:
-            return name
-        near = nearest(name, names)
-        raise InputError(
-            f"found no testbed '{name}', expected {' or '.join(names) or 'one that is there, and there is none'}",
-            f"did you mean '{near}'?" if near else "`testbed ps` lists them",
-        )
-    if len(names) == 1:
-        return names[0]
-    if not names:
-        raise InputError("found no testbed", "`testbed up FILE` makes one")
-    raise InputError(f"found {len(names)} testbeds: {', '.join(names)}, expected the name of one", how)

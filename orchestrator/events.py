@@ -9,7 +9,7 @@ Every event has four fields, whatever else it holds:
 | `monotonic_s` | CLOCK_MONOTONIC of the host in seconds; for differences |
 | `event` | one of `EventName` |
 
-and the fields its `EventName` documents. Every figure of run.json is computed from these events.
+and the fields of its kind, in docs/results.md. Every figure of run.json is computed from these events.
 """
 
 import contextlib
@@ -23,32 +23,29 @@ from typing import Any
 
 from images.errors import HostError, no_room
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class EventName(StrEnum):
-    """Kinds of events, and the fields each has beside the common ones."""
+    """Kinds of events. Their fields are explained in docs/results.md; a test holds that page against a run."""
 
     RUN_STARTED = "run_started"
-    """`schema`, `run_id`, `experiment`, `stage`, `points` (their number), `versions`."""
+    MADE_WITH = "made_with"
+    """The file, the command, the versions and the host of the run."""
     SAID = "said"
-    """`text`: what the tool told the person in front of it."""
+    """A line that the person in front of it was shown, or could have been."""
     STAGE_STARTED = "stage_started"
-    """`name`: provision, deploy, run, collect or teardown."""
     STAGE_FINISHED = "stage_finished"
-    """`name`, `duration_s`, `ok`."""
     NODE_READY = "node_ready"
-    """`name`, `arch`, `accelerator`, `accelerator_reason`, `boot_s`, `boot_stages_s`, `facts` (kernel, Python …)."""
+    """A machine is up and its agent answers."""
     POINT_STARTED = "point_started"
-    """`index`, `parameters`, `repetition`."""
     AGENT_FINISHED = "agent_finished"
-    """`index` of the point, `node`, `answer`: what its agent counted and measured, unabridged."""
+    """One node's answer to a point, unabridged."""
     POINT_FINISHED = "point_finished"
-    """`index`, `result`: the point as in run.json."""
+    """The point as in run.json."""
     FAILED = "failed"
-    """`kind`, `message`, `hint`: why the run ended early."""
+    """The run ended early, or something was not as expected."""
     RUN_FINISHED = "run_finished"
-    """`outcome`, `duration_s`."""
 
 
 class EventLog:

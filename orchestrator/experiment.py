@@ -54,10 +54,11 @@ class Role(StrEnum):
 
 
 class StageName(StrEnum):
-    """Where an experiment runs: in real guests, or as processes of this host."""
+    """Where an experiment runs: in real guests, as processes of this host, or on engines alone."""
 
     VM = "vm"
     LOCAL = "local"
+    SIM = "sim"
 
 
 def _size(value: object) -> int:
@@ -94,6 +95,10 @@ def _expectation(value: object) -> object:
 
 def _one_or_many(value: object) -> object:
     return [value] if isinstance(value, str) else value
+
+
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, dict) else value
 
 
 def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -183,7 +188,11 @@ class Coherency(_Model):
         return self.region // PAGE_BYTES
 
 
-Threads = Annotated[tuple[Role, ...], BeforeValidator(_one_or_many), Field(min_length=1, max_length=16)]
+Threads = Annotated[
+    tuple[Role, ...],
+    Field(min_length=1, max_length=16),
+    BeforeValidator(_one_or_many, json_schema_input_type=Role | Annotated[list[Role], Field(min_length=1)]),
+]
 
 
 class SharedArray(_Model):
@@ -209,18 +218,44 @@ class SharedArray(_Model):
         return self.threads.get(node, (Role.IDLE,))
 
 
+Values = Annotated[list[Any], Field(min_length=1)]
+Columns = Annotated[dict[str, Values], Field(min_length=1)]
+Combination = Annotated[dict[str, Any], Field(min_length=1)]
+
+
+class Matrix(_Model):
+    """Values to put in the place of others, by path (`workload.array: [4KiB, 256KiB]`); all combinations are run."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Values]
+
+    grid: dict[str, Values] = {}
+    """The same as paths written beside it."""
+    zip: Annotated[list[Columns], BeforeValidator(_listed, json_schema_input_type=Columns | list[Columns])] = []
+    """Paths whose values are taken together: first with first, second with second. A list of such is a grid of them."""
+    exclude: list[Combination] = []
+    """Combinations of the grid that are left out: those that have all values of an entry."""
+    include: list[Combination] = []
+    """Further combinations; what an entry does not name is as the file says."""
+
+
 class Experiment(_Model):
     """An experiment file."""
 
+    extends: Annotated[tuple[str, ...], BeforeValidator(_one_or_many, json_schema_input_type=str | list[str])] = ()
+    """A file, or files, that this one is laid over: what stands here wins; `null` takes a key away."""
     name: Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
     """Part of the names of its results and of its testbed."""
     testbed: Testbed
     coherency: Coherency | None = None
     workload: SharedArray | None = None
-    matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
-    """Values to put in the place of others, by path (`workload.array: [4KiB, 256KiB]`); all combinations are run."""
+    matrix: Annotated[Matrix, Field(default_factory=lambda: Matrix.model_validate({}))]
     repeat: Annotated[int, Field(strict=True, ge=1, le=1000)] = 1
     """How often each combination is run."""
+    warm_up: Annotated[int, Field(strict=True, ge=0, le=100)] = 0
+    """How often each combination is run before that, unrecorded."""
+    seed: Annotated[int, Field(strict=True, ge=0, le=(1 << 53) - 1)] = 0
+    """Where chance begins; the nth repetition of every combination has the nth seed from here on."""
     timeout_s: Annotated[float, Field(strict=True, gt=0, le=86_400)] = 30.0
     """Longest time one point may take with hardware acceleration; emulated guests are given ten times as long."""
     expect: list[Annotated[str, BeforeValidator(_expectation)]] = ["verified == true"]

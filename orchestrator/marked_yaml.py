@@ -19,15 +19,17 @@ Path = tuple[str | int, ...]
 """Where a value is: keys and list positions from the top, e.g. `("testbed", "nodes", "x86", "arch")`."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Mark:
-    """A place in the file, both from 1."""
+    """A place: line and column from 1, and of which source; line 0 is a place outside of files, an option."""
 
     line: int
     column: int
+    source: str = ""
+    """A file that the experiment file extends, or an option; "" is the experiment file itself."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Problem:
     """Something wrong in a file, where, and in the words of the error: what was found and what was expected."""
 
@@ -36,7 +38,10 @@ class Problem:
 
     def located(self, file: str) -> str:
         """The form every error about a file has, which editors and terminals turn into links."""
-        return f"{file}:{self.mark.line}:{self.mark.column}: {self.text}"
+        source = self.mark.source or file
+        return (
+            f"{source}:{self.mark.line}:{self.mark.column}: {self.text}" if self.mark.line else f"{source}: {self.text}"
+        )
 
 
 @dataclass
@@ -58,6 +63,12 @@ class Marks:
         """Where the key of `path` stands; for a place in a list, its value."""
         return self.keys.get(path) or self.of_value(path)
 
+    def without(self, path: Path) -> "Marks":
+        """A copy that knows nothing at and below `path`."""
+        return Marks(
+            *({p: m for p, m in known.items() if p[: len(path)] != path} for known in (self.keys, self.values))
+        )
+
     def moved(self, source: Path, target: Path) -> "Marks":
         """A copy in which all at and below `target` stands where `source` does: a value was put in another's place."""
         marks = Marks()
@@ -78,6 +89,16 @@ class Document:
     data: Any
     marks: Marks
     problems: list[Problem]
+
+    def of(self, source: str, *, option: bool = False) -> "Document":
+        """The same, its places told to be in `source`; those of an option have no line."""
+
+        def stamped(mark: Mark) -> Mark:
+            return Mark(0, 0, source) if option else Mark(mark.line, mark.column, source)
+
+        marks = Marks(*({path: stamped(mark) for path, mark in known.items()} for known in vars(self.marks).values()))
+        problems = [Problem(stamped(problem.mark), problem.text) for problem in self.problems]
+        return Document(self.data, marks, problems)
 
 
 def read_yaml(text: str) -> Document:

@@ -1,22 +1,23 @@
 """An experiment file read, checked, and laid out as the points that will be run."""
 
 import copy
-import itertools
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from orchestrator.consistency import contradictions
 from orchestrator.errors import FileError
 from orchestrator.experiment import Experiment, Testbed
-from orchestrator.marked_yaml import Document, Mark, Marks, Path, Problem, read_yaml
-from orchestrator.vocabulary import matrix_paths, nearest
-from orchestrator.wording import problems_of, sentence, worth_telling
-
-POINTS_MAX = 10_000
+from orchestrator.layers import Override, Unreadable, composed, laid_over, overrides_of, read_text
+from orchestrator.marked_yaml import Document, Mark, Marks, Path, Problem
+from orchestrator.matrix import Combination, combinations
+from orchestrator.vocabulary import look_up
+from orchestrator.wording import problems_of, worth_telling
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class Point:
     experiment: Experiment
     """The file with those values in their places."""
 
+    @property
+    def warm_up(self) -> int:
+        """How often it is run before it counts: once for all repetitions of a combination."""
+        return 0 if self.repetition else self.experiment.warm_up
+
+    @property
+    def seed(self) -> int:
+        """Of the workload's chance: the same for all combinations, so that they are compared on the same footing."""
+        return self.experiment.seed + self.repetition
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,6 +51,12 @@ class Plan:
     text: str
     name: str
     points: tuple[Point, ...]
+    content: dict[str, Any]
+    """An experiment file's content that amounts to the same points, and needs no other file and no `--set`."""
+
+    def resolved(self) -> str:
+        """`content` as YAML."""
+        return yaml.safe_dump(self.content, sort_keys=False, allow_unicode=True, width=120)
 
     @property
     def testbeds(self) -> list[tuple[Testbed, list[Point]]]:
@@ -51,85 +68,71 @@ class Plan:
         return list(groups.values())
 
 
-def load(path: FilePath) -> Plan:
-    """Read and check the file. Raises `FileError` with every problem there is."""
-    text = _text(path)
-    document = read_yaml(text)
+def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
+    """Read and check the file, with `overrides` (`PATH=VALUE`) put in. Raises `FileError` with all its problems."""
+    shown = path.as_posix()
+    try:
+        text = read_text(path)
+    except Unreadable as error:
+        place = Problem(error.mark or Mark(0, 0), str(error))
+        raise FileError([place.located(shown)]) from None
+    document = composed(path, text)
     problems = list(document.problems)
-    combinations: list[tuple[dict[str, Any], Experiment]] = []
+    found: list[tuple[dict[str, Any], Experiment]] = []
     if document.data is not None or not problems:
-        matrix = _matrix(document, problems)
-        for parameters, data, marks in _combinations(document, matrix):
+        settings = overrides_of(overrides, document.data, problems)
+        if isinstance(document.data, dict):
+            for override in settings:
+                document = laid_over(document, override.layer())
+        for parameters, data, marks in _laid_out(document, combinations(document, problems), settings):
             experiment = _checked(data, marks, problems)
             if experiment is not None:
-                combinations.append((parameters, experiment))
+                found.append((parameters, experiment))
     if problems:
-        shown = path.as_posix()
         raise FileError([problem.located(shown) for problem in worth_telling(problems)])
+    content = _content(document.data, [parameters for parameters, _ in found])
     points = [
         (parameters, repetition, experiment)
-        for parameters, experiment in combinations
+        for parameters, experiment in _alike(found)
         for repetition in range(experiment.repeat)
     ]
     laid_out = tuple(Point(index, *point) for index, point in enumerate(points))
-    return Plan(path, text, combinations[0][1].name, laid_out)
+    return Plan(path, text, found[0][1].name, laid_out, content)
 
 
-def _text(path: FilePath) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        folders = (path.parent, FilePath("configs"))
-        known = sorted(each.as_posix() for folder in folders for each in folder.glob("*.yaml") if each.exists())
-        found = f"a link to {path.readlink()}, which is not there" if path.is_symlink() else "no such file"
-        near = nearest(path.as_posix(), known)
-        raise FileError([f"{path}: " + sentence(found, "an experiment file", near)]) from None
-    except IsADirectoryError:
-        raise FileError([f"{path}: " + sentence("a directory", "an experiment file")]) from None
-    except UnicodeDecodeError as error:
-        before = error.object[: error.start].decode()  # all of it is UTF-8, or the error would have come earlier
-        mark = Mark(before.count("\n") + 1, error.start - len(before[: before.rfind("\n") + 1].encode()) + 1)
-        found = f"the byte 0x{error.object[error.start]:02x}, which is no UTF-8"
-        raise FileError([Problem(mark, sentence(found, "text")).located(path.as_posix())]) from None
-    except OSError as error:
-        raise FileError([f"{path}: " + sentence(str(error.strerror), "a file that can be read")]) from None
-
-
-def _matrix(document: Document, problems: list[Problem]) -> dict[str, list[Any]]:
-    """The usable part of the matrix; what is wrong with the rest goes to `problems`."""
-    data, marks = document.data, document.marks
-    matrix = data.get("matrix") if isinstance(data, dict) else None
-    if not isinstance(matrix, dict):
-        return {}
-    known = matrix_paths(data)
-    usable: dict[str, list[Any]] = {}
-    for key, values in matrix.items():
-        if key not in known:
-            found = f"'{key}', which is no path of this file"
-            text = sentence(found, "a path such as workload.array", nearest(key, known))
-            problems.append(Problem(marks.of_key(("matrix", key)), text))
-        elif isinstance(values, list):
-            usable[key] = values
-    count = 1
-    for values in usable.values():
-        count *= max(1, len(values))
-    if count > POINTS_MAX:
-        text = sentence(f"{count} combinations", f"at most {POINTS_MAX}")
-        problems.append(Problem(marks.of_value(("matrix",)), text))
-        return {}
-    return usable
-
-
-def _combinations(document: Document, matrix: dict[str, list[Any]]) -> Iterator[tuple[dict[str, Any], Any, Marks]]:
-    """The file's data once for every combination of the matrix, each with the marks of what was put in."""
-    choices = [[(key, index, value) for index, value in enumerate(values)] for key, values in matrix.items() if values]
-    for combination in itertools.product(*choices):
+def _laid_out(
+    document: Document, found: list[Combination], overrides: list[Override]
+) -> Iterator[tuple[dict[str, Any], Any, Marks]]:
+    """The file's data once for every combination, each with the marks of what was put in. Overrides overrule it."""
+    seen: set[str] = set()
+    for combination in found:
         data, marks = copy.deepcopy(document.data), document.marks
-        for key, index, value in combination:
+        for key, choice in combination.items():
             target: Path = tuple(key.split("."))
-            if _put(data, target, copy.deepcopy(value)):
-                marks = marks.moved(("matrix", key, index), target)
-        yield {key: value for key, _, value in combination}, data, marks
+            if _put(data, target, copy.deepcopy(choice.value)):
+                marks = marks.moved(choice.place, target)
+        parameters = {key: choice.value for key, choice in combination.items()}
+        for override in overrides:
+            touched = [key for key in parameters if _related(tuple(key.split(".")), override.path)]
+            if touched:
+                over = laid_over(Document(data, marks, []), override.layer())
+                data, marks = over.data, over.marks
+            for key in touched:
+                path = tuple(key.split("."))
+                if path[: len(override.path)] == override.path:
+                    del parameters[key]  # it no longer varies
+                else:
+                    parameters[key] = look_up(data, path)
+        told = json.dumps(parameters, sort_keys=True, default=str)
+        if told not in seen:
+            seen.add(told)
+            yield parameters, data, marks
+
+
+def _related(one: Path, other: Path) -> bool:
+    """Whether one is at, above or below the other."""
+    shorter = min(len(one), len(other))
+    return one[:shorter] == other[:shorter]
 
 
 def _put(data: Any, path: Path, value: Any) -> bool:
@@ -151,3 +154,22 @@ def _checked(data: Any, marks: Marks, problems: list[Problem]) -> Experiment | N
     except ValidationError as error:
         problems.extend(problems_of(error, data, marks))
         return None
+
+
+def _alike(found: list[tuple[dict[str, Any], Experiment]]) -> list[tuple[dict[str, Any], Experiment]]:
+    """Every combination with a value for every path that varies: where it names none, the one that it has."""
+    paths = list(dict.fromkeys(key for parameters, _ in found for key in parameters))
+    full = []
+    for parameters, experiment in found:
+        missing = [key for key in paths if key not in parameters]
+        own = experiment.model_dump(mode="json") if missing else {}
+        values = parameters | {key: look_up(own, tuple(key.split("."))) for key in missing}
+        full.append(({key: values[key] for key in paths}, experiment))
+    return full
+
+
+def _content(data: dict[str, Any], parameters: list[dict[str, Any]]) -> dict[str, Any]:
+    content = {key: value for key, value in data.items() if key != "matrix"}
+    if any(parameters):
+        content["matrix"] = {"include": parameters}
+    return content

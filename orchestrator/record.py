@@ -44,6 +44,7 @@ class Record:
     def __enter__(self) -> "Record":
         try:
             self.directory.keep("experiment.yaml", self._plan.text)
+            self.directory.keep("resolved.yaml", self._plan.resolved())
             self.directory.write_summary(self.summary)
         except HostError as failure:
             self._judge_end(failure)
@@ -94,9 +95,11 @@ class Record:
             self.summary.stages_s[name] = round(self.summary.stages_s[name] + duration_s, 3)
             self._events.append(EventName.STAGE_FINISHED, name=name, duration_s=round(duration_s, 3), ok=ok)
 
-    def versions(self, versions: dict[str, str]) -> None:
-        """What the run is made with."""
-        self.summary.versions = versions
+    def made_with(self, provenance: dict[str, Any]) -> None:
+        """What the run is made with (`orchestrator.provenance`)."""
+        self.summary.versions = provenance["versions"]
+        self.summary.provenance = {name: value for name, value in provenance.items() if name != "versions"}
+        self._events.append(EventName.MADE_WITH, **provenance)
 
     def node(self, node: NodeSummary) -> None:
         """A machine is up and its agent answers."""
@@ -114,7 +117,12 @@ class Record:
         if self._events.failure is not None:
             raise self._events.failure
         self._events.append(
-            EventName.POINT_STARTED, index=point.index, parameters=point.parameters, repetition=point.repetition
+            EventName.POINT_STARTED,
+            index=point.index,
+            parameters=point.parameters,
+            repetition=point.repetition,
+            seed=point.seed,
+            experiment=point.experiment.model_dump(mode="json", exclude={"matrix"}),
         )
 
     def agent_finished(self, point: Point, node: str, answer: dict[str, Any]) -> None:

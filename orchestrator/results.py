@@ -2,6 +2,7 @@
 
 results/20260131T120000Z-quickstart-4f1c/
     experiment.yaml     the file as it was given
+    resolved.yaml       the same by itself: with what it extends, and `--set`, put in, the matrix multiplied out
     run.json            the summary
     events.jsonl        what happened, in order (`orchestrator.events`)
     consoles/NODE.log   what the guest said on its serial console; on the stage `local`, what its process said
@@ -36,15 +37,22 @@ class RunDirectory:
     def create(cls, results: Path, experiment: str) -> "RunDirectory":
         """Make a new one. Raises HostError when `results` cannot be written."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-        path = results.absolute() / f"{stamp}-{experiment}-{secrets.token_hex(2)}"
-        try:
-            results.mkdir(parents=True, exist_ok=True)
-            path.mkdir(mode=0o755)  # fails if it exists: two runs never mix
-        except OSError as error:
-            raise HostError(
-                f"cannot make the result directory {path}: {error.strerror}", "choose another with --results DIR"
-            ) from None
-        return cls(path)
+        while True:
+            path = results.absolute() / f"{stamp}-{experiment}-{secrets.token_hex(2)}"
+            try:
+                results.mkdir(parents=True, exist_ok=True)
+                path.mkdir(mode=0o755)  # fails if it exists: two runs never mix
+            except FileExistsError:
+                if path.is_dir():
+                    continue  # of 20 runs that begin in one second, two draw the same token every 300 times
+                raise HostError(
+                    f"cannot make the result directory {path}: {results} is a file", "choose another with --results DIR"
+                ) from None
+            except OSError as error:
+                raise HostError(
+                    f"cannot make the result directory {path}: {error.strerror}", "choose another with --results DIR"
+                ) from None
+            return cls(path)
 
     def keep(self, name: str, content: str) -> Path:
         """Write a file that does not exist yet; `name` may have folders in it."""
@@ -91,11 +99,24 @@ class RunDirectory:
             draft.unlink(missing_ok=True)
 
 
+def all_runs(results: Path) -> list[Path]:
+    """The directories of all runs, the oldest first. Of those that began in the same second, by their first file."""
+    found = [path.parent for path in results.glob("*/run.json")]
+    return sorted(found, key=lambda path: (path.name.partition("-")[0], _born_ns(path), path.name))
+
+
+def _born_ns(run: Path) -> int:
+    try:
+        return (run / "experiment.yaml").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
 def find(results: Path, run: str) -> Path:
     """The directory of the run called `run`: its id, an end of it, `last`, or a path. Raises InputError."""
     if (Path(run) / "run.json").is_file():
         return Path(run)
-    known = sorted(path.parent.name for path in results.glob("*/run.json"))
+    known = [path.name for path in all_runs(results)]
     if run == "last" and known:
         return results / known[-1]
     fitting = [name for name in known if name.startswith(run) or name.endswith(run)]

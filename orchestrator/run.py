@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from images.errors import Failure
 from orchestrator.agents import Agents
+from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed
 from orchestrator.experiment import Experiment, Testbed
 from orchestrator.parameters import describe
@@ -16,12 +18,14 @@ from orchestrator.signals import signals_wait
 from orchestrator.stage import Stage
 from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed
 from orchestrator.words import counted
+from testbed.deadline import Deadline
 
 HELLO_S = 10.0
 TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
 GUESTS_SHARE = 0.9
 """Of a point's time, what the guests may take before they give up: they know best what they waited for."""
+_NO_FACTS = ("event", "op", "monotonic_ns")
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
 
@@ -50,7 +54,7 @@ def run(
                     what = f"point {point.index + 1} of {len(plan.points)}: {describe(point.parameters)}"
                     with progress.step(what, announced=False):
                         result = _run_point(point, stage, agents, record)
-                    progress.say(f"{what}: {_outcome(result)}")
+                    progress.say(f"{what}: {outcome(result)}")
         finally:
             with signals_wait(progress.say_soon):
                 _end(stage, agents, record, progress, keep)
@@ -76,18 +80,44 @@ def judge(results: list[PointResult]) -> None:
 def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Record) -> None:
     answers = agents.ask({node.name: {"op": "hello"} for node in nodes}, stage.deadline(HELLO_S))
     for node in nodes:
-        facts = {key: value for key, value in answers[node.name].items() if key not in ("event", "op")}
-        record.node(replace(node, facts=facts))
+        facts = {key: value for key, value in answers[node.name].items() if key not in _NO_FACTS}
+        clock = beside_host(partial(_time_of, agents, node.name, stage.deadline(HELLO_S)))
+        record.node(replace(node, facts=facts, clock=clock))
+
+
+def _time_of(agents: Agents, node: str, deadline: Deadline) -> int:
+    return int(agents.ask({node: {"op": "hello"}}, deadline)[node]["monotonic_ns"])
 
 
 def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> PointResult:
+    """The point after its warm-up, which is not recorded; one that reads wrong values takes the point's place."""
+    record.point_started(point)
+    for number in range(point.warm_up):
+        answers = _measured(point, stage, agents, record, trace=False)
+        if not all(answer["verified"] for answer in answers.values()):
+            record.said(f"warm-up {number + 1} of point {point.index + 1} read wrong values")
+            break
+    else:
+        answers = _measured(point, stage, agents, record, trace=True)
+    for node, answer in answers.items():
+        record.agent_finished(point, node, answer)
+    workload = point.experiment.workload
+    assert workload is not None
+    roles = {node: [role.value for role in workload.roles(node)] for node in answers}
+    result = summed(point, roles, [_report(node, answer) for node, answer in answers.items()])
+    record.point_finished(point, result)
+    return result
+
+
+def _measured(point: Point, stage: Stage, agents: Agents, record: Record, *, trace: bool) -> dict[str, dict[str, Any]]:
+    """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels."""
     experiment = point.experiment
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
     deadline = stage.deadline(experiment.timeout_s)
-    record.point_started(point)
+    trace = trace and experiment.coherency.trace
     stage.format_segment(experiment.coherency.link, len(kernels))
-    opening = {node: _open(experiment, stage, kernels, node) for node in kernels}
+    opening = {node: _open(experiment, stage, kernels, node) | {"trace": trace} for node in kernels}
     agents.ask(opening, deadline)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(experiment, kernels, node) | {"deadline_s": allowed_s} for node in kernels}
@@ -95,16 +125,9 @@ def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> Po
         answers = agents.ask(work, deadline)
         agents.ask({node: {"op": "close"} for node in kernels}, deadline)
     finally:
-        if experiment.coherency.trace:
+        if trace:
             _keep_traces(point, kernels, stage, agents, record)
-    for node in kernels:
-        record.agent_finished(point, node, answers[node])
-    reports = [_report(node, answers[node]) for node in kernels]
-    assert experiment.workload is not None
-    roles = {node: [role.value for role in experiment.workload.roles(node)] for node in kernels}
-    result = summed(point, roles, reports)
-    record.point_finished(point, result)
-    return result
+    return {node: answers[node] for node in kernels}
 
 
 def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents, record: Record) -> None:
@@ -118,7 +141,8 @@ def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents,
         record.directory.keep_trace(point.index, node, answer["header"], answer["entries"])
 
 
-def _outcome(result: PointResult) -> str:
+def outcome(result: PointResult) -> str:
+    """Of a point, in a few words."""
     verdict = "ok" if result.passed else "FAILED"
     return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
@@ -141,7 +165,6 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
         "pages": coherency.pages,
-        "trace": coherency.trace,
     }
 
 

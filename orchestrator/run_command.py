@@ -5,7 +5,7 @@ import json
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from images.errors import Failure, no_room
@@ -14,17 +14,18 @@ from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
+from orchestrator.provenance import provenance
 from orchestrator.record import TRACEBACK, Record
 from orchestrator.results import RunDirectory
 from orchestrator.run import run
 from orchestrator.stage import Stage
 from orchestrator.summary import Outcome
-from orchestrator.versions import of_tools
 from orchestrator.words import counted
 
 
 def run_file(
     file: Path,
+    overrides: Sequence[str],
     stage: str,
     *,
     accelerator: str | None,
@@ -34,9 +35,10 @@ def run_file(
     as_json: bool,
     quiet: bool,
     verbose: bool,
+    junit: Path | None = None,
 ) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
-    plan = load(file)
+    plan = load(file, overrides)
     check_runnable(plan)
     directory = RunDirectory.create(results, plan.name)
     with Progress(quiet=quiet, verbose=verbose) as progress:
@@ -46,15 +48,26 @@ def run_file(
                 progress.say(
                     f"{plan.name}: {counted(len(plan.points), 'point')} on stage {stage}, results in {directory.path}"
                 )
-                record.versions(of_tools(_architectures(plan) if stage == "vm" else []))
-                stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator, warm)
-                run(plan, stage_for, record, progress, keep=keep)
+                record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
+                if stage == "sim":
+                    if keep or accelerator:
+                        progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
+                    from orchestrator.stage_sim import run_simulated
+
+                    run_simulated(plan, record, progress)
+                else:
+                    stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator, warm)
+                    run(plan, stage_for, record, progress, keep=keep)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:
             raise _ended_by(error, directory, progress if verbose else None) from error
         finally:
             _print(record, as_json, quiet)
+            if junit is not None:
+                from orchestrator.junit import write_junit
+
+                write_junit(record.summary.as_json(), junit)
 
 
 def _ended_by(error: Exception, directory: RunDirectory, progress: Progress | None) -> RunEnded:
@@ -113,7 +126,7 @@ def _print(record: Record, as_json: bool, quiet: bool) -> None:
     if as_json:
         put(json.dumps(summary, indent=2) + "\n")
     elif not quiet and (summary["points"] or summary["outcome"] == Outcome.PASSED):
-        from orchestrator.report import render
+        from orchestrator.summary_table import render
 
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None

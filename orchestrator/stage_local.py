@@ -24,6 +24,8 @@ from testbed.deadline import Deadline
 
 SOURCES = Path(__file__).parents[1]
 """The folder that holds the package `guest`."""
+AGENT = "guest.agent"
+"""The module that is run for each node."""
 LEAVE_S = 2.0
 """How long an agent may take to leave once its input is closed."""
 
@@ -34,7 +36,7 @@ class LocalProcess:
     def __init__(self, name: str, inherited: list[int]) -> None:
         self._errors = tempfile.TemporaryFile(prefix=f"agent-{name}-")  # noqa: SIM115 - closed in close()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "guest.agent"],
+            [sys.executable, "-m", AGENT],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

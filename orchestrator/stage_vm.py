@@ -75,6 +75,7 @@ class VmStage:
             how = f"{'warm' if node.warm else 'cold'} start in {boot_s:.1f} s"
             self._progress.say(f"{node.name}: {node.arch}, {how}, {node.accelerator} ({reason})")
             stages = dict(node.stages)
+            image = self._images[node.arch].key
             summaries.append(
                 NodeSummary(
                     node.name,
@@ -85,6 +86,7 @@ class VmStage:
                     stages,
                     node.warm,
                     node.warm_reason,
+                    image=image,
                 )
             )
         return summaries

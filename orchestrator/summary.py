@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from orchestrator.clocks import Clock
 from orchestrator.expectation import LATENCIES, Expectation
 from orchestrator.plan import Point
 
@@ -36,6 +37,10 @@ class NodeSummary:
     """Which state, or why none."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What its agent says of itself: kernel, Python, ISA."""
+    image: str = ""
+    """Hash of all that its guest image was made from."""
+    clock: Clock | None = None
+    """Its clock beside the host's."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +111,7 @@ class PointResult:
 
     parameters: dict[str, Any]
     repetition: int
+    seed: int
     verified: bool
     iterations: int
     pages: int
@@ -139,6 +145,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
     result = PointResult(
         parameters=point.parameters,
         repetition=point.repetition,
+        seed=point.seed,
         verified=all(report.verified for report in reports),
         iterations=workload.iterations,
         pages=workload.pages,
@@ -202,6 +209,8 @@ class RunSummary:
     started: str = ""
     duration_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    """The file, the command, the source tree and the host (`orchestrator.provenance`)."""
     tool: dict[str, Any] = field(default_factory=dict)
     """The command's own use of the host: `peak_rss_mib`."""
     results: str = ""

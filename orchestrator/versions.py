@@ -1,12 +1,12 @@
 """What a run was made with: a figure that nobody can place is worth little."""
 
 import platform
+import re
 import shutil
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-
-PACKAGES = ("libvirt-python", "paramiko", "pydantic")
 
 
 def own() -> str:
@@ -19,9 +19,10 @@ def own() -> str:
 
 def of_tools(architectures: list[str]) -> dict[str, str]:
     """Versions of this tool and its libraries, of Python, kernel and source tree, and of QEMU for each ISA."""
+    commit, dirty = source()
     versions = {"testbed": own(), "python": platform.python_version(), "host_kernel": platform.release()}
-    versions |= {"host_arch": platform.machine(), "source": _source()}
-    for package in PACKAGES:
+    versions |= {"host_arch": platform.machine(), "source": commit + ("+" if dirty else "")}
+    for package in _dependencies():
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
@@ -31,14 +32,24 @@ def of_tools(architectures: list[str]) -> dict[str, str]:
     return versions
 
 
-def _source() -> str:
-    """The commit of the source tree, `+` behind it when files differ from it; "" outside a repository."""
+def _dependencies() -> list[str]:
+    """The libraries that the project names, without those of its tests."""
+    try:
+        required = metadata.requires("testbed") or []
+    except metadata.PackageNotFoundError:
+        return []
+    return sorted(re.split(r"[^\w.-]", each, maxsplit=1)[0] for each in required if "extra ==" not in each)
+
+
+@cache
+def source() -> tuple[str, bool]:
+    """The commit of the source tree, and whether files differ from it; "" outside a repository."""
     root = Path(__file__).parents[1]
     commit = _first_line(["git", "-C", str(root), "rev-parse", "--short=12", "HEAD"])
     if commit in ("", "absent"):
-        return ""
+        return "", False
     changed = _first_line(["git", "-C", str(root), "status", "--porcelain", "--untracked-files=no"])
-    return commit + ("+" if changed else "")
+    return commit, bool(changed)
 
 
 def _first_line(command: list[str]) -> str:

@@ -32,6 +32,11 @@ def matrix_paths(data: Any) -> list[str]:
     return [".".join(map(str, path)) for path in _paths((), Experiment, data) if path and path[0] in MATRIX_SECTIONS]
 
 
+def setting_paths(data: Any) -> list[str]:
+    """Every dotted path at which `--set` may put a value into a file that holds `data`."""
+    return [".".join(map(str, path)) for path in _paths((), Experiment, data) if path and path[0] != "extends"]
+
+
 def look_up(data: Any, path: Path) -> Any:
     """The value at `path` in plain data, or None where there is none."""
     for step in path:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,7 +73,7 @@ def problems_of(error: ValidationError, data: Any, marks: Marks) -> Iterator[Pro
 
 def worth_telling(problems: Iterable[Problem]) -> list[Problem]:
     """Each once, by place. A name that is spelt wrong is not told the rules of spelling too when it is a known one."""
-    known = sorted(set(problems))
+    known = sorted(set(problems), key=lambda each: (each.mark.source, each.mark.line, each.mark.column, each.text))
     better = {problem.mark for problem in known if "(did you mean" in problem.text}
     return [each for each in known if each.mark not in better or not each.text.endswith(_name_rule())]
 
@@ -112,7 +113,7 @@ def _problem(kind: str, context: dict[str, Any], path: Path, of_key: bool, data:
         expected = context["expected"] if not words else listed(words)
         near = context.get("near", "") or (nearest(str(value), words) if words else "")
         mark = marks.of_value(path)
-        return Problem(type(mark)(mark.line, mark.column + offset), sentence(found, expected, near))
+        return Problem(replace(mark, column=mark.column + offset), sentence(found, expected, near))
     if kind in ("union_tag_invalid", "enum", "literal_error"):
         path = (*path, "kind") if kind == "union_tag_invalid" else path
         value = look_up(data, path)

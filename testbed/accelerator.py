@@ -47,18 +47,26 @@ def choose(node: NodeSpec, image: Image, directory: Path, say: Callable[[str], N
     """
     if node.accelerator is Accelerator.TCG:
         return Choice(Accelerator.TCG, "asked for")
-    obstacle = _obstacle(node.arch)
-    if not obstacle:
+    against = obstacle(node.arch)
+    if not against:
         verdict = _verdict(image, directory, say)
         if verdict.accelerator is Accelerator.KVM:
             return verdict
-        obstacle = verdict.reason
+        against = verdict.reason
     if node.accelerator is Accelerator.KVM:
-        raise HostError(f"node {node.name}: KVM demanded, but {obstacle}", "accelerator: auto takes TCG in such a case")
-    return Choice(Accelerator.TCG, f"no KVM: {obstacle}")
+        raise HostError(f"node {node.name}: KVM demanded, but {against}", "accelerator: auto takes TCG in such a case")
+    return Choice(Accelerator.TCG, f"no KVM: {against}")
 
 
-def _obstacle(arch: str) -> str:
+def remembered(image: Image) -> Accelerator | None:
+    """What a probe guest of this image has shown before; None if there was none. Starts nothing."""
+    try:
+        return Accelerator(json.loads(_verdict_file(image).read_text())["accelerator"])
+    except (HostError, OSError, ValueError, KeyError):
+        return None
+
+
+def obstacle(arch: str) -> str:
     """What rules KVM out without asking a guest; "" when nothing does."""
     if arch != platform.machine():
         return f"{arch} is not the instruction set of this host ({platform.machine()})"

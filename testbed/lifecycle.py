@@ -18,7 +18,20 @@ from pathlib import Path
 
 from images import Image, boot_archive, seed_archive
 from images.errors import writing
-from testbed import accelerator, identity, ivshmem_server, keys, network, process, readiness, record, ssh_config, warm
+from testbed import (
+    accelerator,
+    identity,
+    ivshmem_server,
+    keys,
+    monitor,
+    network,
+    process,
+    readiness,
+    record,
+    sockets,
+    ssh_config,
+    warm,
+)
 from testbed.accelerator import Choice
 from testbed.console import Console
 from testbed.deadline import BOOT_S, Deadline
@@ -27,7 +40,7 @@ from testbed.driver import emulator, process_of
 from testbed.errors import Failure, GuestError, HostError
 from testbed.keys import KeyPair
 from testbed.launcher import PARALLEL_STARTS_MAX, Launcher, Order
-from testbed.machine import Testbed, console_log, domain_file, server_socket
+from testbed.machine import Testbed, console_log, domain_file
 from testbed.process import ProcessId
 from testbed.record import Journal, Record, State
 from testbed.spec import LinkKind, NodeSpec, TestbedSpec
@@ -224,7 +237,7 @@ class Start:
         for link in self.spec.links:
             if link.kind is not LinkKind.IVSHMEM_DOORBELL:
                 continue
-            path = server_socket(self.directory, link.name)
+            path = sockets.server(self.directory, link.name)
             # It listens before the server is there: whoever connects early is served as soon as it is.
             with ivshmem_server.listen(str(path)) as listener:
                 argv = [process.python(), "-I", "-S", ivshmem_server.__file__, "--socket", str(path)]
@@ -287,14 +300,17 @@ class Start:
             command_line=" ".join(image.command_line),
             root=image.root,
             console_log=console_log(self.directory, node.name),
-            console_socket=self.directory / f"{node.name}.sock",
+            console_socket=sockets.console(self.directory, node.name),
             shared_memory=tuple(
                 SharedMemory(
-                    link.name, server_socket(self.directory, link.name), link.vectors, SHARED_MEMORY_SLOT + slot
+                    link.name, sockets.server(self.directory, link.name), link.vectors, SHARED_MEMORY_SLOT + slot
                 )
                 for slot, link in enumerate(links)
             ),
-            arguments=tuple(argument for each in interfaces for argument in each.arguments),
+            arguments=(
+                *(argument for each in interfaces for argument in each.arguments),
+                *monitor.arguments(sockets.monitor(self.directory, node.name)),
+            ),
         )
 
     def _in_parallel(self, launcher: Launcher, works: Iterable[Callable[[], None]]) -> None:
@@ -378,6 +394,7 @@ class Start:
         if qemu is None:
             raise GuestError(f"node {node.name}: QEMU ended at once", "its log in the folder for evidence says more")
         self.journal.change_node(node.name, qemu=qemu)
+        sockets.make_private(self.directory)
         port = network.forwarded_port(usernet)
         if port is None:
             raise HostError(f"node {node.name}: QEMU forwards no port to SSH; `info usernet` says:\n{usernet}")
@@ -385,5 +402,6 @@ class Start:
         with self._ports:
             nodes = self.journal.record.nodes
             ports = {name: each.ssh_port for name, each in nodes.items() if each.ssh_port is not None}
-            ssh_config.write(self.directory, ports)
+            with contextlib.suppress(FileNotFoundError):  # `testbed down` of another command came first
+                ssh_config.write(record.directory(self.spec.name), self.spec.name, ports, self.directory)
         return qemu, port

@@ -12,11 +12,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from testbed import record, ssh_config, teardown
+from testbed import record, sockets, ssh_config, teardown
 from testbed.console import Console
 from testbed.deadline import Deadline
 from testbed.errors import Failure, GuestError
 from testbed.ivshmem_client import HostPeer
+from testbed.monitor import Monitor
 from testbed.process import arguments_of
 from testbed.record import NodeRecord, Record
 from testbed.spec import Accelerator, LinkKind, NodeSpec, TestbedSpec
@@ -33,11 +34,6 @@ def console_log(directory: Path, node: str) -> Path:
 def domain_file(directory: Path, node: str) -> Path:
     """Where a node's domain XML is kept."""
     return directory / f"{node}.xml"
-
-
-def server_socket(directory: Path, link: str) -> Path:
-    """The socket of the ivshmem server of a link."""
-    return directory / f"{link}.sock"
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,12 @@ class Node:
     def ssh_command(self, line: str = "") -> list[str]:
         """The command line of the real ssh into this node, whose shell runs `line`; it is interactive without one."""
         self._port()
-        return ssh_config.command(self.directory, self.name, line)
+        return ssh_config.command(record.directory(self.testbed), f"{self.name}.{self.testbed}", line)
+
+    def monitor(self, deadline: Deadline | None = None) -> Monitor:
+        """A connection to the machine's monitor. Raises GuestError when it has ended or does not answer."""
+        self.check()
+        return Monitor(self.name, sockets.monitor(self.directory, self.name), deadline)
 
     def _port(self) -> int:
         self.check()
@@ -182,8 +183,8 @@ class Testbed:
 
     @property
     def ssh_config(self) -> Path:
-        """A file for `ssh -F`, or for an Include in one's own configuration."""
-        return self.run_directory / ssh_config.CONFIG
+        """A file for `ssh -F`, or for an Include in one's own configuration: nodes are called NODE.TESTBED in it."""
+        return record.directory(self.name) / ssh_config.CONFIG
 
     def segment(self, link_name: str) -> HostPeer:
         """Joins a link's shared memory as a peer of the guests. Raises Failure for other links, or HostError."""
@@ -193,7 +194,7 @@ class Testbed:
             raise Failure(
                 f"testbed {self.name}: no shared memory {link_name!r}, expected of {', '.join(shared) or 'none'}"
             )
-        return HostPeer(server_socket(self.run_directory, link_name), link.vectors)
+        return HostPeer(sockets.server(self.run_directory, link_name), link.vectors)
 
     def collect(self, target: Path) -> None:
         """Copies what tells what happened into `target`: consoles, domain XML, logs with the command lines."""

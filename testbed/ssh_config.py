@@ -1,11 +1,15 @@
-"""A configuration for the real ssh: each node by its name, its host key pinned, nothing of the user's own settings."""
+"""A configuration for the real ssh: each node as NODE.TESTBED, its host key pinned, nothing of the user's own settings.
+
+It stands beside the testbed's record, for ssh's `-F` and for an Include that covers all testbeds there will ever be.
+"""
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
 from pathlib import Path
 
-from testbed.keys import CLIENT_KEY, KNOWN_HOSTS
+from testbed.keys import CLIENT_KEY, KNOWN_HOSTS, write_private
 
 CONFIG = "ssh_config"
 
@@ -15,10 +19,14 @@ def _quoted(path: Path) -> str:
     return '"' + str(path).replace("%", "%%") + '"'
 
 
-def entry(node: str, port: int, directory: Path) -> str:
-    """The lines for one node. The host key is looked up by the node's name: its port may come back for another one."""
+def entry(testbed: str, node: str, port: int, directory: Path) -> str:
+    """The lines for one node, whose keys are in `directory`.
+
+    The host key is looked up by the node's name: its port may come back for another one. What a user's own settings
+    for all hosts could do to a guest that is not to be trusted (proxies, agents, displays) is named and ruled out.
+    """
     lines = [
-        f"Host {node}",
+        f"Host {node}.{testbed}",
         "    HostName 127.0.0.1",
         f"    Port {port}",
         "    User root",
@@ -34,17 +42,29 @@ def entry(node: str, port: int, directory: Path) -> str:
         "    PreferredAuthentications publickey",
         "    ControlMaster no",
         "    ControlPath none",
+        "    ProxyCommand none",
+        "    ForwardAgent no",
+        "    ForwardX11 no",
+        "    PermitLocalCommand no",
         "    LogLevel ERROR",
     ]
     return "\n".join(lines) + "\n"
 
 
-def write(directory: Path, ports: Mapping[str, int]) -> None:
-    """Writes the configuration for all nodes whose port is known, replacing the one before."""
-    text = "\n".join(entry(node, port, directory) for node, port in sorted(ports.items()))
-    draft = directory / f"{CONFIG}.new"
-    draft.write_text(text)
-    draft.replace(directory / CONFIG)
+def write(folder: Path, testbed: str, ports: Mapping[str, int], directory: Path) -> None:
+    """Writes `folder`'s configuration for all nodes whose port is known, replacing the one before.
+
+    Raises FileNotFoundError when the folder is gone.
+    """
+    text = "\n".join(entry(testbed, node, port, directory) for node, port in sorted(ports.items()))
+    draft = folder / f"{CONFIG}.new"
+    write_private(draft, text.encode())
+    draft.replace(folder / CONFIG)
+
+
+def include(state: Path) -> str:
+    """The line for a user's own configuration that knows the nodes of every testbed below `state`, now and later."""
+    return f"Include {_quoted(Path(glob.escape(str(state)), '*', CONFIG))}"
 
 
 def known_hosts(public_keys: Mapping[str, str]) -> str:
@@ -52,6 +72,6 @@ def known_hosts(public_keys: Mapping[str, str]) -> str:
     return "".join(f"{node} {key}\n" for node, key in sorted(public_keys.items()))
 
 
-def command(directory: Path, node: str, line: str) -> list[str]:
-    """The command line that logs in to `node`, or has its shell run `line`."""
-    return ["ssh", "-F", str(directory / CONFIG), node, *(["--", line] if line else [])]
+def command(folder: Path, host: str, line: str) -> list[str]:
+    """The command line that logs in to `host` (NODE.TESTBED), or has its shell run `line`."""
+    return ["ssh", "-F", str(folder / CONFIG), host, *(["--", line] if line else [])]

@@ -1,38 +1,34 @@
 """Litmus tests: very short programs, one a thread, whose outcomes tell one memory consistency model from another.
 
 A program is a list of loads and stores of variables. An *instance* is one run of all programs on variables of its own;
-a round holds `slots` instances, each on its own pages. Values name their round, so nothing has to be reset between
+a round holds `slots` instances, each on its own pages. Values name their instance, so nothing has to be reset between
 rounds: what is left of the round before is the initial value. After the programs of a round, behind a barrier, every
 thread loads every variable once more: its final value.
 
-Programs only show anything when they run at the same time. A barrier of the harness is too coarse for that, so before
-each instance the threads meet in the memory itself: each stores how far it is in a page of its own, and looks at the
-others'. After that each waits for a random part of what such a step took, so that the programs meet in ever new ways,
-on machines of any speed.
+Programs only show anything when they run at the same time: `guest.workloads.race` sees to that. In every other round
+they run with nothing between their accesses, in the others access by access, with pauses and times.
+
+What costs page faults on coherent memory is the programs alone: threads meet elsewhere. It also matters which kernels
+have the pages when a program begins. All have copies of all pages before a round, from looking at the final values; or,
+in most rounds, one thread has stored all of these again, each program's thread in its turn; the others wait for it at
+their first meeting.
 
 Nothing is judged here: what was loaded and stored, and when, is kept for the host, in the layout that `run` describes.
 """
 
+import os
 from array import array
 from collections.abc import Callable, Sequence
-from os import sched_yield
-from time import perf_counter_ns, sleep
 from typing import NamedTuple
 
 from guest.fence import full_fence
+from guest.segment import address_of
+from guest.workloads.race import MEETING_BYTES, Race
+from guest.workloads.race_code import CODES
 from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Mismatch, Place, WorkloadError
 
 WORDS_PER_PAGE = PAGE_BYTES // 8
-CODES = 8
-"""A store's code, 1 to 7, is the low part of the value it stores; the high part is its round, counted from 1."""
 _VARIABLES_MAX = 8
-_SLEEP_NS = 100_000
-"""Waits shorter than this are spun: going to sleep takes about as long."""
-_LOOKS = 64
-"""How often a thread looks at the others' progress before it yields the processor."""
-_YIELDS = 16
-"""How often it yields before it sleeps: whoever is late may need this processor, to serve a page fault for example."""
-_NAP_S = 50e-6
 
 
 class Step(NamedTuple):
@@ -78,8 +74,13 @@ class Litmus(NamedTuple):
 
     @property
     def pages(self) -> int:
-        """The variables' pages, and one for each program's progress."""
-        return self.slots * (1 if self.same_page else self.variables) + len(self.programs)
+        """The variables' pages."""
+        return self.slots * (1 if self.same_page else self.variables)
+
+    @property
+    def meeting_bytes(self) -> int:
+        """A word for each program, far from the others."""
+        return MEETING_BYTES * len(self.programs)
 
     def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
         """Raise WorkloadError unless every program has exactly one thread."""
@@ -99,111 +100,38 @@ class Litmus(NamedTuple):
     ) -> tuple[int, list[Mismatch]]:
         """One thread's part; it keeps a history of 64-bit words, nothing if the thread is idle.
 
-        For each round: for each slot, for each load and store: the value, and CLOCK_MONOTONIC before and after, in ns;
-        then for each slot, for each variable: its final value.
+        For each round: for each slot, for each load and store: `race.ENTRY_WORDS` as `Race.run` leaves them; then for
+        each slot, for each variable: its final value. The ticket of an instance is its number, counted from 1.
         """
         words = memory.cast("Q")
-        history = array("q")
+        places = [self.word(slot, variable) for slot in range(self.slots) for variable in range(self.variables)]
         own = None if place.role == "idle" else int(place.role[1:])
-        pace = None if own is None else _Pace(self, words, own)
+        race = None if own is None else self._race(memory, place.meeting, own)
+        history = bytearray()
         for number in range(self.rounds):
             barrier()
-            if own is not None and pace is not None:
-                for slot in range(self.slots):
-                    pace.meet()
-                    self._instance(words, slot, own, (number + 1) * CODES, pace, history)
+            if race is not None:
+                if number // 2 % (len(self.programs) + 1) == own:
+                    for each in places:
+                        words[each] = words[each]
+                    full_fence()  # before it meets the others, who may store to them
+                history += race.run(slowly=number % 2 == 1)
             barrier()
-            if own is not None:
-                everything = ((slot, variable) for slot in range(self.slots) for variable in range(self.variables))
-                history.extend(words[self.word(slot, variable)] for slot, variable in everything)
-        accesses.keep(history.tobytes())
+            if race is not None:
+                history += array("Q", [words[each] for each in places]).tobytes()
+        accesses.keep(bytes(history))
         return 0, []
 
-    def _instance(
-        self, words: memoryview, slot: int, own: int, base: int, pace: "_Pace", history: "array[int]"
-    ) -> None:
-        """One program once: step by step, with pauses and each with its own times, or as close as Python gets."""
-        steps = [(kind, self.word(slot, variable), base + code) for kind, variable, code in self.programs[own]]
-        pace.pause()
-        if pace.drawn() & 1:
-            self._at_once(words, steps, history)
-            return
-        for kind, word, value in steps:
-            if kind == "fence":
-                full_fence()
-                continue
-            pace.pause()
-            begin_ns = perf_counter_ns()
-            if kind == "store":
-                words[word] = seen = value
-            else:
-                seen = words[word]
-            history.extend((seen, begin_ns, perf_counter_ns()))
-
-    def _at_once(self, words: memoryview, steps: list[tuple[str, int, int]], history: "array[int]") -> None:
-        """A store is on its way for some ten ns: what can overtake it must follow at once, so nothing is timed here but
-        the whole program. Intervals that are too long are still true."""
-        found = []
-        begin_ns = perf_counter_ns()
-        for kind, word, value in steps:
-            if kind == "store":
-                words[word] = value
-                found.append(value)
-            elif kind == "load":
-                found.append(words[word])
-            else:
-                full_fence()
-        end_ns = perf_counter_ns()
-        for value in found:
-            history.extend((value, begin_ns, end_ns))
-
-
-class _Pace:
-    """Brings the threads together before each instance, and a little apart again."""
-
-    def __init__(self, litmus: Litmus, words: memoryview, own: int) -> None:
-        first = litmus.pages - len(litmus.programs)
-        places = [(first + number) * WORDS_PER_PAGE for number in range(len(litmus.programs))]
-        self._words = words
-        self._own = places.pop(own)
-        self._others = places
-        self._met = 0
-        self._met_ns = perf_counter_ns()
-        self._step_ns = 0
-        self._random = litmus.seed * 31 + own + 1
-
-    def meet(self) -> None:
-        """Returns when every thread is at the same instance; the last one to come is seen a moment later."""
-        self._met += 1
-        self._words[self._own] = self._met
-        for other in self._others:
-            looks = 0
-            while self._words[other] < self._met:
-                looks += 1
-                if looks > _LOOKS * _YIELDS:
-                    sleep(_NAP_S)
-                elif looks % _LOOKS == 0:
-                    sched_yield()
-        now_ns = perf_counter_ns()
-        self._step_ns, self._met_ns = now_ns - self._met_ns, now_ns
-
-    def drawn(self) -> int:
-        """A random number of 31 bits: the upper ones of a linear congruential generator (Knuth's MMIX)."""
-        self._random = (self._random * 6364136223846793005 + 1442695040888963407) & ((1 << 64) - 1)
-        return self._random >> 33
-
-    def pause(self) -> None:
-        """Every other time nothing; else a random time, up to a quarter of what the last instance took in all."""
-        drawn = self.drawn()
-        if drawn & 1:
-            return
-        pause_ns = drawn % (self._step_ns // 4 + 1)
-        if pause_ns > _SLEEP_NS:
-            sleep(pause_ns / 1e9)
-            return
-        until_ns = perf_counter_ns() + pause_ns
-        while perf_counter_ns() < until_ns:
-            pass
+    def _race(self, memory: memoryview, meeting: memoryview, own: int) -> Race:
+        # A processor of its own, as far as there are enough: the scheduler would put threads that wait for each other
+        # on one, and there they never meet.
+        processors = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {processors[own % len(processors)]})
+        base, first = address_of(memory), address_of(meeting)
+        places = [[base + 8 * self.word(slot, each) for each in range(self.variables)] for slot in range(self.slots)]
+        meetings = [first + MEETING_BYTES * number for number in range(len(self.programs))]
+        meetings.insert(0, meetings.pop(own))
+        return Race(self.programs[own], places, meetings, self.seed * 31 + own + 1)
 
 
 def _step(step: object, variables: int) -> Step:

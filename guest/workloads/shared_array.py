@@ -64,6 +64,11 @@ class SharedArray(NamedTuple):
         """Pages from the array's first byte to its last."""
         return -(-self.array_bytes // PAGE_BYTES)
 
+    @property
+    def meeting_bytes(self) -> int:
+        """Barriers are all it needs."""
+        return 0
+
     def extents(self) -> list[Extent]:
         """The pages that hold elements, with their elements. No element straddles pages: strides are multiples of 8."""
         starts = [min(-(-page * PAGE_BYTES // self.stride), self.elements) for page in range(self.pages + 1)]

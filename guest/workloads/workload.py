@@ -37,6 +37,8 @@ class Place(NamedTuple):
     """Position in `roles[kernel]`."""
     roles: tuple[tuple[str, ...], ...]
     """The roles of all threads: `roles[kernel][thread]`."""
+    meeting: memoryview = memoryview(b"")
+    """Raw memory of the segment that all threads map, zeros at first, nobody's page: `Workload.meeting_bytes` of it."""
 
     @property
     def role(self) -> str:
@@ -68,6 +70,10 @@ class Workload(Protocol):
     @property
     def pages(self) -> int:
         """Pages that the workload touches, from page 0 of the shared memory."""
+
+    @property
+    def meeting_bytes(self) -> int:
+        """Raw memory of the segment that its threads want to meet in, if any."""
 
     def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
         """Raise WorkloadError when these roles cannot run this workload."""

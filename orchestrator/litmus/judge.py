@@ -9,15 +9,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NamedTuple
 
+from guest.workloads.race import BEGIN, END, ENTRY_WORDS, VALUE
+from guest.workloads.race_code import CODES
 from orchestrator.histories import History, Interval, Operation, is_linearizable, is_sequentially_consistent
-from orchestrator.litmus.shapes import Outcome, Shape
+from orchestrator.litmus.shapes import Outcome, Shape, shown
 
-SLOTS = 16
-"""Instances in a round."""
-CODES = 8
-"""Mirrors `guest.workloads.litmus.CODES`: a value is (round + 1) × CODES + what the shape calls the value."""
 FOREIGN = -1
-"""A value that nobody stored in this round and that is not the one from before it either."""
+"""A value that nobody stored in this instance and that is not the one from before it either."""
 KEPT = 16
 """Violations of a row that are spelled out; the rest is only counted."""
 
@@ -104,36 +102,32 @@ def unpacked(history: str) -> "array[int]":
 
 
 def instances_of(
-    shape: Shape, rounds: int, histories: Sequence["array[int]"], clocks: Sequence[int]
+    shape: Shape, slots: int, histories: Sequence["array[int]"], clocks: Sequence[int]
 ) -> Iterator[Instance]:
-    """The instances in what the programs' threads kept (its layout: `guest.workloads.litmus`), in the order of time.
+    """The instances in what the programs' threads kept, in the order of time.
 
-    `clocks` says which clock each program's times are of.
+    `slots` is the number of instances in a round; `clocks` says which clock each program's times are of.
     """
+    threads = [_Kept(shape, number, slots, words) for number, words in enumerate(histories)]
     before: dict[tuple[int, str], set[int]] = {}
-    readers = [_Reader(shape, number, words) for number, words in enumerate(histories)]
-    for number in range(rounds):
-        base = (number + 1) * CODES
-        slots = [[list(reader.operations()) for reader in readers] for _ in range(SLOTS)]
-        finals = [[reader.final() for reader in readers] for _ in range(SLOTS)]
-        for slot in range(SLOTS):
-            places = [(slot, name) for name in shape.variables]
-            old = {name: before.get(place, {0}) for place, name in zip(places, shape.variables, strict=True)}
-            threads = tuple(
-                tuple(
-                    Operation(store, name, _value(value, base, old[name]), Interval(clock, begin, end))
-                    for store, name, value, begin, end in thread
-                )
-                for thread, clock in zip(slots[slot], clocks, strict=True)
+    for number in range(threads[0].rounds * slots):
+        base, slot = (number + 1) * CODES, number % slots
+        old = {name: before.get((slot, name), {0}) for name in shape.variables}
+        programs = tuple(
+            tuple(
+                Operation(store, name, value if store else _value(value, base, old[name]), Interval(clock, begin, end))
+                for store, name, value, begin, end in thread.accesses(number)
             )
-            last: dict[str, int] = {}
-            for place, name, values in zip(places, shape.variables, zip(*finals[slot], strict=True), strict=True):
-                before[place] = set(values)
-                agreed = len(before[place]) == 1
-                last[name] = _value(values[0], base, old[name]) if agreed else FOREIGN
-            loads = tuple(each.value for thread in threads for each in thread if not each.is_store)
-            outcome = Outcome(loads, tuple(last.values()))
-            yield Instance(number * SLOTS + slot, outcome, History(threads, tuple(last.items())))
+            for thread, clock in zip(threads, clocks, strict=True)
+        )
+        last: dict[str, int] = {}
+        for name, values in zip(
+            shape.variables, zip(*(each.final(number) for each in threads), strict=True), strict=True
+        ):
+            before[slot, name] = set(values)
+            last[name] = _value(values[0], base, old[name]) if len(set(values)) == 1 else FOREIGN
+        loads = tuple(each.value for program in programs for each in program if not each.is_store)
+        yield Instance(number, Outcome(loads, tuple(last.values())), History(programs, tuple(last.items())))
 
 
 def _value(value: int, base: int, old: set[int]) -> int:
@@ -143,22 +137,35 @@ def _value(value: int, base: int, old: set[int]) -> int:
     return value - base if 0 < value - base < CODES else FOREIGN
 
 
-class _Reader:
-    """Goes through one thread's history."""
+class _Kept:
+    """One thread's history, in the layout of `guest.workloads.litmus.Litmus.run`; instances are counted from 0."""
 
-    def __init__(self, shape: Shape, program: int, words: "array[int]") -> None:
-        self._steps = [(s.kind == "store", s.variable) for s in shape.programs[program] if s.kind != "fence"]
+    def __init__(self, shape: Shape, program: int, slots: int, words: "array[int]") -> None:
+        self._steps = [
+            (step.kind == "store", step.variable) for step in shape.programs[program] if step.kind != "fence"
+        ]
+        self._slots = slots
+        self._words = words
         self._variables = len(shape.variables)
-        self._words = iter(words)
+        self._entry = len(self._steps) * len(ENTRY_WORDS)
+        self._round = slots * (self._entry + self._variables)
+        self.rounds = len(words) // self._round
 
-    def operations(self) -> Iterator[tuple[bool, str, int, int, int]]:
-        """Of the next slot: whether it stored, variable, value, begin, end."""
-        for is_store, variable in self._steps:
-            yield is_store, variable, next(self._words), next(self._words), next(self._words)
+    def accesses(self, instance: int) -> Iterator[tuple[bool, str, int, int, int]]:
+        """Of each access: whether it stored, variable, the code it stored or the value it found, begin, end."""
+        number, slot = divmod(instance, self._slots)
+        start = number * self._round + slot * self._entry
+        entry = self._words[start : start + self._entry]
+        width = len(ENTRY_WORDS)
+        for place, (is_store, variable) in enumerate(self._steps):
+            first, last = (0, -width) if number % 2 == 0 else (place * width, place * width)  # at once, or one by one
+            yield is_store, variable, entry[place * width + VALUE], entry[first + BEGIN], entry[last + END]
 
-    def final(self) -> list[int]:
-        """Of the next slot, by variable."""
-        return [next(self._words) for _ in range(self._variables)]
+    def final(self, instance: int) -> "array[int]":
+        """By variable."""
+        number, slot = divmod(instance, self._slots)
+        start = number * self._round + self._slots * self._entry + slot * self._variables
+        return self._words[start : start + self._variables]
 
 
 def _violation(shape: Shape, instance: Instance, model: str, nodes: Sequence[str]) -> Violation:
@@ -166,7 +173,7 @@ def _violation(shape: Shape, instance: Instance, model: str, nodes: Sequence[str
         f"{node} p{number}": ", ".join(map(str, thread))
         for number, (node, thread) in enumerate(zip(nodes, instance.history.threads, strict=True))
     }
-    threads["in the end"] = ", ".join(f"{name}={value}" for name, value in instance.history.final)
+    threads["in the end"] = ", ".join(f"{name}={shown(value)}" for name, value in instance.history.final)
     return Violation(instance.number, shape.shown(instance.outcome), model, threads)
 
 

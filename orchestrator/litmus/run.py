@@ -6,10 +6,11 @@ from enum import StrEnum
 from typing import Any
 
 from guest.segment import Layout
+from guest.workloads.litmus import Litmus as Workload
 from orchestrator.agents import Agents
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, IvshmemLink
-from orchestrator.litmus.judge import SLOTS, Row, histories_by_program, instances_of, placement_of
+from orchestrator.litmus.judge import Row, histories_by_program, instances_of, placement_of
 from orchestrator.litmus.shapes import SHAPES, Shape, Step
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
@@ -19,8 +20,11 @@ from orchestrator.stage import Stage
 from orchestrator.summary import NodeSummary
 from orchestrator.vocabulary import nearest
 
+SLOTS = 16
+"""Instances in a round."""
 CONTROL_SHARE = 8
-"""Instances of a control for each one on coherent memory: they cost so much less, and what they look for is rare."""
+"""Instances of a control, in a round and in all, for each one on coherent memory: they cost so much less, and what they
+look for is rare."""
 GUESTS_SHARE = 0.9
 """Of a row's time, what the guests may take before they give up: they know best what they waited for."""
 
@@ -33,6 +37,11 @@ class Memory(StrEnum):
     """The segment itself, kept coherent by nobody but the processors."""
     FENCED = "bare+fences"
     """The same with a full fence between any two steps."""
+
+    @property
+    def share(self) -> int:
+        """Instances for each one on coherent memory."""
+        return 1 if self is Memory.COHERENT else CONTROL_SHARE
 
 
 @dataclass(frozen=True)
@@ -85,20 +94,22 @@ def check_runnable(experiment: Experiment, path: str) -> None:
     coherency = experiment.coherency
     if coherency is None:
         raise InputError(f"{path}: found no coherency, expected one to test", "configs/litmus.yaml is an example")
-    needed = max(pages_of(shape) for shape in SHAPES.values())
-    if coherency.pages < needed:
+    pages = max(litmus_of(shape, Memory.COHERENT).pages for shape in SHAPES.values())
+    if coherency.pages < pages:
         raise InputError(
             f"{path}: coherency.region is {show_size(coherency.region)}, litmus tests need "
-            f"{show_size(needed * PAGE_BYTES)}",
+            f"{show_size(pages * PAGE_BYTES)}",
             "make the region larger",
         )
     link = experiment.testbed.links[coherency.link]
     assert isinstance(link, IvshmemLink)
-    used = Layout.fit(link.size, len(link.nodes)).size_bytes
-    if used + needed * PAGE_BYTES > link.size:
+    left = link.size - Layout.fit(link.size, len(link.nodes)).size_bytes
+    controls = [litmus_of(shape, Memory.BARE) for shape in SHAPES.values()]
+    needed = max(control.pages * PAGE_BYTES for control in controls) + PAGE_BYTES  # all meetings fit one
+    if left < needed:
         raise InputError(
-            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(link.size - used)} that its rings do "
-            f"not use, the control of litmus tests needs {show_size(needed * PAGE_BYTES)}",
+            f"{path}: {coherency.link} of {show_size(link.size)} has {show_size(left)} that its rings do not use, the "
+            f"control of litmus tests needs {show_size(needed)}",
             "make the link larger",
         )
 
@@ -174,11 +185,11 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     }
     agents.ask(opening, deadline)
     placement = placement_of(nodes)
-    rounds = -(-settings.iterations * (1 if memory is Memory.COHERENT else CONTROL_SHARE) // SLOTS)
+    workload = workload_of(shape, memory, settings.iterations, settings.seed)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {
         "op": "run",
-        "workload": workload_of(shape.fenced() if memory is Memory.FENCED else shape, rounds, settings.seed),
+        "workload": workload,
         "memory": "coherent" if memory is Memory.COHERENT else "bare",
         "all_roles": [[f"p{program}" for program in placement.get(node, ())] for node in kernels],
         "deadline_s": allowed_s,
@@ -191,22 +202,30 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     clocks = [0 if settings.clocks_agree else kernels.index(node) for node in nodes]
     if memory is not Memory.COHERENT:
         clocks = list(range(len(nodes)))
-    row.judge(shape, instances_of(shape, rounds, histories_by_program(placement, answers), clocks), nodes)
+    histories = histories_by_program(placement, answers)
+    row.judge(shape, instances_of(shape, workload["slots"], histories, clocks), nodes)
     row.messages = sum(sum(answer["messages"].values()) for answer in answers.values())
     row.duration_s = max(answer["duration_s"] for answer in answers.values())
     return row
 
 
-def workload_of(shape: Shape, rounds: int, seed: int) -> dict[str, Any]:
+def workload_of(shape: Shape, memory: Memory, iterations: int, seed: int) -> dict[str, Any]:
+    """In the words of the agent's `run` command: `iterations` instances, on bare memory more."""
+    shape = shape.fenced() if memory is Memory.FENCED else shape
     return {
         "kind": "litmus",
         "programs": [[_step(step, shape.variables) for step in program] for program in shape.programs],
         "variables": len(shape.variables),
-        "rounds": rounds,
-        "slots": SLOTS,
+        "rounds": -(-iterations // SLOTS),
+        "slots": SLOTS * memory.share,
         "same_page": shape.same_page,
         "seed": seed,
     }
+
+
+def litmus_of(shape: Shape, memory: Memory) -> Workload:
+    """The shape as the guests will know it."""
+    return Workload.parse(workload_of(shape, memory, 1, 0))
 
 
 def _step(step: Step, variables: list[str]) -> list[str | int]:
@@ -214,8 +233,3 @@ def _step(step: Step, variables: list[str]) -> list[str | int]:
         return ["fence"]
     place = variables.index(step.variable)
     return ["load", place] if step.kind == "load" else ["store", place, step.value]
-
-
-def pages_of(shape: Shape) -> int:
-    """Mirrors `guest.workloads.litmus.Litmus.pages`."""
-    return SLOTS * (1 if shape.same_page else len(shape.variables)) + len(shape.programs)

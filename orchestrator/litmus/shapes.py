@@ -75,11 +75,11 @@ class Shape:
 
     def shown(self, outcome: Outcome) -> str:
         """In a line, such as `r0=1 r1=0 x=2`; final values of variables with a single store are left out when right."""
-        words = [f"r{number}={_value(value)}" for number, value in enumerate(outcome.loads)]
+        words = [f"r{number}={shown(value)}" for number, value in enumerate(outcome.loads)]
         for name, value in zip(self.variables, outcome.final, strict=True):
             stored = self._stored(name)
             if stored != [value]:
-                words.append(f"{name}={_value(value)}")
+                words.append(f"{name}={shown(value)}")
         return " ".join(words)
 
     def is_forbidden(self, outcome: Outcome) -> bool:
@@ -118,7 +118,8 @@ def _operation(step: Step, found: Iterator[int]) -> Operation:
     return store(step.variable, step.value) if step.kind == "store" else load(step.variable, next(found))
 
 
-def _value(value: int) -> str:
+def shown(value: int) -> str:
+    """`?` for a value that is none of the shape's."""
     return str(value) if value >= 0 else "?"
 
 

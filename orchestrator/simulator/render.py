@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.parameters import describe
 from orchestrator.simulator.growth import Cost, Load
+from orchestrator.simulator.mixtures import Fuzzed
 from orchestrator.simulator.series import Series, Simulated
+from orchestrator.words import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -52,6 +54,18 @@ def render_growth(costs: Sequence[Cost], *, color: bool) -> str:
     wrong = sum(not cost.agrees for cost in costs)
     verdict = f"{wrong} differ from the formulas" if wrong else "all as the formulas say"
     return _text(table, color) + f"messages a page: first iteration + each later one; {verdict}\n"
+
+
+def render_fuzzed(done: Sequence[Fuzzed], *, color: bool) -> str:
+    """One line a mixture."""
+    heads = ("simulations", "events", "messages", "deaths", "lost accesses")
+    table = _table(["protocol", "faults", *(">" + head for head in heads)])
+    for each in done:
+        counts = (each.simulations, each.events, each.messages, each.deaths, each.lost)
+        table.add_row(each.protocol, each.mixture.replace("_", " "), *(f"{count:,}" for count in counts))
+    failed = sum(each.failure is not None for each in done)
+    total = counted(sum(each.simulations for each in done), "simulation")
+    return _text(table, color) + f"{'failed' if failed else 'passed'}, {total}\n"
 
 
 def _remarks(series: Series, simulations: Sequence[Simulated]) -> Iterable[str]:

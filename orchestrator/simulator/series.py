@@ -95,7 +95,7 @@ class Simulated:
         failure = self.failure and {"kind": self.failure.kind, "message": self.failure.message, "last": self.last}
         lost = [{"error": "page lost", **each._asdict()} for each in self.lost]
         own = {"events": self.events, "died": self.died, "lost": lost, "failure": failure}
-        return {"seed": self.seed, "point": self.point.index + 1, **asdict(self.result), **own}
+        return {**asdict(self.result), "seed": self.seed, "point": self.point.index + 1, **own}
 
 
 def _result(world: World, setting: Setting, point: Point) -> PointResult:

@@ -67,9 +67,24 @@ def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None
     assert point["messages_total"] <= 4 * 4 * 4 + 4 * 4
     assert point["latency_us"]["remote_read"]["count"] >= 4 * 3
     directory = tmp_path / "out" / summary["run_id"]
-    assert {path.name for path in directory.iterdir()} == {"run.json", "events.jsonl", "experiment.yaml", "consoles"}
+    kept = {"run.json", "events.jsonl", "experiment.yaml", "resolved.yaml", "consoles"}
+    assert {path.name for path in directory.iterdir()} == kept
     assert json.loads((directory / "run.json").read_text()) == summary
     assert summary["tool"]["peak_rss_mib"] < 200
+
+
+def test_what_a_run_keeps_of_its_file_runs_by_itself(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text(QUICK)
+    text = "extends: base.yaml\nname: other\nrepeat: 2\nseed: 5\nwarm_up: 1\nmatrix: {workload.array: [4KiB, 8KiB]}\n"
+    first = summary_of(run(tmp_path, text, "--json", "--set", "workload.iterations=2"))
+    resolved = (tmp_path / "results" / first["run_id"] / "resolved.yaml").read_text()
+    (tmp_path / "elsewhere").mkdir()
+    second = summary_of(run(tmp_path / "elsewhere", resolved, "--json"))
+    for summary in (first, second):
+        told = [(p["parameters"]["workload.array"], p["iterations"], p["seed"]) for p in summary["points"]]
+        assert told == [("4KiB", 2, 5), ("4KiB", 2, 6), ("8KiB", 2, 5), ("8KiB", 2, 6)]
+        events = (Path(summary["results"]) / "events.jsonl").read_text()
+        assert events.count('"event":"agent_finished"') == 2 * 4  # warm-ups leave none
 
 
 def test_reading_twice_costs_nothing_after_the_first_iteration(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli import main
+from orchestrator.experiment import Experiment
 from tests.unit.test_experiment_errors import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -53,8 +54,10 @@ def test_a_right_file_validates(tmp_path: Path) -> None:
 
 def test_the_schema_knows_every_key_and_every_word() -> None:
     schema = json.loads(command_line("schema").stdout)
-    assert set(schema["properties"]) >= {"name", "testbed", "coherency", "workload", "matrix", "repeat", "expect"}
-    assert schema["additionalProperties"] is False
+    for name in ("Experiment", "ExtendingExperiment"):
+        text = json.dumps(schema["$defs"][name])
+        assert all(f'"{key}": {{' in text for key in Experiment.model_fields)
+    assert schema["$defs"]["Experiment"]["additionalProperties"] is False
     assert schema["$defs"]["Arch"]["enum"] == ["x86_64", "aarch64"]
 
 
@@ -112,7 +115,7 @@ def test_words_that_mean_nothing_end_with_two(words: list[str], tmp_path: Path) 
 
 
 def test_a_defect_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(_path: Path) -> None:
+    def broken(_path: Path, _overrides: object) -> None:
         raise RuntimeError("nobody thought of this")
 
     monkeypatch.setattr("orchestrator.plan.load", broken)

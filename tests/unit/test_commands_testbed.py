@@ -63,15 +63,15 @@ def ssh(monkeypatch: pytest.MonkeyPatch, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("typed", "given"),
     [
-        (["arm"], ["arm"]),
-        (["arm", "ls", "-la", "/"], ["arm", "--", "ls -la /"]),
-        (["arm", "df", "-h"], ["arm", "--", "df -h"]),
-        (["arm", "--", "sh", "-c", "exit 37"], ["arm", "--", "sh -c 'exit 37'"]),
-        (["arm", "echo one | wc -l"], ["arm", "--", "echo one | wc -l"]),
-        (["arm", "printf", "%s\n", "a  b", ""], ["arm", "--", "printf '%s\n' 'a  b' ''"]),
-        (["--name", "mine", "arm", "ps", "--name"], ["arm", "--", "ps --name"]),
-        (["arm", "--name", "mine", "--", "id"], ["arm", "--", "id"]),
-        (["--name=mine", "arm", "id", "--", "x"], ["arm", "--", "id -- x"]),
+        (["arm"], ["arm.mine"]),
+        (["arm", "ls", "-la", "/"], ["arm.mine", "--", "ls -la /"]),
+        (["arm", "df", "-h"], ["arm.mine", "--", "df -h"]),
+        (["arm", "--", "sh", "-c", "exit 37"], ["arm.mine", "--", "sh -c 'exit 37'"]),
+        (["arm", "echo one | wc -l"], ["arm.mine", "--", "echo one | wc -l"]),
+        (["arm", "printf", "%s\n", "a  b", ""], ["arm.mine", "--", "printf '%s\n' 'a  b' ''"]),
+        (["--name", "mine", "arm", "ps", "--name"], ["arm.mine", "--", "ps --name"]),
+        (["arm", "--name", "mine", "--", "id"], ["arm.mine", "--", "id"]),
+        (["--name=mine", "arm", "id", "--", "x"], ["arm.mine", "--", "id -- x"]),
     ],
 )
 def test_words_behind_the_node_reach_the_command_as_they_are(
@@ -87,7 +87,7 @@ def test_help_of_ssh_is_ours_only_before_the_node(
     running("mine")
     assert command(monkeypatch, "ssh", "--help") == 0
     assert "Examples:" in capsys.readouterr().out
-    assert ssh(monkeypatch, "arm", "ls", "--help") == ["arm", "--", "ls --help"]
+    assert ssh(monkeypatch, "arm", "ls", "--help") == ["arm.mine", "--", "ls --help"]
 
 
 def test_of_two_testbeds_the_one_meant_must_be_named(
@@ -100,7 +100,7 @@ def test_of_two_testbeds_the_one_meant_must_be_named(
     assert "found 2 testbeds: one, two" in said
     assert "--name NAME" in said
     assert "--all" not in said
-    assert ssh(monkeypatch, "--name", "two", "arm") == ["arm"]
+    assert ssh(monkeypatch, "--name", "two", "arm") == ["arm.two"]
     assert command(monkeypatch, "down") == 2
     assert "--all" in capsys.readouterr().err
 

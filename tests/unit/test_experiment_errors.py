@@ -63,7 +63,12 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem", "near"),
     [
-        ("name: pair", "nmae: pair", "1:1: found unknown key 'nmae', expected coherency, expect, matrix, name", "name"),
+        (
+            "name: pair",
+            "nmae: pair",
+            "1:1: found unknown key 'nmae', expected coherency, expect, extends, matrix, name",
+            "name",
+        ),
         ("name: pair", "name: pair/..", "1:7: found 'pair/..', expected at most 48 letters, digits, '.', '_'", ""),
         ("x86_64", "x86-64", "4:17: found 'x86-64', expected x86_64 or aarch64", "x86_64"),
         ("arch: aarch64", "arhc: aarch64", "5:11: found unknown key 'arhc', expected accelerator, arch", "arch"),

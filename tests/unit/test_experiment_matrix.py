@@ -102,6 +102,56 @@ def test_a_matrix_without_bound_is_refused(tmp_path: Path) -> None:
     assert "found 39601 combinations, expected at most 10000" in text
 
 
+def test_zipped_values_go_together_and_make_a_grid_with_the_others(tmp_path: Path) -> None:
+    zipped = "matrix:\n  workload.stride: [8, 16]\n"
+    zipped += "  zip: {workload.array: [4KiB, 8KiB, 16KiB], workload.iterations: [1, 2, 3]}\n"
+    found = [(workload(p).stride, workload(p).array, workload(p).iterations) for p in points(tmp_path, zipped)]
+    assert found == [(stride, 4096 << n, n + 1) for stride in (8, 16) for n in range(3)]
+
+
+def test_two_zips_are_a_grid_of_each_other(tmp_path: Path) -> None:
+    zips = "{workload.array: [4KiB, 8KiB], workload.iterations: [1, 2]}, {workload.stride: [8, 16]}"
+    assert len(points(tmp_path, f"matrix: {{zip: [{zips}]}}\n")) == 4
+
+
+def test_zipped_lists_of_unequal_length_are_refused(tmp_path: Path) -> None:
+    text = problem(tmp_path, "matrix:\n  zip:\n    workload.array: [4KiB, 8KiB]\n    workload.iterations: [1]\n")
+    assert text == "16:5: found 1 values for 'workload.iterations', expected 2, as many as 'workload.array' has"
+
+
+def test_what_is_excluded_is_left_out_and_what_is_included_is_added(tmp_path: Path) -> None:
+    text = "matrix:\n  grid: {workload.array: [4KiB, 8KiB], workload.iterations: [1, 2]}\n"
+    text += "  exclude: [{workload.array: 8192, workload.iterations: 2}]\n  include: [{workload.array: 1MiB}]\n"
+    found = points(tmp_path, text)
+    assert [(workload(p).array, workload(p).iterations) for p in found] == [
+        (4096, 1),
+        (4096, 2),
+        (8192, 1),
+        (1 << 20, 16),
+    ]
+    assert found[-1].parameters == {"workload.array": "1MiB", "workload.iterations": 16}
+
+
+@pytest.mark.parametrize(
+    ("matrix", "expected"),
+    [
+        ("{exclude: [{workload.array: 4MiB}], workload.array: [4KiB]}", "13:20: found an exclusion of workload.array"),
+        (
+            "{exclude: [{workload.aray: 4KiB}], workload.array: [4KiB]}",
+            "13:21: found 'workload.aray', which is no path",
+        ),
+        ("{exclude: [{workload.array: 4KiB}], workload.array: [4KiB]}", "13:19: found no combination that is not"),
+        ("{include: [{workload.array: 4KB}]}", "13:37: found '4KB', expected a size"),
+        ("{exclud: [{workload.array: 4KiB}]}", "13:10: found 'exclud', which is no path of this file"),
+        ("{zip: [4]}", "13:16: found 4, expected a mapping"),
+        ("{include: 3}", "13:19: found 3, expected a list"),
+        ("{workload.array: [4KiB], grid: {workload.array: [8KiB]}}", "13:41: found 'workload.array' a second time"),
+    ],
+)
+def test_a_wrong_part_of_the_matrix_is_told_where_it_stands(tmp_path: Path, matrix: str, expected: str) -> None:
+    assert expected in problem(tmp_path, f"matrix: {matrix}\n")
+
+
 @pytest.mark.parametrize("name", ["quickstart.yaml", "counts.yaml"])
 def test_the_experiments_that_come_with_the_project_are_right(name: str) -> None:
     assert load(CONFIGS / name).points

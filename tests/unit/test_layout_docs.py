@@ -84,9 +84,11 @@ def test_the_examples_of_experiment_files_are_right(tmp_path: Path) -> None:
     blocks = re.findall(
         r"^```yaml\n(.*?)^```", (ROOT / "docs" / "experiment-files.md").read_text(), re.MULTILINE | re.DOTALL
     )
-    whole, matrix = blocks
+    whole, matrix, parts = blocks
     file = tmp_path / "example.yaml"
     file.write_text(whole)
     assert len(load(file).points) == 6
     file.write_text(re.sub(r"^matrix:.*\n", matrix, whole, flags=re.MULTILINE))
     assert len(load(file).points) == 18
+    file.write_text(re.sub(r"^matrix:.*\n", parts, whole, flags=re.MULTILINE))
+    assert len(load(file).points) == 3 * 6

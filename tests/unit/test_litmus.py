@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from guest.workloads.litmus import CODES, Litmus
+from guest.workloads.litmus import Litmus
+from guest.workloads.race import ENTRY_WORDS, FOR_EVER
+from guest.workloads.race_code import CODES
 from guest.workloads.workload import PAGE_BYTES, WorkloadError
 from orchestrator.errors import InputError
-from orchestrator.litmus import judge, run
+from orchestrator.litmus import judge
 from orchestrator.litmus.command import settings_of
-from orchestrator.litmus.judge import FOREIGN, SLOTS, Row, instances_of
+from orchestrator.litmus.judge import FOREIGN, Row, instances_of
+from orchestrator.litmus.run import SLOTS, Memory, litmus_of, workload_of
 from orchestrator.litmus.shapes import SHAPES, Outcome, Shape
 
 ROOT = Path(__file__).parents[2]
@@ -29,18 +32,25 @@ def test_the_search_forbids_what_the_literature_forbids_and_nothing_else(shape: 
     assert len(shape.allowed) > 1  # otherwise nobody could say whether the programs had met
 
 
-def thread(operations: list[list[int]], final: list[list[int]]) -> "array[int]":
-    """One round's history: for each slot the values of its operations, and the final values. Slots repeat the last."""
-    operations += [operations[-1]] * (SLOTS - len(operations))
-    final += [final[-1]] * (SLOTS - len(final))
-    timed = [[value, 2 * n, 2 * n + 1] for slot in operations for n, value in enumerate(slot)]
-    return array("q", [*chain(*timed), *chain(*final)])
+def entry(value: int, begin: int = 0, end: int = FOR_EVER) -> list[int]:
+    """What is kept of one access: the code it stored, or the value that it found."""
+    words = {"ADDRESS": 1 << 44, "VALUE": value, "PAUSE": 7, "BEGIN": begin, "END": end}
+    assert len(words) == len(ENTRY_WORDS)
+    return list(words.values())
+
+
+def kept(*rounds: tuple[list[list[int]], list[int]]) -> "array[int]":
+    """A thread's history with one instance a round: its accesses, and the final values."""
+    return array("q", chain.from_iterable([*chain.from_iterable(accesses), *final] for accesses, final in rounds))
 
 
 def store_buffering(own: int, other: int, final: list[int]) -> list["array[int]"]:
-    """Both threads of SB store 1 in round 0, and load `own` and `other`."""
-    one = CODES + 1
-    return [thread([[one, own]], [list(final)]), thread([[one, other]], [list(final)])]
+    """Both threads of SB store 1 in the first instance, and load `own` and `other`."""
+    return [kept(([entry(1), entry(own)], final)), kept(([entry(1), entry(other)], final))]
+
+
+ONE, TWO = CODES + 1, 2 * CODES + 1
+"""A stored 1, in the first instance and in the second."""
 
 
 def judged(words: list["array[int]"], shape: str = "SB") -> Row:
@@ -49,73 +59,87 @@ def judged(words: list["array[int]"], shape: str = "SB") -> Row:
     return row
 
 
-def test_outcomes_are_counted_with_values_of_the_round_before_as_zero() -> None:
-    row = judged(store_buffering(0, CODES + 1, [CODES + 1, CODES + 1]))
-    assert (row.outcomes, row.violation_count) == ({"r0=0 r1=1": SLOTS}, 0)
+def test_outcomes_are_counted_with_values_of_the_instance_before_as_zero() -> None:
+    row = judged(store_buffering(0, ONE, [ONE, ONE]))
+    assert (row.outcomes, row.violation_count) == ({"r0=0 r1=1": 1}, 0)
     assert (row.allowed, row.allowed_seen, row.weak) == (3, 1, True)
 
 
 def test_a_forbidden_outcome_is_told_with_instance_and_nodes() -> None:
-    row = judged(store_buffering(0, 0, [CODES + 1, CODES + 1]))
-    assert row.violation_count == SLOTS
+    row = judged(store_buffering(0, 0, [ONE, ONE]))
+    assert row.violation_count == 1
     text = str(row.violations[0])
     assert "instance 0: r0=0 r1=0 is not sequentially consistent" in text
     assert "x86 p0: store x=1, load y=0; arm p1: store y=1, load x=0" in text
 
 
 def test_a_lost_store_is_forbidden() -> None:
-    row = judged(store_buffering(CODES + 1, CODES + 1, [CODES + 1, 0]), "false-sharing")
-    assert row.violation_count == SLOTS
-    assert row.outcomes == {"r0=1 r1=1 y=0": SLOTS}
+    row = judged(store_buffering(ONE, ONE, [ONE, 0]), "false-sharing")
+    assert (row.violation_count, row.outcomes) == (1, {"r0=1 r1=1 y=0": 1})
 
 
-def test_a_value_of_no_store_of_this_round_is_forbidden() -> None:
-    row = judged(store_buffering(3 * CODES + 1, CODES + 1, [CODES + 1, CODES + 1]))
-    assert (row.violation_count, row.outcomes) == (SLOTS, {"r0=? r1=1": SLOTS})
+def test_a_value_of_no_store_of_this_instance_is_forbidden() -> None:
+    row = judged(store_buffering(3 * CODES + 1, ONE, [ONE, ONE]))
+    assert (row.violation_count, row.outcomes) == (1, {"r0=? r1=1": 1})
 
 
 def test_kernels_that_disagree_in_the_end_are_forbidden() -> None:
-    one = CODES + 1
-    words = [thread([[one, one]], [[one, one]]), thread([[one, one]], [[one, 0]])]
-    (first, *_) = instances_of(SHAPES["SB"], 1, words, [0, 1])
+    words = [kept(([entry(1), entry(ONE)], [ONE, ONE])), kept(([entry(1), entry(ONE)], [ONE, 0]))]
+    (first,) = instances_of(SHAPES["SB"], 1, words, [0, 1])
     assert first.outcome == Outcome((1, 1), (1, FOREIGN))
-    assert judged(words).violation_count == SLOTS
+    assert judged(words).violation_count == 1
 
 
-def test_what_was_older_than_the_round_before_is_no_initial_value() -> None:
-    one, two = CODES + 1, 2 * CODES + 1
-    first, second = store_buffering(one, one, [one, one]), store_buffering(0, two, [two, two])
-    for thread_words in second:
-        thread_words[0::3] = array("q", [two if value == one else value for value in thread_words[0::3]])
-    words = [a + b for a, b in zip(first, second, strict=True)]
-    instances = list(instances_of(SHAPES["SB"], 2, words, [0, 1]))
-    assert instances[SLOTS].outcome.loads[0] == FOREIGN  # it found 0, and 0 had been overwritten before
+def test_what_was_older_than_the_instance_before_is_no_initial_value() -> None:
+    first = ([entry(1), entry(ONE)], [ONE, ONE])
+    words = [kept(first, ([entry(1), entry(0)], [TWO, TWO])), kept(first, ([entry(1), entry(TWO)], [TWO, TWO]))]
+    _, second = instances_of(SHAPES["SB"], 1, words, [0, 1])
+    assert second.outcome.loads == (FOREIGN, 1)  # it found 0, and 0 had been overwritten before
+
+
+def test_slots_of_a_round_lie_one_after_the_other_and_remember_their_own_past() -> None:
+    def words(load: int) -> "array[int]":
+        accesses = [entry(1), entry(ONE), entry(1), entry(TWO)]  # two slots of a round
+        later = [entry(1), entry(ONE if load == 0 else load), entry(1), entry(TWO)]
+        three, four = 3 * CODES + 1, 4 * CODES + 1
+        return kept((accesses, [ONE, ONE, TWO, TWO]), (later, [three, three, four, four]))
+
+    instances = list(instances_of(SHAPES["SB"], 2, [words(0), words(3 * CODES + 1)], [0, 1]))
+    assert [each.outcome.loads for each in instances] == [(1, 1), (1, 1), (0, 1), (0, 0)]
 
 
 def test_two_threads_of_one_clock_must_keep_its_order() -> None:
     """T1 loads 0 long after T0's store has ended: consistent in some order, but not in the one that was."""
-    one = CODES + 1
-    words = [array("q", [one, 0, 1] * SLOTS + [one] * SLOTS)]
-    words.append(array("q", [0, 2, 3, 0, 4, 5] * SLOTS + [one] * SLOTS))
-    for clocks, models in (([0, 0], {"linearizable"}), ([0, 1], {""})):
-        instances = instances_of(SHAPES["CoRR"], 1, words, clocks)
-        assert {judge.broken_model(each.history) for each in instances} == models
+    words = [kept(([entry(1, 0, 1)], [ONE])), kept(([entry(0, 2, 3), entry(0, 4, 5)], [ONE]))]
+    for clocks, model in (([0, 0], "linearizable"), ([0, 1], "")):
+        (instance,) = instances_of(SHAPES["CoRR"], 1, words, clocks)
+        assert judge.broken_model(instance.history) == model
+
+
+def test_a_program_that_ran_at_once_has_times_as_a_whole_and_one_access_by_access_has_them_of_each() -> None:
+    first = [entry(0, 10, 11), entry(ONE, 12, 13)]
+    words = [kept(([entry(1, 5, 9)], [ONE]), ([entry(1, 5, 9)], [TWO])), kept((first, [ONE]), (first, [TWO]))]
+    at_once, one_by_one = instances_of(SHAPES["CoRR"], 1, words, [0, 0])
+    times = [[each.during for each in instance.history.threads[1]] for instance in (at_once, one_by_one)]
+    assert [[during[1:] for during in each if during] for each in times] == [[(10, 13)] * 2, [(10, 11), (12, 13)]]
 
 
 def test_the_guest_lays_out_each_variable_in_a_page_of_its_own_or_all_in_one() -> None:
     fields = {"programs": [[["store", 0, 1]], [["load", 1]]], "variables": 2, "rounds": 1, "slots": 4, "seed": 1}
     apart, together = Litmus.parse({**fields}), Litmus.parse({**fields, "same_page": True})
     pages = {apart.word(slot, variable) * 8 // PAGE_BYTES for slot in range(4) for variable in range(2)}
-    assert (len(pages), apart.pages) == (8, 8 + 2)
+    assert (len(pages), apart.pages) == (8, 8)
     assert {together.word(slot, 1) * 8 // PAGE_BYTES for slot in range(4)} == set(range(4))
     assert together.word(2, 0) != together.word(2, 1)
+    assert 0 < apart.meeting_bytes <= PAGE_BYTES
 
 
-def test_what_the_host_sends_is_what_the_guest_lays_out() -> None:
-    for shape in SHAPES.values():
-        parsed = Litmus.parse(run.workload_of(shape.fenced(), 3, 7))
-        assert (parsed.pages, parsed.slots) == (run.pages_of(shape), SLOTS)
-        assert judge.CODES == CODES
+def test_a_control_has_more_instances_in_a_round_and_in_all() -> None:
+    shape = SHAPES["MP"]
+    coherent, bare = (Litmus.parse(workload_of(shape, memory, 100, 1)) for memory in (Memory.COHERENT, Memory.BARE))
+    assert coherent.rounds * coherent.slots >= 100
+    assert (bare.rounds, bare.slots) == (coherent.rounds, coherent.slots * 8)
+    assert coherent.slots == SLOTS
 
 
 @pytest.mark.parametrize(
@@ -129,11 +153,11 @@ def test_what_the_host_sends_is_what_the_guest_lays_out() -> None:
 )
 def test_a_workload_that_makes_no_sense_is_refused(change: dict[str, object], said: str) -> None:
     with pytest.raises(WorkloadError, match=said):
-        Litmus.parse({**run.workload_of(SHAPES["SB"], 1, 1), **change})
+        Litmus.parse({**workload_of(SHAPES["SB"], Memory.BARE, 1, 1), **change})
 
 
 def test_every_program_needs_exactly_one_thread() -> None:
-    workload = Litmus.parse(run.workload_of(SHAPES["SB"], 1, 1))
+    workload = litmus_of(SHAPES["SB"], Memory.COHERENT)
     workload.check_roles([["p0"], ["p1"], ["idle"]])
     for roles in ([["p0"], ["p0"]], [["p0"]], [["reader"], ["p1"]]):
         with pytest.raises(WorkloadError, match="expected one thread for each"):

@@ -1,6 +1,8 @@
 """Result directories: made once, never overwritten, found again; and the summary in them."""
 
 import json
+import os
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -10,11 +12,11 @@ from orchestrator.errors import CheckFailed, InputError, Stopped
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.record import Record
-from orchestrator.report import render
-from orchestrator.results import RunDirectory, find, read_summary
+from orchestrator.results import RunDirectory, all_runs, find, read_summary
 from orchestrator.run import judge
 from orchestrator.summary import Latency, NodeSummary, PointResult, Report, Verdict, summed
 from orchestrator.summary import Mismatch as WrongValue
+from orchestrator.summary_table import render
 from tests.unit.test_experiment_errors import GOOD
 
 
@@ -44,10 +46,27 @@ def record_of(plan: Plan, tmp_path: Path) -> Record:
 def test_run_ids_sort_by_time_and_two_runs_of_one_second_never_meet(tmp_path: Path) -> None:
     made = [RunDirectory.create(tmp_path, "pair") for _ in range(20)]
     assert len({directory.path for directory in made}) == 20
+    assert all_runs(tmp_path) == []
+    for directory in reversed(made):
+        directory.keep("experiment.yaml", "")
+        os.utime(directory.path / "experiment.yaml", ns=(0, len(all_runs(tmp_path)) + 1))
+        directory.keep("run.json", "{}")
+    in_order = sorted(made, key=lambda directory: (directory.run_id[:16], -made.index(directory)))
+    assert all_runs(tmp_path) == [directory.path for directory in in_order]
     stamp, name, token = made[0].run_id.split("-")
     assert (len(stamp), name, len(token)) == (16, "pair", 4)
     assert stamp[8] == "T"
     assert stamp.endswith("Z")
+
+
+def test_a_token_that_is_taken_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
+    monkeypatch.setattr("orchestrator.results.secrets.token_hex", lambda _: next(drawn))
+    monkeypatch.setattr(
+        "orchestrator.results.datetime", type("Stopped", (), {"now": lambda zone: datetime(2026, 1, 1, tzinfo=zone)})
+    )
+    made = [RunDirectory.create(tmp_path, "pair").run_id for _ in range(2)]
+    assert made == ["20260101T000000Z-pair-aaaa", "20260101T000000Z-pair-bbbb"]
 
 
 def test_nothing_in_a_result_directory_is_overwritten(tmp_path: Path) -> None:

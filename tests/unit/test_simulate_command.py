@@ -15,6 +15,7 @@ from guest.protocol.voting import VotingEngine
 from orchestrator.cli import main
 from orchestrator.simulator import growth
 from tests.unit.test_experiment_errors import GOOD
+from tests.unit.test_simulator import Unprotected
 
 PAIR = GOOD.replace("arm: reader", "arm: writer").replace("256KiB", "16KiB")
 
@@ -179,3 +180,67 @@ def test_growth_that_is_not_as_the_formulas_say_fails(testbed: CommandLine, monk
     assert code == 1
     assert "(formula: 8)" in out
     assert "differ from the formulas" in err
+
+
+def test_an_experiment_runs_on_the_stage_sim_with_the_results_of_every_stage(testbed: CommandLine) -> None:
+    Path("pair.yaml").write_text(PAIR + "repeat: 2\n")
+    points = []
+    for _ in range(2):
+        code, out, err = testbed("run pair.yaml --stage sim --json")
+        assert code == 0, err
+        summary = json.loads(out)
+        assert (summary["stage"], summary["outcome"]) == ("sim", "passed")
+        assert {node["name"]: node["accelerator"] for node in summary["nodes"]} == {"x86": "none", "arm": "none"}
+        assert all(point["verified"] for point in summary["points"])
+        assert (Path(summary["results"]) / "events.jsonl").is_file()
+        points.append(summary["points"])
+    assert points[0] == points[1]
+    assert [point["repetition"] for point in points[0]] == [0, 1] * (len(points[0]) // 2)
+    assert points[0][0]["latency_us"] != points[0][1]["latency_us"], "both repetitions had the same chance"
+
+
+def test_a_violation_on_the_stage_sim_fails_the_run_with_the_command_that_repeats_it(
+    testbed: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, "voting", Unprotected)
+    code, out, err = testbed("run pair.yaml --stage sim --json")
+    assert code == 1
+    summary = json.loads(out)
+    assert summary["outcome"] == "failed"
+    again = summary["error"]["hint"].removeprefix("repeat it with: testbed ")
+    assert again.startswith("simulate pair.yaml --seed 0 --point 1")
+    assert "the last events" in err
+    code, out, _ = testbed(again + " --json")
+    assert (code, json.loads(out)["outcome"]) == (1, "failed")
+
+
+def test_fuzzing_puts_every_protocol_under_every_mixture_it_is_to_stand(testbed: CommandLine) -> None:
+    code, out, _ = testbed("fuzz --repeat 30 --json")
+    told = json.loads(out)
+    assert (code, told["outcome"]) == (0, "passed")
+    assert {each["simulations"] for each in told["mixtures"]} == {30}
+    names = [f"{each['protocol']}/{each['mixture']}" for each in told["mixtures"]]
+    assert {"voting/delays", "voting/reorder+duplicates", "origin/reorder+deaths"} <= set(names)
+    assert all((each["deaths"] > 0) == ("deaths" in each["mixture"]) for each in told["mixtures"])
+    assert json.loads(testbed("fuzz --repeat 30 --json")[1]) == told
+
+
+def test_fuzzing_ends_at_the_first_failure_with_the_command_that_repeats_it(
+    testbed: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, "voting", GrantsForgotten)
+    code, out, err = testbed("fuzz --repeat 1000 --json")
+    told = json.loads(out)
+    assert (code, told["outcome"]) == (1, "failed")
+    failed = told["mixtures"][-1]
+    assert failed["simulations"] == failed["failed_seed"] + 1
+    assert "the last events" in err
+    code, out, _ = testbed(told["repeat"].removeprefix("testbed ") + " --json")
+    (again,) = json.loads(out)["mixtures"]
+    assert (code, again["failure"], again["last"]) == (1, failed["failure"], failed["last"])
+
+
+def test_a_mixture_that_is_not_there_is_refused_with_the_nearest(testbed: CommandLine) -> None:
+    code, _, err = testbed("fuzz --only voting/death")
+    assert code == 2
+    assert "found 'voting/death', expected PROTOCOL/MIXTURE; do you mean voting/deaths?" in err

@@ -90,7 +90,7 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_machine_runs_or_is_refused_with_reasons(program: Path, tmp_path: Path) -> None:
     program.write_text(
         "#!/bin/sh\n"
-        'read one; echo \'{"name": "x86", "usernet": "told"}\'\n'
+        'read one; echo \'{"name": "x86", "answer": "told"}\'\n'
         'read two; echo \'{"name": "arm", "error": "no machine", "command_line": "qemu -M odd"}\'\n'
         "read three\n"
     )

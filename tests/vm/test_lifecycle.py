@@ -113,7 +113,7 @@ def test_the_real_ssh_gets_in_and_checks_the_host_key(pair: Testbed, tmp_path: P
     swapped.write_text(known.replace("x86 ", "- ").replace("arm ", "x86 ").replace("- ", "arm "))
     config = tmp_path / "config"
     config.write_text(pair.ssh_config.read_text().replace(str(pair.run_directory / "known_hosts"), str(swapped)))
-    done = subprocess.run(["ssh", "-F", config, "x86", "true"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["ssh", "-F", config, "x86.pair", "true"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 255
     assert "Host key verification failed" in done.stderr
     from testbed.shell import Shell

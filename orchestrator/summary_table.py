@@ -118,4 +118,6 @@ def _next(summary: dict[str, Any]) -> str:
         return "events.jsonl and consoles/ in there tell the story; `--keep` leaves the guests for `testbed ssh`"
     if summary["stage"] == "local":
         return "the same in real guests: leave --stage local out"
+    if summary["stage"] == "sim":
+        return "the same in real guests: leave --stage sim out; `testbed simulate` adds delays and faults, by seed"
     return "`testbed up FILE` keeps such machines running, `testbed ssh NODE` goes in, `testbed down` removes them"
