@@ -1,8 +1,8 @@
-"""Agents that need no start: `python3 -S -m guest.resident PORT`, which ends when they can be had.
+"""Agents that need no start: `python3 -S -m guest.resident PORT LOG`, which ends when they can be had.
 
 The process that stays has everything imported, and forks an agent for each connection to the port on the guest's own
 loopback. A guest's state is saved with it in memory: whoever restores that state has an agent at once. An agent's
-standard error is LOG, with a last line that says how it ended.
+standard error is the file LOG, with a last line that says how it ended.
 """
 
 import gc
@@ -14,7 +14,6 @@ from socket import IPPROTO_TCP, TCP_NODELAY, create_server, socket
 from guest import agent
 from guest.pci import load_drivers
 
-LOG = "/run/agent.log"
 ENDED = "agent ended: "
 
 
@@ -32,13 +31,13 @@ def main() -> None:
         connection, _ = listener.accept()
         if not os.fork():
             listener.close()
-            _supervise(connection)
+            _supervise(connection, sys.argv[2])
         connection.close()
 
 
-def _supervise(connection: socket) -> None:
+def _supervise(connection: socket, file: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+    log = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
     os.dup2(log, 2)
     child = os.fork()
     if not child:

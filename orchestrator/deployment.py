@@ -21,8 +21,9 @@ SOURCES = Path(__file__).parents[1] / "guest"
 TARGET = "/opt/testbed"
 RESIDENT_PORT = 7
 """On the guest's own loopback, which has nobody else's services."""
-LOG, ENDED = "/run/agent.log", "agent ended: "
-"""As in `guest.resident`."""
+LOG = "/run/agent.log"
+ENDED = "agent ended: "
+"""Begins the last line of it, as in `guest.resident`."""
 SAID_BYTES, SAID_S = 65536, 10.0
 # One command a node: each costs an emulated guest a process of its shell and another of its SSH server. The archive's
 # length is known, so what follows it on standard input is left for the agent. `-S`: there are no site packages.
@@ -60,7 +61,7 @@ def _hash(folder: Path) -> str:
 
 def resident(code: bytes) -> Resident:
     """What a guest's state is saved with, so that whoever restores it has agents at once."""
-    return Resident(code, TARGET, ("python3", "-S", "-m", "guest.resident", str(RESIDENT_PORT)))
+    return Resident(code, TARGET, ("python3", "-S", "-m", "guest.resident", str(RESIDENT_PORT), LOG))
 
 
 class GuestAgent:

@@ -112,14 +112,17 @@ class Launcher:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for line in self._process.stdout:
-            answer = json.loads(line)
-            if answer["name"] is None:
-                return HostError(answer["error"], answer["hint"])
-            future = self._answers[answer["name"]]
-            if "error" in answer:
-                future.set_exception(_refused(answer))
-            else:
-                future.set_result(answer["answer"])
+            try:
+                answer = json.loads(line)
+                if answer["name"] is None:
+                    return HostError(answer["error"], answer["hint"])
+                future = self._answers[answer["name"]]
+                if "error" in answer:
+                    future.set_exception(_refused(answer))
+                else:
+                    future.set_result(answer["answer"])
+            except (ValueError, KeyError, TypeError):
+                return HostError(f"libvirt's process said what is no answer: {line.strip()[:200]}")
         said = self._process.stderr.read().strip()
         return HostError(f"libvirt's process ended ({self._process.wait()}): {said[-2000:] or 'silently'}")
 
