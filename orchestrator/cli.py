@@ -17,6 +17,7 @@ from images.errors import Failure, no_room
 from orchestrator import (
     commands_access,
     commands_bench,
+    commands_compare,
     commands_doctor,
     commands_fault,
     commands_image,
@@ -210,6 +211,7 @@ commands_doctor.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
 commands_report.add_to(app)
+commands_compare.add_to(app)
 commands_simulate.add_to(app)
 commands_verify.add_to(app)
 commands_litmus.add_to(app)

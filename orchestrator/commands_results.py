@@ -2,10 +2,13 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from orchestrator.output import printable, put, tell
 
 app = typer.Typer(help="Results of earlier runs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -141,24 +144,27 @@ def _asked(results: Path, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
 
 
 def _tell(text: str) -> None:
-    from orchestrator.output import tell
-
     tell(f"{text}\n")
 
 
 def _print(names: list[str], rows: list[tuple[Any, ...]], as_json: bool) -> None:
     """A table for people, or a list of objects."""
-    from orchestrator.output import printable, put
-
     if as_json:
         put(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2) + "\n")
         return
+    put(table(names, rows))
+
+
+def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns in line, numbers to the right."""
     texts = [["" if value is None else printable(str(value)) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
     numeric = [any(isinstance(row[column], int | float) for row in rows) for column in range(len(names))]
+    lines = []
     for line in [names, *texts]:
         cells = [
             text.rjust(width) if right else text.ljust(width)
             for text, width, right in zip(line, widths, numeric, strict=True)
         ]
-        put("  ".join(cells).rstrip() + "\n")
+        lines.append("  ".join(cells).rstrip() + "\n")
+    return "".join(lines)

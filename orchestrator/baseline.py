@@ -1,0 +1,72 @@
+"""Baselines: for each experiment and stage, the runs that later ones are compared with.
+
+They are named in `baselines.json` of the results directory, beside the runs. Several runs make a better baseline than
+one: what differs from boot to boot is then noise, as it should be.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from images.errors import writing
+from orchestrator.errors import InputError
+from orchestrator.past_run import PastRun, read_run
+from orchestrator.results import read_summary
+
+FILE = "baselines.json"
+
+
+def read_baselines(results: Path) -> dict[str, dict[str, Any]]:
+    """By experiment and stage (`poster/vm`): `runs`, and `set`, when it was. Raises InputError on a broken file."""
+    path = results / FILE
+    try:
+        found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{path}: found {error}, expected baselines", "remove it, and set them again") from None
+    return found
+
+
+def set_baseline(results: Path, directories: Sequence[Path]) -> str:
+    """Make these runs the baseline of their experiment and stage, which is returned. Raises InputError.
+
+    All must be of one experiment on one stage, have passed, and be in `results`.
+    """
+    keys = set()
+    for directory in directories:
+        if directory.resolve().parent != results.resolve():
+            raise InputError(f"found {directory}, expected a run in {results}/", "see --results DIR")
+        summary = read_summary(directory)
+        if summary["outcome"] != "passed":
+            raise InputError(
+                f"{directory.name}: found a run that ended as '{summary['outcome']}', expected one that passed"
+            )
+        keys.add(key_of(summary))
+    if len(keys) != 1:
+        raise InputError(f"found runs of {', '.join(sorted(keys))}, expected all of one experiment on one stage")
+    (key,) = keys
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    baselines = read_baselines(results) | {key: {"runs": [each.name for each in directories], "set": now}}
+    path, draft = results / FILE, results / f".{FILE}.part"
+    with writing(path):
+        draft.write_text(json.dumps(baselines, indent=2) + "\n", encoding="utf-8")
+        draft.replace(path)
+    return key
+
+
+def baseline_of(results: Path, summary: dict[str, Any]) -> list[PastRun]:
+    """The runs that the run of this summary is to be compared with. Raises InputError when there are none."""
+    key = key_of(summary)
+    baselines = read_baselines(results)
+    if key not in baselines:
+        known = ", ".join(sorted(baselines)) or "none"
+        raise InputError(f"found no baseline of {key}; there are {known}", "`testbed baseline set RUN…` makes one")
+    return [read_run(results / name) for name in baselines[key]["runs"]]
+
+
+def key_of(summary: dict[str, Any]) -> str:
+    """`experiment/stage`: what runs must have in common to be compared without being asked to."""
+    return f"{summary.get('experiment', '')}/{summary.get('stage', '')}"
