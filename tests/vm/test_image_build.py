@@ -31,5 +31,5 @@ def two_builds(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Image]]:
 def test_the_same_inputs_give_the_same_bytes(two_builds: list[dict[str, Image]]) -> None:
     one, two = two_builds
     for arch in ("x86_64", "aarch64"):
-        assert len(one[arch].digests) > 3
+        assert len(one[arch].digests) >= 3
         assert one[arch].digests == two[arch].digests
