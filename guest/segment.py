@@ -113,6 +113,11 @@ class Layout(NamedTuple):
             "give the link a larger size; QEMU wants a power of two",
         )
 
+    @classmethod
+    def least_bytes(cls, kernels: int) -> int:
+        """Size of the smallest segment for so many kernels."""
+        return min(cls(kernels, *slots).size_bytes for slots in _SIZES)
+
     @property
     def pair_bytes(self) -> int:
         """Bytes of one ordered pair."""
@@ -272,14 +277,18 @@ class Segment:
         self.memory = memory
         self.layout = layout
         self.words = word_view(memory)
-        self.address = address_of(memory)
+        self.address = 0 if memory.readonly else address_of(memory)
+        """Where it is mapped; 0 for an onlooker's read-only mapping."""
         self.generation: int = self.words[_H_GENERATION]
         """How often this memory was formatted; another number later means it was formatted under us."""
         self.nodes = [Node(self.words, layout.node_offset(kernel)) for kernel in range(layout.kernels)]
 
     @classmethod
     def open(cls, buffer: memoryview) -> "Segment":
-        """The segment in `buffer`, which must be writable. Raises SegmentError unless it is formatted as expected."""
+        """The segment in `buffer`, which may be read-only for an onlooker.
+
+        Raises SegmentError unless it is formatted as expected.
+        """
         if buffer.nbytes < PAGE_BYTES:
             raise SegmentError(
                 f"a segment of {buffer.nbytes} bytes cannot hold even its header of {PAGE_BYTES}",

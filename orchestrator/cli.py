@@ -17,12 +17,16 @@ from images.errors import Failure, no_room
 from orchestrator import (
     commands_access,
     commands_bench,
+    commands_doctor,
+    commands_fault,
     commands_image,
     commands_litmus,
     commands_replay,
+    commands_report,
     commands_results,
     commands_simulate,
     commands_testbed,
+    commands_top,
     commands_verify,
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
@@ -108,6 +112,10 @@ def run(
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     keep: Annotated[bool, typer.Option(help="Leave the guests running (`testbed ps`, `ssh`, `down`).")] = False,
+    pause_on_failure: Annotated[
+        bool,
+        typer.Option("--pause-on-failure", help="At a failure, leave all as it is until you have looked in."),
+    ] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
     warm: WarmOption = None,
 ) -> None:
@@ -120,6 +128,7 @@ def run(
       testbed run configs/counts.yaml --stage sim
       testbed run configs/quickstart.yaml --json | jq '.points[].messages'
       testbed run configs/quickstart.yaml --accel tcg --keep
+      testbed run configs/quickstart.yaml --pause-on-failure
       testbed run configs/quickstart.yaml --set workload.iterations=4 --set coherency.protocol=origin
       testbed run configs/quickstart.yaml --warm
     """
@@ -133,6 +142,7 @@ def run(
         warm=warm,
         results=results,
         keep=keep,
+        pause=pause_on_failure,
         as_json=as_json,
         quiet=quiet,
         verbose=verbose,
@@ -195,11 +205,15 @@ def schema() -> None:
 
 commands_testbed.add_to(app)
 commands_access.add_to(app)
+commands_top.add_to(app)
+commands_doctor.add_to(app)
 commands_bench.add_to(app)
 commands_replay.add_to(app)
+commands_report.add_to(app)
 commands_simulate.add_to(app)
 commands_verify.add_to(app)
 commands_litmus.add_to(app)
+app.add_typer(commands_fault.app, name="fault")
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand
 
-from orchestrator.naming import complete_node, complete_place, complete_testbed, the_node, the_nodes
+from orchestrator.naming import chosen_nodes, complete_node, complete_place, complete_testbed, the_node
 
 if TYPE_CHECKING:
     from testbed.machine import Node
@@ -68,9 +68,7 @@ def execute(
 
     if not ctx.args:
         raise InputError("found no command, expected one behind --", "testbed exec --all -- uname -a")
-    if bool(nodes) == everywhere:
-        raise InputError("found no nodes" if not nodes else "found nodes and --all", "name nodes, or say --all")
-    chosen = the_nodes(nodes or [], name)
+    chosen = chosen_nodes(nodes, everywhere, name)
     several = len({node.testbed for node in chosen}) > 1
     line = _line(ctx.args)
     commands = {f"{node.name}.{node.testbed}" if several else node.name: node.ssh_command(line) for node in chosen}

@@ -1,6 +1,5 @@
 """`testbed litmus`: what the coherent memory shows to very short programs, and what it must never show."""
 
-import json
 import shutil
 import sys
 from enum import StrEnum
@@ -48,6 +47,8 @@ def litmus(
 ) -> None:
     """Run litmus tests on the coherent memory; 1 is the exit code if it shows what it must not.
 
+    Whatever ends it, litmus.json in the result directory has the rows that were complete.
+
     \b
     Examples:
       testbed litmus
@@ -55,11 +56,12 @@ def litmus(
       testbed litmus --shape SB,IRIW --notify poll --no-control
       testbed litmus configs/quickstart.yaml --json | jq '.rows[] | {shape, outcomes}'
     """
+    from images.errors import Failure
     from orchestrator.errors import RunEnded
-    from orchestrator.litmus.command import settings_of, stage_of
-    from orchestrator.litmus.run import Litmus, run
-    from orchestrator.litmus.table import as_json as plain
+    from orchestrator.litmus.command import run_and_keep, settings_of, stage_of, text_of
+    from orchestrator.litmus.run import Litmus
     from orchestrator.litmus.table import render, violations
+    from orchestrator.output import put
     from orchestrator.progress import Progress
     from orchestrator.results import RunDirectory
 
@@ -68,16 +70,18 @@ def litmus(
     assert coherency is not None
     directory = RunDirectory.create(results, "litmus")
     found = Litmus(stage.value, seed, coherency.notify.value, coherency.protocol)
-    with Progress(quiet=quiet) as progress:
-        run(settings, stage_of(stage.value, settings, directory, progress), directory, found, progress)
-    text = json.dumps(plain(found), indent=2) + "\n"
-    directory.keep("litmus.json", text)
-    if as_json:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    else:
-        terminal = sys.stdout.isatty()
-        width = shutil.get_terminal_size().columns if terminal else None
-        typer.echo(render(found, color=terminal, width=width) + f"results: {directory.path}")
+    try:
+        with Progress(quiet=quiet) as progress:
+            place = stage_of(stage.value, settings, directory, progress)
+            run_and_keep(settings, place, directory, found, progress)
+    except Failure as failure:
+        raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
+    finally:
+        if as_json:
+            put(text_of(found))
+        else:
+            terminal = sys.stdout.isatty()
+            width = shutil.get_terminal_size().columns if terminal else None
+            put(render(found, color=terminal, width=width) + f"results: {directory.path}\n")
     if found.broken:
         raise RunEnded(violations(found), f"{directory.path}/litmus.json has the first of every row", 1)

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from testbed.lifecycle import NodeSummary, Summary
 
 
+MONITOR_S = 0.5
+"""A list must not wait for a monitor that somebody else uses."""
+
+
 def add_to(app: typer.Typer) -> None:
     """Make the commands of this module commands of `app`."""
     for command in (up, ps):
@@ -73,6 +77,9 @@ def ps(
 ) -> None:
     """List testbeds: running ones, and what is left of broken ones.
 
+    `degraded`: a machine or server of it has ended. `left over`: the command that it belonged to has died.
+    `testbed down` removes either.
+
     \b
     Examples:
       testbed ps
@@ -84,28 +91,58 @@ def ps(
     if as_json:
         typer.echo(json.dumps([_plain(summary) for summary in summaries], indent=2))
         return
-    for summary in summaries:
-        nodes = ", ".join(f"{node.name} ({node.arch}, {_state(node)})" for node in summary.nodes)
-        typer.echo(f"{summary.name:24} {summary.condition:10} {_age(summary.created):>8}  {nodes}")
-    if not summaries:
+    if summaries:
+        rows = [("NAME", "STATE", "AGE", "MEMORY", "NODES"), *(_row(summary) for summary in summaries)]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        for row in rows:
+            columns = [f"{text:{width}}" for text, width in zip(row, widths, strict=False)]
+            typer.echo("  ".join([*columns, row[4]]))
+    else:
         typer.echo("no testbeds; `testbed up FILE` makes one", err=True)
 
 
+def _row(summary: "Summary") -> tuple[str, str, str, str, str]:
+    resident = sum(node.resident_bytes for node in summary.nodes) >> 20
+    promised = sum(node.memory_bytes for node in summary.nodes) >> 20
+    nodes = ", ".join(f"{node.name} ({node.arch}, {_state(summary, node)})" for node in summary.nodes)
+    memory = f"{resident} of {promised} MiB" if summary.nodes else "-"
+    return summary.name, summary.condition.value, _age(summary.created), memory, nodes
+
+
 def _plain(summary: "Summary") -> dict[str, Any]:
+    created = summary.created
     return {
         "name": summary.name,
         "condition": summary.condition.value,
-        "created": summary.created.isoformat() if summary.created else None,
-        "nodes": [asdict(node) for node in summary.nodes],
+        "created": created.isoformat() if created else None,
+        "age_s": int((datetime.now(UTC) - created).total_seconds()) if created else None,
+        "nodes": [asdict(node) | {"state": _machine_state(summary, node)} for node in summary.nodes],
         "run_directory": str(summary.run_directory) if summary.run_directory else None,
     }
 
 
-def _state(node: "NodeSummary") -> str:
+def _state(summary: "Summary", node: "NodeSummary") -> str:
+    state = _machine_state(summary, node)
+    if state == "not started":
+        return state
+    how = f"{node.accelerator}, {'warm' if node.warm else 'cold'} start"
+    return how if state == "running" else f"{how}, {state}"
+
+
+def _machine_state(summary: "Summary", node: "NodeSummary") -> str:
+    """QEMU's own word for what the machine does ("paused", "shutdown"), or ours where QEMU cannot be asked."""
+    from testbed import Deadline, find
+    from testbed.errors import Failure
+
     if not node.started:
         return "not started"
-    how = f"{node.accelerator}, {'warm' if node.warm else 'cold'} start"
-    return how if node.alive else f"{how}, ended"
+    if not node.alive:
+        return "ended"
+    try:
+        with find(summary.name).nodes[node.name].monitor(Deadline(MONITOR_S)) as monitor:
+            return monitor.status
+    except Failure as failure:
+        return "panicked" if "panicked" in failure.message else "running"  # somebody else talks to its monitor
 
 
 def _age(created: datetime | None) -> str:
@@ -166,6 +203,9 @@ def down(
         str | None, typer.Argument(help="The testbed, when several are there.", autocompletion=complete_testbed)
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every one of yours.")] = False,
+    stale: Annotated[
+        bool, typer.Option("--stale", help="Those that `ps` calls ended or left over, and no others.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Stop a testbed and remove all that is left of it, however it ended.
@@ -175,11 +215,21 @@ def down(
       testbed down
       testbed down mine
       testbed down --all
+      testbed down --stale
     """
+    from orchestrator.errors import InputError
     from orchestrator.progress import Progress
-    from testbed import list_all, teardown
+    from testbed import Condition, list_all, teardown
 
-    names = [summary.name for summary in list_all()] if everything else [the_name(name, "or --all, to remove them")]
+    if (name is not None) + everything + stale > 1:
+        raise InputError("found more than one of NAME, --all and --stale, expected one", "--all takes the others in")
+    if everything:
+        names = [summary.name for summary in list_all()]
+    elif stale:
+        over = (Condition.ENDED, Condition.LEFT_OVER)
+        names = [summary.name for summary in list_all() if summary.condition in over]
+    else:
+        names = [the_name(name, "or --all, to remove them")]
     with Progress(quiet=quiet) as progress:
         for each in names:
             with progress.step(f"removing {each}"):

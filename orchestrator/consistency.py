@@ -98,8 +98,10 @@ def _coherency(data: Any) -> Iterator[Contradiction]:
     if size and kernels > 1:
         try:
             Layout.fit(size, kernels)
-        except SegmentError as error:
-            text = sentence(error.message, "room for a ring and page slots for every pair of nodes")
+        except SegmentError:
+            least = 1 << (Layout.least_bytes(kernels) - 1).bit_length()
+            expected = f"at least {show_size(least)}: a ring and page slots for every pair of {kernels} nodes"
+            text = sentence(show(look_up(links, (link, "size"))), expected)
             yield Contradiction(("testbed", "links", link, "size"), text)
     yield from _region_fits_nodes(data, region)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from signal import Signals
 
-from images.errors import Failure
+from images.errors import Failure, no_room
 from orchestrator.words import counted
 
 DEFECT_EXIT_CODE = 3
@@ -47,3 +47,21 @@ class Stopped(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {Signals(number).name}")
         self.exit_code = 128 + number
+
+
+DEFECT = "defect"
+"""The kind of an end that nobody thought of."""
+
+
+def end_of(error: BaseException) -> dict[str, str]:
+    """What ended a run, as its results tell it: kind, message, hint."""
+    match error:
+        case CheckFailed():
+            return {"kind": "check", "message": error.message, "hint": error.hint}
+        case Failure():
+            return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
+        case Stopped():
+            return {"kind": "interrupted", "message": str(error), "hint": ""}
+        case OSError() if failure := no_room(error):
+            return {"kind": "HostError", "message": failure.message, "hint": failure.hint}
+    return {"kind": DEFECT, "message": f"{type(error).__name__}: {error}", "hint": ""}

@@ -72,6 +72,13 @@ def the_nodes(words: Sequence[str], name: str | None = None) -> list["Node"]:
     return list(found.values())
 
 
+def chosen_nodes(words: Sequence[str] | None, everywhere: bool, name: str | None) -> list["Node"]:
+    """The nodes that were named, or with `everywhere` all of the testbed's. Raises InputError for neither and both."""
+    if bool(words) == everywhere:
+        raise InputError("found nodes and --all" if words else "found no nodes", "name nodes, or say --all")
+    return the_nodes(words or [], name)
+
+
 def _member(testbed: "Testbed", node: str) -> "Node":
     from orchestrator.vocabulary import nearest
 

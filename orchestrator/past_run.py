@@ -25,6 +25,8 @@ class PastPoint:
     started_s: float = 0.0
     """On the host's monotonic clock, like all times of events."""
     finished_s: float = 0.0
+    clocks: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Each node's clock beside the host's, as `node_ready` has it."""
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What each node's agent counted and measured."""
     result: dict[str, Any] | None = None
@@ -87,9 +89,12 @@ def read_run(directory: Path) -> PastRun:
     """Read the run in `directory`. Raises InputError when there is none."""
     summary = read_summary(directory)
     points: dict[int, PastPoint] = {}
+    clocks: dict[str, dict[str, float]] = {}
     kept = []
     for event in read_events(directory / EVENTS):
         match event["event"]:
+            case EventName.NODE_READY if event.get("clock"):
+                clocks[event["name"]] = event["clock"]
             case EventName.POINT_STARTED:
                 points[event["index"]] = PastPoint(
                     event["index"],
@@ -97,6 +102,7 @@ def read_run(directory: Path) -> PastRun:
                     event["repetition"],
                     event.get("experiment", {}),
                     event["monotonic_s"],
+                    clocks=dict(clocks),
                 )
             case EventName.AGENT_FINISHED if event["index"] in points:
                 points[event["index"]].answers[event["node"]] = event["answer"]

@@ -88,6 +88,8 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
             experiment = _checked(data, marks, problems)
             if experiment is not None:
                 found.append((parameters, experiment))
+        if isinstance(document.data, dict) and "matrix" in document.data:
+            problems += _overruled(document.data, document.marks)
     if problems:
         raise FileError([problem.located(shown) for problem in worth_telling(problems)])
     content = _content(document.data, [parameters for parameters, _ in found])
@@ -154,6 +156,18 @@ def _checked(data: Any, marks: Marks, problems: list[Problem]) -> Experiment | N
     except ValidationError as error:
         problems.extend(problems_of(error, data, marks))
         return None
+
+
+def _overruled(data: dict[str, Any], marks: Marks) -> Iterator[Problem]:
+    """What is wrong with the file's own values where the matrix puts others into their place: what is left out may be
+    left to it, and sizes may fit nothing but what it puts in, but words and kinds are right or wrong by themselves."""
+    for wrong in contradictions(data):
+        if wrong.of_key:
+            yield Problem(marks.of_key(wrong.path), wrong.text)
+    try:
+        Experiment.model_validate(data)
+    except ValidationError as error:
+        yield from problems_of(error, data, marks, missing=False)
 
 
 def _alike(found: list[tuple[dict[str, Any], Experiment]]) -> list[tuple[dict[str, Any], Experiment]]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from images.errors import Failure, HostError, no_room
-from orchestrator.errors import CheckFailed, Stopped
+from images.errors import HostError
+from orchestrator.errors import DEFECT, CheckFailed, end_of
 from orchestrator.events import SCHEMA_VERSION, EventLog, EventName
 from orchestrator.plan import Plan, Point
 from orchestrator.progress import Progress
@@ -136,20 +136,10 @@ class Record:
         if error is None:
             self.summary.outcome, self.summary.error = Outcome.PASSED, None
             return
-        self.summary.outcome = Outcome.ERROR
-        match error:
-            case CheckFailed():
-                self.summary.outcome = Outcome.FAILED
-                end = {"kind": "check", "message": error.message, "hint": error.hint}
-            case Failure():
-                end = {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
-            case Stopped():
-                end = {"kind": "interrupted", "message": str(error), "hint": ""}
-            case OSError() if failure := no_room(error):
-                end = {"kind": "HostError", "message": failure.message, "hint": failure.hint}
-            case _:
-                told = "".join(traceback.format_exception(error))
-                end = {"kind": "defect", "message": f"{type(error).__name__}: {error}", "hint": self._kept(told)}
+        self.summary.outcome = Outcome.FAILED if isinstance(error, CheckFailed) else Outcome.ERROR
+        end = end_of(error)
+        if end["kind"] == DEFECT:
+            end["hint"] = self._kept("".join(traceback.format_exception(error)))
         self.summary.error = end
         self._events.append(EventName.FAILED, **end)
 

@@ -84,14 +84,17 @@ class RunDirectory:
         return self.keep(name, content)
 
     def write_summary(self, summary: RunSummary) -> None:
-        """Put run.json in place in one step: a reader sees the old one or the new one, whole."""
-        text = json.dumps(summary.as_json(), indent=2) + "\n"
-        draft = self.path / ".run.json"
-        target = self.path / "run.json"
+        """Put run.json in place."""
+        self.put_in_place("run.json", json.dumps(summary.as_json(), indent=2) + "\n")
+
+    def put_in_place(self, name: str, content: str) -> None:
+        """Write a file, or another instead of it, in one step: a reader sees the old one or the new one, whole."""
+        draft = self.path / f".{name}"
+        target = self.path / name
         try:
             with writing(target):
                 with draft.open("w", encoding="utf-8") as file:
-                    file.write(text)
+                    file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
                 draft.replace(target)

@@ -31,11 +31,18 @@ SHOWN = 5
 
 
 def run(
-    plan: Plan, stage_for: Callable[[Testbed], Stage], record: Record, progress: Progress, *, keep: bool = False
+    plan: Plan,
+    stage_for: Callable[[Testbed], Stage],
+    record: Record,
+    progress: Progress,
+    *,
+    keep: bool = False,
+    at_failure: Callable[[Stage, str], None] = lambda _stage, _what: None,
 ) -> None:
     """Run every point of the plan, each testbed it needs brought up once, and judge the results.
 
-    Whatever ends it, what was started is stopped, unless `keep`. Raises CheckFailed when a value was wrong or an
+    Whatever ends it, what was started is stopped, unless `keep`; `at_failure` is called before that, and after each
+    point that did not pass, while everything is as it was then. Raises CheckFailed when a value was wrong or an
     expectation does not hold, and whatever host, guests or the person in front of it ended it with.
     """
     for testbed, points in plan.testbeds:
@@ -55,6 +62,11 @@ def run(
                     with progress.step(what, announced=False):
                         result = _run_point(point, stage, agents, record)
                     progress.say(f"{what}: {outcome(result)}")
+                    if not result.passed:
+                        at_failure(stage, what)
+        except Failure as failure:
+            at_failure(stage, failure.message)
+            raise
         finally:
             with signals_wait(progress.say_soon):
                 _end(stage, agents, record, progress, keep)

@@ -12,6 +12,7 @@ from images.errors import Failure, no_room
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
+from orchestrator.pause import Pause, no_pause
 from orchestrator.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.provenance import provenance
@@ -32,14 +33,22 @@ def run_file(
     warm: bool | None,
     results: Path,
     keep: bool,
+    pause: bool,
     as_json: bool,
     quiet: bool,
     verbose: bool,
     junit: Path | None = None,
 ) -> None:
     """Run the experiment and print its summary. Raises what ended it; run.json and the JSON say it too."""
+    if stage != "vm" and (keep or accelerator):
+        raise InputError(
+            f"{'--keep' if keep else '--accel'}: found with --stage {stage}, expected real guests",
+            "leave --stage out, or this option",
+        )
     plan = load(file, overrides)
     check_runnable(plan)
+    if pause and stage != "vm":
+        raise InputError(f"found --pause-on-failure on stage {stage}, expected stage vm", "only guests can be entered")
     directory = RunDirectory.create(results, plan.name)
     with Progress(quiet=quiet, verbose=verbose) as progress:
         record = Record(plan, stage, directory, progress)
@@ -50,14 +59,13 @@ def run_file(
                 )
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
                 if stage == "sim":
-                    if keep or accelerator:
-                        progress.say("--keep and --accel have no meaning on stage sim: there are no guests")
                     from orchestrator.stage_sim import run_simulated
 
                     run_simulated(plan, record, progress)
                 else:
                     stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator, warm)
-                    run(plan, stage_for, record, progress, keep=keep)
+                    at_failure = Pause(progress) if pause else no_pause
+                    run(plan, stage_for, record, progress, keep=keep, at_failure=at_failure)
         except Failure as failure:
             raise RunEnded(failure.message, failure.hint, failure.exit_code) from None
         except Exception as error:

@@ -26,6 +26,9 @@ class Stage(Protocol):
     def link_for(self, link: str, node: str, /) -> dict[str, Any]:
         """How `node` opens the link, in the words of the agent's `open` command."""
 
+    def ways_in(self) -> list[str]:
+        """Commands by which a person gets to the machines; none when there are none, or no longer."""
+
     def collect(self, directory: RunDirectory) -> None:
         """Copy consoles and machine definitions to the results. Works on whatever is there."""
 

@@ -137,14 +137,16 @@ class LocalStage:
     def link_for(self, link: str, _node: str) -> dict[str, Any]:
         return {"kind": "host", "memory_fd": self._memory[link][0], "doorbell_fds": self._doorbells[link]}
 
+    def ways_in(self) -> list[str]:
+        return []
+
     def collect(self, directory: RunDirectory) -> None:
         """There is no console: what the agents said on standard error is kept in its place."""
         for name, process in self._processes.items():
             directory.keep_console(name, process.said())
 
     def teardown(self, *, keep: bool) -> None:
-        if keep:
-            self._say("--keep has no meaning on stage local: there are no guests")
+        assert not keep, "processes of this host are not kept"
         for process in self._processes.values():
             process.close()
         for fd, _ in self._memory.values():

@@ -114,6 +114,8 @@ def _lines(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def _next(summary: dict[str, Any]) -> str:
+    if summary["outcome"] == "error" and (summary["error"] or {}).get("kind") == "interrupted":
+        return "events.jsonl in there tells how far it came; `testbed ps` shows what is left of it, if anything"
     if summary["outcome"] != "passed":
         return "events.jsonl and consoles/ in there tell the story; `--keep` leaves the guests for `testbed ssh`"
     if summary["stage"] == "local":

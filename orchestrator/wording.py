@@ -60,9 +60,9 @@ def sentence(found: str, expected: str, near: str = "") -> str:
     return f"found {found}, expected {expected}" + (f" (did you mean '{near}'?)" if near else "")
 
 
-def problems_of(error: ValidationError, data: Any, marks: Marks) -> Iterator[Problem]:
-    """Each of pydantic's errors about `data` as a `Problem`."""
-    details = error.errors(include_url=False)
+def problems_of(error: ValidationError, data: Any, marks: Marks, *, missing: bool = True) -> Iterator[Problem]:
+    """Each of pydantic's errors about `data` as a `Problem`; not `missing`: without those about what is not there."""
+    details = [each for each in error.errors(include_url=False) if missing or each["type"] != "missing"]
     places = [detail["loc"] for detail in details]
     for detail in details:
         if detail["type"] == "too_short" and any(detail["loc"] == each[: len(each) - 1] for each in places):

@@ -77,12 +77,17 @@ def obstacle(arch: str) -> str:
     return ""
 
 
-def _verdict_file(image: Image) -> Path:
-    """Named by all that the verdict depends on; QEMU is told by its file, as asking for its version takes longer."""
+def verdicts() -> Path:
+    """The folder where verdicts are remembered; without it they are found anew."""
     from platformdirs import user_cache_path
 
+    return user_cache_path("testbed") / "accelerator"
+
+
+def _verdict_file(image: Image) -> Path:
+    """Named by all that the verdict depends on; QEMU is told by its file, as asking for its version takes longer."""
     facts = [build_of(emulator(image.arch)), platform.release(), processor(), image.key]
-    return user_cache_path("testbed") / "accelerator" / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
+    return verdicts() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 
 def _verdict(image: Image, directory: Path, say: Callable[[str], None]) -> Choice:

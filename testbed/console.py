@@ -28,6 +28,11 @@ class Console:
     _offset: int = 0
     _rest: str = ""
 
+    @classmethod
+    def from_now_on(cls, path: Path) -> Console:
+        """Of a machine that starts anew: what is in the log already belongs to its life before."""
+        return cls(path, _offset=path.stat().st_size if path.exists() else 0)
+
     def update(self) -> list[str]:
         """Reads what is new; returns the names of stages that were reached since the last time."""
         try:

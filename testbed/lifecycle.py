@@ -62,6 +62,8 @@ class Condition(StrEnum):
     RUNNING = "running"
     DEGRADED = "degraded"
     """Some of its machines or servers have ended."""
+    ENDED = "ended"
+    """None of its processes is there any more: they ended, or the host was started anew."""
     LEFT_OVER = "left over"
     """The command that was starting it, or had it for a run of its own, died."""
 
@@ -76,6 +78,10 @@ class NodeSummary:
     started: bool
     alive: bool
     warm: bool
+    memory_bytes: int
+    """What it was promised."""
+    resident_bytes: int
+    """What its process takes of the host's memory now."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,8 @@ def _summary(name: str, found: Record | None) -> Summary:
             found.nodes[node.name].qemu is not None,
             (qemu := found.nodes[node.name].qemu) is not None and qemu.alive(),
             found.nodes[node.name].warm,
+            node.memory_bytes,
+            qemu.resident_bytes() if qemu else 0,
         )
         for node in found.spec.nodes
     )
@@ -124,6 +132,8 @@ def _summary(name: str, found: Record | None) -> Summary:
         condition = Condition.STARTING
     elif all(each.alive() for each in found.processes):
         condition = Condition.RUNNING
+    elif not any(each.alive() for each in found.processes):
+        condition = Condition.ENDED
     else:
         condition = Condition.DEGRADED
     return Summary(name, condition, found.created, nodes, found.run_directory)

@@ -62,6 +62,14 @@ class ProcessId:
             return False
         return fields[_STATE - _FIRST_FIELD] not in "ZX" and int(fields[_START_TIME - _FIRST_FIELD]) == self.start_ticks
 
+    def resident_bytes(self) -> int:
+        """What it takes of the host's memory; 0 when it has ended."""
+        try:
+            pages = int((PROC / str(self.pid) / "statm").read_text().split()[1])
+        except (OSError, IndexError):
+            return 0
+        return pages * os.sysconf("SC_PAGE_SIZE") if self.alive() else 0
+
     def open(self) -> int | None:
         """A pidfd of it, which becomes readable when it ends; None when it has ended. The caller closes it."""
         try:
@@ -107,14 +115,23 @@ def _inheritable() -> list[int]:
 
 def end(processes: Iterable[ProcessId], grace_s: float = GRACE_S) -> list[ProcessId]:
     """Ends all of them: asks, waits `grace_s`, kills. Returns those that are still there, normally none."""
+    return _signalled(processes, (signal.SIGTERM, signal.SIGKILL), grace_s)
+
+
+def kill(processes: Iterable[ProcessId]) -> list[ProcessId]:
+    """Ends all of them without asking. Returns those that are still there, normally none."""
+    return _signalled(processes, (signal.SIGKILL,), GRACE_S)
+
+
+def _signalled(processes: Iterable[ProcessId], numbers: tuple[signal.Signals, ...], grace_s: float) -> list[ProcessId]:
     held = {process: descriptor for process in processes if (descriptor := process.open()) is not None}
     try:
         left = dict(held)
-        for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, grace_s)):
+        for number in numbers:
             for descriptor in left.values():
                 with contextlib.suppress(OSError):  # it has ended, or is another user's: then it is reported as left
                     signal.pidfd_send_signal(descriptor, number)
-            left = _await_end(left, wait_s)
+            left = _await_end(left, grace_s)
         return list(left)
     finally:
         for process, descriptor in held.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import shlex
 import socket
 import threading
@@ -16,6 +17,8 @@ import paramiko
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 from testbed.keys import CLIENT_KEY, KNOWN_HOSTS
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what it says, our errors say better
 
 USER = "root"
 CONNECT_S = 60.0

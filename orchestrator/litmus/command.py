@@ -1,9 +1,16 @@
-"""From the command line's words to settings and a stage; everything wrong in them is said before anything starts."""
+"""From the command line's words to settings, a stage, and litmus.json.
 
+Everything wrong in the words is said before anything starts. What was found is kept after every row, so that whatever
+ends the command, the complete rows stay, with what ended it.
+"""
+
+import json
 from pathlib import Path
 
+from orchestrator.errors import end_of
 from orchestrator.experiment import Notify
-from orchestrator.litmus.run import Memory, Settings, check_runnable, shapes_named
+from orchestrator.litmus.run import Litmus, Memory, Settings, check_runnable, run, shapes_named
+from orchestrator.litmus.table import as_json
 from orchestrator.plan import load
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
@@ -35,3 +42,25 @@ def stage_of(stage: str, settings: Settings, directory: RunDirectory, progress: 
     from orchestrator.stage_vm import VmStage
 
     return VmStage(name_for("litmus", f"-{directory.run_id[-4:]}"), shape, None, directory, progress)
+
+
+def run_and_keep(settings: Settings, stage: Stage, directory: RunDirectory, found: Litmus, progress: Progress) -> None:
+    """Fill `found`, and litmus.json with it. Raises what ended it before its last row."""
+
+    def keep() -> None:
+        directory.put_in_place("litmus.json", text_of(found))
+
+    keep()
+    try:
+        run(settings, stage, directory, found, progress, keep)
+        found.error = None
+    except BaseException as error:
+        found.error = end_of(error)
+        raise
+    finally:
+        keep()
+
+
+def text_of(found: Litmus) -> str:
+    """The content of litmus.json."""
+    return json.dumps(as_json(found), indent=2) + "\n"

@@ -1,6 +1,6 @@
 """Running litmus tests: machines up once, then every shape on every memory in every placement, and down again."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -17,7 +17,7 @@ from orchestrator.results import RunDirectory
 from orchestrator.signals import signals_wait
 from orchestrator.sizes import PAGE_BYTES, show_size
 from orchestrator.stage import Stage
-from orchestrator.summary import NodeSummary
+from orchestrator.summary import NodeSummary, Outcome
 from orchestrator.vocabulary import nearest
 
 SLOTS = 16
@@ -58,6 +58,9 @@ class Settings:
     """Whether all nodes read one clock, as processes of one host do."""
 
 
+UNFINISHED = {"kind": "interrupted", "message": "it has not come to its end", "hint": ""}
+
+
 @dataclass
 class Litmus:
     """What was run, and what came of it."""
@@ -67,7 +70,18 @@ class Litmus:
     notify: str
     protocol: str
     nodes: list[NodeSummary] = field(default_factory=list)
+    planned_rows: int = 0
     rows: list[Row] = field(default_factory=list)
+    """Those that are complete."""
+    error: dict[str, str] | None = field(default_factory=lambda: dict(UNFINISHED))
+    """What kept it from its end: kind, message, hint."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """An end before the last row is an error, whatever the rows show."""
+        if self.error is not None:
+            return Outcome.ERROR
+        return Outcome.FAILED if self.broken else Outcome.PASSED
 
     @property
     def broken(self) -> list[Row]:
@@ -114,10 +128,18 @@ def check_runnable(experiment: Experiment, path: str) -> None:
         )
 
 
-def run(settings: Settings, stage: Stage, directory: RunDirectory, found: Litmus, progress: Progress) -> None:
-    """Fill `found`. Whatever ends it, what was started is stopped."""
+def run(
+    settings: Settings,
+    stage: Stage,
+    directory: RunDirectory,
+    found: Litmus,
+    progress: Progress,
+    keep: Callable[[], None],
+) -> None:
+    """Fill `found`, and call `keep` whenever there is more in it. Whatever ends it, what was started is stopped."""
     agents: Agents | None = None
     rows = list(_planned(settings))
+    found.planned_rows = len(rows)
     try:
         with progress.step(f"starting {', '.join(settings.experiment.testbed.nodes)}"):
             found.nodes = stage.provision()
@@ -129,6 +151,7 @@ def run(settings: Settings, stage: Stage, directory: RunDirectory, found: Litmus
             with progress.step(what, announced=False):
                 row = _row(settings, stage, agents, shape, memory, nodes)
             found.rows.append(row)
+            keep()
             progress.say(f"{what}: {row.instances} instances, {row.duration_s:.1f} s, {verdict(row)}")
     finally:
         with signals_wait(progress.say_soon):

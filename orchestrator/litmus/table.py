@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.litmus.judge import Row
 from orchestrator.litmus.run import Litmus, verdict
+from orchestrator.words import counted
 
 SHOWN = 3
 """Violations of a row that an error spells out."""
@@ -28,7 +29,10 @@ def render(found: Litmus, *, color: bool = False, width: int | None = None) -> s
         placed = " ".join(f"{node}:{','.join(map(str, programs))}" for node, programs in row.placement.items())
         table.add_row(row.shape, row.memory, placed, str(row.instances), verdict(row), _outcomes(row))
     text = io.StringIO()
-    Console(file=text, force_terminal=color, width=width or 180, highlight=False).print(table)
+    if found.rows:
+        Console(file=text, force_terminal=color, width=width or 180, highlight=False).print(table)
+    if found.error is not None:
+        text.write(f"ended after {len(found.rows)} of {counted(found.planned_rows, 'row')}: {found.error['message']}\n")
     return text.getvalue().lstrip("\n")
 
 
@@ -44,7 +48,7 @@ def violations(found: Litmus) -> str:
 def as_json(found: Litmus) -> dict[str, Any]:
     """The content of litmus.json."""
     rows = [{**asdict(row), "weak": row.weak, "verdict": verdict(row)} for row in found.rows]
-    return {**asdict(found), "rows": rows, "outcome": "failed" if found.broken else "passed"}
+    return {**asdict(found), "rows": rows, "outcome": found.outcome}
 
 
 def _outcomes(row: Row) -> str:

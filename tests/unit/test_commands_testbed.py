@@ -114,7 +114,7 @@ def test_guests_of_a_run_that_was_killed_are_left_over_and_kept_ones_are_not(
     machine.Testbed(running("kept", kept=False, owner=dead).record).keep()
     running("killed", kept=False, owner=dead)
     assert command(monkeypatch, "ps") == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:]}
     assert {name: "left over" in line for name, line in lines.items()} == {
         "by-hand": False, "at-work": False, "kept": False, "killed": True,
     }  # fmt: skip

@@ -90,6 +90,18 @@ def test_a_value_inside_a_mapping_of_the_matrix_is_found_there(tmp_path: Path) -
     assert text.startswith("16:13: found 'writter', expected reader, writer or idle (did you mean 'writer'?)")
 
 
+def test_a_value_that_the_matrix_overrules_must_be_right_too(tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    text = GOOD.replace("arm: reader", "arm: raeder").replace("256KiB", "1TiBx")
+    file.write_text(text + "matrix:\n  workload.threads: [{x86: writer}]\n  workload.array: [4KiB]\n")
+    with pytest.raises(FileError) as raised:
+        load(file)
+    told = "\n".join(raised.value.problems)
+    assert "found 'raeder', expected reader, writer or idle" in told
+    assert "found '1TiBx', expected a size" in told
+    assert len(raised.value.problems) == 2
+
+
 def test_a_combination_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
     matrix = "matrix:\n  coherency.region: [4KiB, 1MiB]\n  workload.array: [4KiB, 1MiB]\n"
     text = problem(tmp_path, matrix)

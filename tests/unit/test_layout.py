@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "testbed": {"testbed", "images"},
     "orchestrator": {"orchestrator", "testbed", "images", "guest"},
 }
-HOST_MAY_IMPORT_OF_GUEST = ("guest.errors", "guest.protocol", "guest.segment", "guest.workloads")
+HOST_MAY_IMPORT_OF_GUEST = ("guest.errors", "guest.protocol", "guest.samples", "guest.segment", "guest.workloads")
 """The engine, the layout of the segment and what a workload stores where are the same on both sides; all else of guest/
 needs a guest around it."""
 

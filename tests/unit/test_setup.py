@@ -58,6 +58,7 @@ class Tree:
 
     def environment(self, **extra: str) -> dict[str, str]:
         record = {"RECORD": str(self.path.parent / "record"), "FAIL_PIP": str(self.path.parent / "fail-pip")}
+        record["TMPDIR"] = str(self.path.parent)
         return {"PATH": f"{self.programs}:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/nonexistent", **record, **extra}
 
     def tb(self, *words: str, cwd: Path | None = None, **extra: str) -> subprocess.CompletedProcess[str]:

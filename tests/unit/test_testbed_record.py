@@ -121,7 +121,7 @@ def test_after_the_host_was_restarted_nothing_is_taken_for_alive() -> None:
     journal = record.create(SPEC)
     earlier = replace(ProcessId.of(os.getpid()), boot_id="another life of the host")
     journal.change(lambda old: replace(old, state=State.RUNNING, servers={"shm0": earlier}))
-    assert list_all()[0].condition is Condition.DEGRADED
+    assert list_all()[0].condition is Condition.ENDED
     find("pair").down()  # must not signal us
     assert list_all() == []
 

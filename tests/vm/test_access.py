@@ -11,18 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from guest.segment import format_segment
 from testbed import Testbed
 from testbed.debugger import command as debugger_command
 from testbed.ssh_config import include
 from tests.vm.leftovers import ROOT
 
 
-def command(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def command(*words: str, typed: str | None = None) -> subprocess.CompletedProcess[str]:
     """A command to its end, on the testbeds of these tests."""
     return subprocess.run(
         [sys.executable, "-m", "orchestrator", *words],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
-        input=stdin,
+        input=typed or "",
         capture_output=True,
         text=True,
         timeout=120,
@@ -113,7 +114,7 @@ def test_the_monitor_answers_people_and_programs(pair: Testbed) -> None:
     refused = command("monitor", "arm", "--qmp", "--", "query-nothing")
     assert refused.returncode == 3
     assert "QEMU refuses 'query-nothing'" in refused.stderr
-    asked = command("monitor", "arm", stdin="info name\nnonsense\n")
+    asked = command("monitor", "arm", typed="info name\nnonsense\n")
     assert "pair-arm" in asked.stdout
     assert "unknown command: 'nonsense'" in asked.stdout
     assert command("monitor", "amr").returncode == 2
@@ -129,3 +130,33 @@ def test_gdb_reads_the_registers_of_a_machine_and_leaves_it_running(pair: Testbe
     assert "pc " in done.stdout or "rip " in done.stdout
     assert command("monitor", name, "--", "info", "status").stdout == "VM status: running\n"
     assert command("exec", name, "--", "true").returncode == 0
+
+
+def test_top_sees_what_guests_write_to_the_shared_memory_and_no_guest_notices(pair: Testbed) -> None:
+    with pair.segment("shm0") as peer:
+        segment = format_segment(peer.memory, 2)
+        peers = len(peer.doorbells)
+        # The words of a guest's daemon, written by the other guest's kernel: through the device, as the daemon does.
+        device = "/sys/bus/pci/devices/0000:00:08.0"
+        assert command("exec", "arm", "--", f"echo 1 > {device}/enable").returncode == 0
+        offset = segment.layout.node_offset(1) + 8 * 16
+        script = "import mmap,os,sys; m=mmap.mmap(os.open(sys.argv[1],os.O_RDWR),1<<20); m[int(sys.argv[2])]=41"
+        done = command("exec", "arm", "--", "python3", "-c", script, f"{device}/resource2_wc", str(offset))
+        assert done.returncode == 0, done.stderr
+        seen = json.loads(command("top", "pair", "--json").stdout)
+        assert [(kernel["node"], kernel["heartbeat"]) for kernel in seen["kernels"]] == [("x86", 0), ("arm", 41)]
+        once = command("top", "--once", "--interval", "0.1").stdout
+        assert "beats/s" in once
+        assert "arm" in once
+        peer.refresh()
+        assert len(peer.doorbells) == peers, "an onlooker is no peer"
+
+
+def test_a_host_that_runs_guests_is_told_that_it_can(pair: Testbed) -> None:
+    done = command("doctor", "--json")
+    told = json.loads(done.stdout)
+    problems = [finding for finding in told["findings"] if finding["level"] == "problem"]
+    assert (done.returncode, told["ok"], problems) == (0, True, [])
+    assert {"libvirt's driver", "images", "accelerator", "QEMU for aarch64"} <= {
+        each["check"] for each in told["findings"]
+    }

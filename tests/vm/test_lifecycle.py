@@ -345,7 +345,7 @@ def test_a_guest_that_dies_later_is_noticed(state_home: Path, images: Mapping[st
         with pytest.raises(GuestError, match=r"node arm \(aarch64, tcg\) has ended") as caught:
             node.shell()
         assert Console(node.console).tail()[-1] in caught.value.message
-        assert next(each for each in list_all() if each.name == "one").condition is Condition.DEGRADED
+        assert next(each for each in list_all() if each.name == "one").condition is Condition.ENDED
 
 
 def test_kvm_is_used_where_a_guest_runs_under_it_and_demanding_it_elsewhere_is_refused(

@@ -1,0 +1,84 @@
+"""Points that belong together: the same sharing, size and settings, whatever their repetition."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.parameters import head, show_value
+from orchestrator.past_run import PastPoint, PastRun
+
+_SHOWN = ("workload.threads", "workload.array", "workload.iterations")
+"""Parameters that charts have an axis or a panel for."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A point that came to its end, and where it stands in the charts."""
+
+    run: PastRun
+    point: PastPoint
+    setting: str
+    """All that varies and has neither axis nor panel: protocol, way of waiting, the run if there are several …"""
+
+    @property
+    def result(self) -> dict[str, Any]:
+        assert self.point.result is not None
+        return self.point.result
+
+    @property
+    def sharing(self) -> str:
+        return self.point.sharing
+
+    @property
+    def pages(self) -> int:
+        return int(self.result.get("pages") or 0)
+
+    @property
+    def iterations(self) -> int:
+        return int(self.result.get("iterations") or 0)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, and the smallest and largest, of figures of one kind."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+def measured(runs: Sequence[PastRun]) -> list[Measured]:
+    """All points that came to their end, of all runs, in order."""
+    found = []
+    for run in runs:
+        for point in run.points:
+            if point.result is None:
+                continue
+            words = [run.run_id] if len(runs) > 1 else []
+            words += [
+                show_value(value) if isinstance(value, str) else f"{head(path)} {show_value(value)}"
+                for path, value in point.parameters.items()
+                if not path.startswith(_SHOWN)
+            ]
+            found.append(Measured(run, point, ", ".join(words)))
+    return found
+
+
+def by(points: Sequence[Measured], *keys: str) -> dict[tuple[Any, ...], list[Measured]]:
+    """Points by the values of these attributes, in the order in which they first appear."""
+    groups: dict[tuple[Any, ...], list[Measured]] = defaultdict(list)
+    for point in points:
+        groups[tuple(getattr(point, key) for key in keys)].append(point)
+    return dict(groups)
+
+
+def pages_word(pages: int) -> str:
+    """`1 page`, `64 pages`."""
+    return f"{pages:,} page{'' if pages == 1 else 's'}"

@@ -1,0 +1,114 @@
+"""What a report says, before a browser draws it. What is shown is looked at in tests/local/test_report_shown.py."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from images.errors import HostError
+from orchestrator.past_run import read_run
+from orchestrator.report.chart import number
+from orchestrator.report.groups import Spread
+from orchestrator.report.page import render, write
+from tests.unit.past_runs import MATRIX, past_run
+from tests.unit.test_experiment_errors import GOOD
+
+
+def page_of(*runs: Path) -> str:
+    return render([read_run(run) for run in runs])
+
+
+def text_of(page: str) -> str:
+    """What a person reads, without the scripts."""
+    return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)).split())
+
+
+def charts_of(page: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return {chart["key"]: chart for chart in json.loads(found[1])}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return past_run(tmp_path, tmp_path / "results")
+
+
+def test_the_outcome_stands_before_every_figure(run: Path) -> None:
+    text = text_of(page_of(run))
+    assert text.index("Passed") < text.index("8 of 8 passed") < text.index("Messages by kind")
+
+
+def test_every_figure_has_what_the_run_measured(run: Path) -> None:
+    charts = charts_of(page_of(run))
+    assert list(charts) == ["messages", "latencies", "pages", "timeline", "times"]
+    messages = charts["messages"]
+    assert [choice["name"] for choice in messages["choices"]] == ["poll", "adaptive"]
+    (panel,) = messages["choices"][0]["panels"]
+    assert panel["title"] == "R,W, 64 pages"
+    drawn = {trace["series"]: trace for trace in panel["traces"]}
+    assert (drawn["all messages"]["x"], drawn["all messages"]["y"]) == ([1, 2], [10, 18])
+    assert drawn["PAGE_DATA"]["y"] == [4, 8]
+    (shown,) = charts["pages"]["choices"][0]["panels"]
+    assert shown["traces"][0]["y"] == ["x86 local", "x86 read", "x86 write", "arm local", "arm read", "arm write"]
+    # Page 0: four remote reads in each of four points with this setting, on each node.
+    assert shown["traces"][0]["z"][1] == [16, 0, 0, 0]
+    assert [panel["title"] for panel in charts["times"]["choices"][0]["panels"]] == ["Stages of the run", "Booting"]
+    waits = charts["timeline"]["choices"][0]["panels"][0]["traces"][0]
+    assert waits["x"][:2] == [0.1, 0.13]
+
+
+def test_latencies_are_shares_of_all_samples_that_end_at_one(run: Path) -> None:
+    (panel,) = charts_of(page_of(run))["latencies"]["choices"][0]["panels"]
+    for trace in panel["traces"]:
+        assert trace["x"] == sorted(trace["x"])
+        assert trace["y"] == sorted(trace["y"])
+        assert trace["y"][-1] == 1.0
+
+
+def test_what_failed_is_told_on_top(tmp_path: Path) -> None:
+    expected = GOOD + MATRIX + "expect: [messages.protocol < 12]\n"
+    text = text_of(page_of(past_run(tmp_path, tmp_path / "results", expected)))
+    assert text.index("Failed") < text.index("does not hold: messages.protocol &lt; 12") < text.index("Messages by")
+    assert "4 of 8 passed" in text
+
+
+def test_a_run_that_broke_off_says_why_and_nothing_in_it_becomes_markup(tmp_path: Path) -> None:
+    error = HostError("</script><script>alert(1)</script> & gone", "look <b>there</b>")
+    page = page_of(past_run(tmp_path, tmp_path / "results", error=error))
+    assert "<script>alert" not in page
+    assert "<b>there" not in page
+    text = text_of(page)
+    assert "Did not come to its end" in text
+    assert "1 of 8 passed" in text
+
+
+def test_a_run_without_a_point_is_a_page_too(tmp_path: Path) -> None:
+    run = past_run(tmp_path, tmp_path / "results")
+    summary = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(summary | {"points": [], "stages_s": {}}))
+    (run / "events.jsonl").write_text("")
+    assert "nothing to draw" in text_of(page_of(run))
+
+
+def test_several_runs_stand_side_by_side(tmp_path: Path, run: Path) -> None:
+    other = past_run(tmp_path, tmp_path / "results", read_us=90.0)
+    page = page_of(run, other)
+    assert text_of(page).count("Passed") == 2
+    names = [choice["name"] for choice in charts_of(page)["messages"]["choices"]]
+    assert names == [f"{each.name}, {notify}" for each in (run, other) for notify in ("poll", "adaptive")]
+
+
+def test_the_page_needs_nothing_but_itself(run: Path, tmp_path: Path) -> None:
+    write([read_run(run)], tmp_path / "out" / "report.html")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert not re.search(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=", page)
+    assert "default-src 'none'" in page
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_figures_are_as_long_as_a_person_needs() -> None:
+    assert [number(value) for value in (None, 0, 12.0, 1234.56, 0.123456)] == ["–", "0", "12", "1,235", "0.1235"]
+    assert Spread.of([3, 1, 2, 10]) == Spread(2.5, 1, 10, 4)

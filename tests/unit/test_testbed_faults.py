@@ -1,0 +1,148 @@
+import json
+from typing import Any
+
+import pytest
+
+from testbed import faults, readiness
+from testbed.console import Console
+from testbed.errors import Failure, GuestError
+from testbed.faults import Impairment, ethernet_link, impair
+from testbed.shell import Completed
+from testbed.spec import LinkKind, LinkSpec, NodeSpec, TestbedSpec
+
+SPEC = TestbedSpec(
+    "mine",
+    tuple(NodeSpec(name, "aarch64", 512 << 20) for name in ("a", "b", "c")),
+    (
+        LinkSpec("net0", LinkKind.ETHERNET, 0, 0, ("a", "b")),
+        LinkSpec("shm0", LinkKind.IVSHMEM_DOORBELL, 1 << 20, 1, ("a", "b")),
+        LinkSpec("net1", LinkKind.ETHERNET, 0, 0, ("a", "c")),
+    ),
+)
+
+
+class Guest:
+    """A node whose kernel knows tc; `qdisc` is what it has at each device."""
+
+    accelerator = "tcg"
+
+    def __init__(self, name: str = "a") -> None:
+        self.name = name
+        self.spec = SPEC
+        self.qdisc: dict[str, list[str]] = {}
+        self.ran: list[str] = []
+        self.closed = False
+
+    def shell(self) -> "Guest":
+        return self
+
+    def run(self, words: tuple[str, ...], deadline: Any) -> Completed:
+        assert deadline.seconds > 0
+        self.ran.append(" ".join(words))
+        match words:
+            case ("tc", "-json", "qdisc", "show", "dev", device):
+                there = self.qdisc.get(device)
+                told = [{"kind": "netem", "options": {"words": there}}] if there else [{"kind": "pfifo_fast"}]
+                return Completed(0, json.dumps(told).encode(), b"")
+            case ("tc", "qdisc", "add", "dev", device, "root", "netem", *rest):
+                assert device not in self.qdisc
+                self.qdisc[device] = list(rest)
+            case ("tc", "qdisc", "del", "dev", device, "root"):
+                del self.qdisc[device]
+            case ("modprobe", _):
+                pass
+            case _:
+                return Completed(1, b"", b"what?\n")
+        return Completed(0, b"", b"")
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_link_is_known_by_name_or_is_the_only_one() -> None:
+    guest: Any = Guest()
+    other: Any = Guest("b")
+    assert ethernet_link(guest, guest, "net1").name == "net1"
+    assert ethernet_link(guest, other, None).name == "net0"
+    for name in (None, "shm0", "net9"):
+        with pytest.raises(Failure, match="expected of net0, net1"):
+            ethernet_link(guest, guest, name)
+
+
+def test_the_device_of_the_link_and_no_other_is_impaired_and_mended() -> None:
+    guest: Any = Guest()
+    link = SPEC.link("net1")
+    assert impair(guest, guest, link, Impairment(20, 5, 1.5)) == {"words": ["delay", "20ms", "5ms", "loss", "1.5%"]}
+    assert list(guest.qdisc) == ["eth2"]
+    assert impair(guest, guest, link, Impairment(loss_percent=100)) == {"words": ["loss", "100%"]}
+    assert impair(guest, guest, link, Impairment()) == {}
+    assert guest.qdisc == {}
+    assert guest.closed
+
+
+def test_what_the_guest_refuses_is_told_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    guest: Any = Guest()
+    monkeypatch.setattr(Impairment, "words", ["nonsense"])
+    monkeypatch.setattr(guest, "run", lambda words, **_: Completed(2, b"", b"RTNETLINK answers: no\n"))
+    with pytest.raises(GuestError, match=r"node a: modprobe sch_netem ended with 2: RTNETLINK answers: no"):
+        impair(guest, guest, SPEC.link("net0"), Impairment(1))
+    assert guest.closed
+
+
+@pytest.mark.parametrize("wrong", [(-1, 0, 0), (1, -1, 0), (0, 5, 0), (0, 0, 101), (0, 0, -1)])
+def test_what_makes_no_sense_is_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(Failure, match="expected"):
+        Impairment(*wrong)
+
+
+def test_a_console_from_now_on_has_no_stages_of_the_start_before(tmp_path: Any) -> None:
+    log = tmp_path / "arm.console"
+    log.write_text("testbed: stage=sshd t=2.0\n")
+    console = Console.from_now_on(log)
+    assert console.update() == []
+    with log.open("a") as file:
+        file.write("testbed: stage=init t=1.0\n")
+    assert (console.update(), console.stages) == (["init"], {"init": 1.0})
+    assert Console.from_now_on(tmp_path / "none").update() == []
+
+
+class Machine:
+    """A monitor that keeps what it was told; `status` is what it says."""
+
+    def __init__(self, status: str) -> None:
+        self.status = status
+        self.told: list[str] = []
+
+    def __enter__(self) -> "Machine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self, command: str, **arguments: Any) -> None:
+        self.told.append(" ".join([command, *arguments.values()]))
+
+
+@pytest.mark.parametrize(("status", "more"), [("running", []), ("paused", ["cont"]), ("shutdown", ["cont"])])
+def test_a_reset_machine_runs_and_a_panic_later_still_ends_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, status: str, more: list[str]
+) -> None:
+    machine = Machine(status)
+
+    class Node(Guest):
+        console = tmp_path / "a.console"
+        arch = "aarch64"
+
+        class record:  # noqa: N801 - stands for a record
+            class qemu:  # noqa: N801
+                pid = 0
+
+            ssh_port = 1
+
+        def monitor(self) -> Machine:
+            return machine
+
+    monkeypatch.setattr(readiness, "await_ready", lambda *_: 1.5)
+    node: Any = Node()
+    assert faults.reset(node, lambda _line: None) == 1.5
+    assert machine.told == ["set-action reset", "system_reset", *more, "set-action shutdown"]
