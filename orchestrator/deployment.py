@@ -11,11 +11,12 @@ from images import Image, compile_tree
 from orchestrator.agents import AgentProcess
 from testbed import Deadline, GuestError
 from testbed.machine import Node
-from testbed.shell import Process, Shell
 from testbed.states import Resident
 
 if TYPE_CHECKING:
     from paramiko import Channel
+
+    from testbed.shell import Process, Shell
 
 SOURCES = Path(__file__).parents[1] / "guest"
 TARGET = "/opt/testbed"
@@ -67,7 +68,7 @@ def resident(code: bytes) -> Resident:
 class GuestAgent:
     """An agent started on a guest; implements `orchestrator.agents.AgentProcess`."""
 
-    def __init__(self, node: Node, shell: Shell, process: Process) -> None:
+    def __init__(self, node: Node, shell: "Shell", process: "Process") -> None:
         self._node, self._shell, self._process = node, shell, process
         self.stdin, self.stdout = process.stdin, process.stdout
 
@@ -90,7 +91,7 @@ class GuestAgent:
 class ResidentAgent:
     """An agent of the resident program (`guest.resident`); implements `orchestrator.agents.AgentProcess`."""
 
-    def __init__(self, node: Node, shell: Shell, channel: "Channel") -> None:
+    def __init__(self, node: Node, shell: "Shell", channel: "Channel") -> None:
         self._node, self._shell, self._channel = node, shell, channel
         self.stdin, self.stdout = cast(BinaryIO, channel.makefile("wb", 0)), cast(BinaryIO, channel.makefile("rb", -1))
 

@@ -18,6 +18,7 @@ from testbed import Deadline, LinkKind, record
 from testbed import Testbed as RunningTestbed
 from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.ivshmem_client import HostPeer
+from testbed.machine import Node
 from testbed.warm import Mode
 
 DEPLOY_S = 20.0
@@ -54,6 +55,7 @@ class VmStage:
 
     def provision(self) -> list[NodeSummary]:
         """Boot all nodes, and join each shared memory as a peer, to format it."""
+        Node.prepare_shell()
         self._images = images_for(self._shape, self._progress.say, platform.machine())
         self._running = bring_up(
             self._name,

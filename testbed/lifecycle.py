@@ -342,10 +342,12 @@ class Start:
 
     def _start(self, launcher: Launcher, node: NodeSpec, domain: Domain, host_key: KeyPair, way: Way) -> None:
         """From its saved state; should that turn out to be of no use, it is thrown away, and the node boots."""
+        seed = self._seed(node, host_key, warm=False)
+        # Not only to boot from now: a reset boots any machine from it.
+        keys.write_private(domain.initramfs, boot_archive(self.images[node.arch], seed_archive(seed)))
         if way.state is not None:
-            image = self.images[node.arch]
             try:
-                resumed = warm.resumed(domain, image, self._incoming(node))
+                resumed = warm.resumed(domain, self._incoming(node))
                 self._boot(launcher, node, resumed, self._seed(node, host_key, warm=True), way.state)
                 return
             except GuestError as error:
@@ -356,8 +358,6 @@ class Start:
                 process.end([qemu], 0.0)
             self.journal.change_node(node.name, warm=False, warm_reason=reason, stages={})
             domain = replace(domain, name=f"{domain.name}-cold", uuid=str(uuid.uuid4()))
-        seed = self._seed(node, host_key, warm=False)
-        keys.write_private(domain.initramfs, boot_archive(self.images[node.arch], seed_archive(seed)))
         self._boot(launcher, node, domain, seed, None)
 
     def _boot(self, launcher: Launcher, node: NodeSpec, domain: Domain, seed: Seed, state: SavedState | None) -> None:

@@ -55,9 +55,9 @@ class Way:
         return self.state is not None
 
 
-def resumed(domain: Domain, image: Image, socket: Path) -> Domain:
-    """The machine of `domain`, to go on from a state: it has booted, so any initramfs will do."""
-    return replace(domain, initramfs=image.initramfs, arguments=(*domain.arguments, "-incoming", f"unix:{socket}"))
+def resumed(domain: Domain, socket: Path) -> Domain:
+    """The machine of `domain`, to go on from a state."""
+    return replace(domain, arguments=(*domain.arguments, "-incoming", f"unix:{socket}"))
 
 
 @dataclass(frozen=True)

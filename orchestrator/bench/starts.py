@@ -14,6 +14,7 @@ from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
 from orchestrator.signals import signals_wait
 from testbed import Deadline, GuestError, Testbed
+from testbed.machine import Node
 from testbed.warm import Mode
 
 
@@ -52,6 +53,7 @@ def warm(pair: Pair, repeat: int) -> list[Figure]:
     for index in range(repeat):
         with pair.progress.step(f"warm start of {' and '.join(NODES)} ({index + 1} of {repeat})"):
             begin = time.monotonic()
+            Node.prepare_shell()
             testbed = pair.up(Mode.AUTO)
             try:
                 _greet(testbed)

@@ -12,7 +12,7 @@ import pytest
 from images import Image
 from orchestrator.agents import Agents
 from orchestrator.deployment import archive, resident, start_agent
-from testbed import Deadline, LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec, states, up
+from testbed import Deadline, LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec, faults, states, up
 from testbed.network import ethernet_address
 from testbed.states import Resident
 from testbed.warm import Mode
@@ -119,6 +119,15 @@ def test_a_console_log_shows_no_key(twice: tuple[Testbed, Testbed]) -> None:
         said = node.console.read_text()
         assert "stage=identity" in said
         assert "entropy" not in said
+
+
+def test_a_reset_boots_a_restored_guest_as_the_same_node(twice: tuple[Testbed, Testbed]) -> None:
+    node = twice[1].nodes["arm"]
+    faults.reset(node, say)
+    assert output(twice[1], "arm", "cat", "/etc/hostname") == "arm"
+    assert "stage=initramfs" in node.console.read_text()
+    devices = output(twice[1], "arm", "ls", "/sys/bus/pci/devices").split()
+    assert {"0000:00:08.0", "0000:00:11.0"} <= set(devices)
 
 
 def test_a_state_that_is_broken_is_thrown_away_and_the_node_boots(
