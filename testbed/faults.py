@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from testbed import process, readiness
+from testbed import process, readiness, sockets
 from testbed.console import Console
 from testbed.deadline import Deadline
 from testbed.errors import Failure, GuestError, HostError
@@ -70,6 +70,7 @@ def reset(node: Node, say: Callable[[str], None], deadline: Deadline | None = No
         port=port,
         started=begin,
         command_line=shlex.join(process.arguments_of(qemu.pid)),
+        monitor=sockets.monitor(node.directory, node.name),
     )
     limit = deadline or Deadline.scaled(RESET_S, node.accelerator)
     return readiness.await_ready(boot, limit, say, threading.Event(), lambda _stages: None)

@@ -385,6 +385,7 @@ class Start:
             port=port,
             started=begin,
             command_line=shlex.join(process.arguments_of(qemu.pid)),
+            monitor=sockets.monitor(self.directory, node.name),
         )
 
         def on_stage(stages: dict[str, float]) -> None:

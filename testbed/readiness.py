@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -9,16 +10,23 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+from testbed.activity import Activity
 from testbed.console import READY, Console
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
+from testbed.monitor import Monitor
 from testbed.process import ProcessId
 
 LOOK_S = 0.02
 """Between two looks at the console: adds 10 ms to a boot of seconds, and costs a thousandth of a CPU."""
 SAY_S = 3.0
+STILL_S = 3.0
+"""Without any work in a machine that is to boot, its monitor is asked for the reason."""
+HANG_S = 20.0
+"""Without any work, nothing will come of it: a guest that is slow works all the time."""
 BANNER_S = 3.0
 """QEMU accepts for a guest that does not listen yet, and nothing ever comes on such a connection: try another one."""
 
@@ -42,6 +50,8 @@ class Boot:
     started: float
     command_line: str
     awaited: str = READY
+    monitor: Path | None = None
+    """Its monitor's socket, which is asked when the machine stands still."""
 
     @property
     def elapsed_s(self) -> float:
@@ -67,6 +77,7 @@ def await_ready(
         fail(boot, "ended")
     try:
         said = time.monotonic()
+        activity = Activity(boot.qemu.pid)
         while boot.awaited not in boot.console.stages or not _answers(boot, deadline):
             if boot.console.update():
                 on_stage(dict(boot.console.stages))
@@ -74,6 +85,8 @@ def await_ready(
                 boot.console.update()
                 fail(boot, "panicked" if boot.console.panic else "ended")
             _check(boot, deadline, cancel)
+            if activity.still_s() >= STILL_S:
+                _ask_why_still(boot, activity)
             if time.monotonic() - said >= SAY_S:
                 said = time.monotonic()
                 say(_awaited(boot, deadline))
@@ -112,6 +125,20 @@ def _answers(boot: Boot, deadline: Deadline) -> bool:
     return boot.port is None or _banner(boot.port, deadline)
 
 
+def _ask_why_still(boot: Boot, activity: Activity) -> None:
+    """A machine that neither works nor waits for the host has stopped, was stopped, or waits for what never comes."""
+    status = "running"
+    if boot.monitor is not None:
+        with contextlib.suppress(GuestError), Monitor(boot.node, boot.monitor) as monitor:
+            status = monitor.status
+    if status in ("paused", "debug", "inmigrate", "prelaunch"):
+        activity.forget()  # somebody holds it: `testbed fault pause`, or a debugger
+    elif status != "running":
+        fail(boot, f"has stopped: QEMU calls its state {status}")
+    elif (still_s := activity.still_s()) >= HANG_S:
+        fail(boot, f"hangs: it has done nothing for {still_s:.0f} s")
+
+
 def _banner(port: int, deadline: Deadline) -> bool:
     """Whether an SSH server introduces itself at the port within a second."""
     with socket.socket() as connection:
@@ -141,6 +168,10 @@ def fail(boot: Boot, what: str) -> NoReturn:
 def _hint(console: Console, what: str) -> str:
     if console.panic or console.failure:
         return "the guest says why; without `quiet` among the image's kernel arguments the console says more"
+    if what.startswith("hangs"):
+        return "its kernel waits for something: look at what comes after the last stage; `quiet` hides what it says"
+    if what.startswith("has stopped"):
+        return "QEMU's log in the folder for evidence may say why; --accel tcg if it is KVM that fails"
     if what == "ended":
         return "QEMU ended by itself or was killed: the host's kernel log knows of one that ran out of memory"
     if not console.stages:

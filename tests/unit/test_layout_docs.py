@@ -1,6 +1,7 @@
 """Documentation that names things that do not exist, or leaves out things that do, is broken like a test is."""
 
 import re
+import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,3 +93,8 @@ def test_the_examples_of_experiment_files_are_right(tmp_path: Path) -> None:
     assert len(load(file).points) == 18
     file.write_text(re.sub(r"^matrix:.*\n", parts, whole, flags=re.MULTILINE))
     assert len(load(file).points) == 3 * 6
+
+
+def test_the_reference_of_commands_is_what_the_commands_say() -> None:
+    program = runpy.run_path(str(ROOT / "docs" / "commands.py"))
+    assert program["PAGE"].read_text() == program["page"](), "`.venv/bin/python docs/commands.py` writes it anew"

@@ -1,6 +1,8 @@
 """What the words of a command mean, on records that a test has written."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from orchestrator.naming import complete_node, complete_place, complete_testbed,
 from testbed import record
 from testbed.process import ProcessId
 from testbed.spec import NodeSpec, TestbedSpec
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +81,20 @@ def test_without_any_testbed_nothing_is_offered() -> None:
     assert complete_node("") == complete_testbed("") == []
     with pytest.raises(InputError, match="found no testbed"):
         the_node("arm")
+
+
+@pytest.mark.parametrize(
+    ("shell", "asked"),
+    [
+        ("bash", {"COMP_WORDS": "testbed fault pause a", "COMP_CWORD": "3"}),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "testbed fault pause a"}),
+        ("fish", {"_TYPER_COMPLETE_ARGS": "testbed fault pause a", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}),
+    ],
+)
+def test_shells_complete_what_is_there(shell: str, asked: dict[str, str]) -> None:
+    testbed("mine", "arm", "x86")
+    program = "import sys; sys.argv = ['testbed']; from orchestrator.cli import main; main()"
+    environment = os.environ | asked | {"_TESTBED_COMPLETE": f"complete_{shell}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, cwd=ROOT)
+    assert "arm" in done.stdout, done.stderr
+    assert "x86" not in done.stdout

@@ -132,6 +132,7 @@ def test_a_reset_machine_runs_and_a_panic_later_still_ends_it(
     class Node(Guest):
         console = tmp_path / "a.console"
         arch = "aarch64"
+        directory = tmp_path
 
         class record:  # noqa: N801 - stands for a record
             class qemu:  # noqa: N801

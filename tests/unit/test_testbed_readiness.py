@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from testbed import readiness
+from testbed import activity, readiness
 from testbed.console import Console
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
@@ -146,3 +146,69 @@ def test_waiting_says_what_for(guest: Guest, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(Cancelled):
         guest.wait(60, cancel)
     assert guest.said[0] == "x86: 0 s, stage init, waiting for stage sshd (60 s left)"
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stillness is noticed within a moment."""
+    monkeypatch.setattr(activity, "SAMPLE_S", 0.05)
+    monkeypatch.setattr(readiness, "STILL_S", 0.1)
+    monkeypatch.setattr(readiness, "HANG_S", 0.3)
+
+
+def monitor_says(monkeypatch: pytest.MonkeyPatch, guest: Guest, *states: str) -> list[str]:
+    """The machine's monitor: a state for each time it is asked, the last one for ever; returns what it was asked."""
+    answers = list(states)
+    asked: list[str] = []
+
+    class Asked:
+        def __init__(self, node: str, path: Path) -> None:
+            asked.append(f"{node} {path.name}")
+
+        def __enter__(self) -> "Asked":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        @property
+        def status(self) -> str:
+            return answers.pop(0) if len(answers) > 1 else answers[0]
+
+    monkeypatch.setattr(readiness, "Monitor", Asked)
+    guest.boot.monitor = Path("/run/x86.qmp")
+    return asked
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_guest_that_does_nothing_hangs_and_nobody_waits_for_the_time_out(guest: Guest) -> None:
+    guest.writes("testbed: stage=init t=1.5\n")
+    with pytest.raises(GuestError, match=r"node x86 \(x86_64, tcg\) hangs: it has done nothing for \d+ s") as caught:
+        guest.wait(1000)
+    assert "last stage: init" in caught.value.message
+    assert "waits for something" in caught.value.hint
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_guest_that_works_is_slow_and_does_not_hang(guest: Guest) -> None:
+    with subprocess.Popen(["sh", "-c", "while :; do :; done"]) as busy:
+        guest.boot.qemu = ProcessId.of(busy.pid)
+        with pytest.raises(GuestError, match="is not ready after 1 s"):
+            guest.wait(1)
+        busy.kill()
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_machine_that_qemu_has_stopped_is_told_with_qemus_word(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = monitor_says(monkeypatch, guest, "internal-error")
+    with pytest.raises(GuestError, match="has stopped: QEMU calls its state internal-error"):
+        guest.wait(1000)
+    assert asked == ["x86 x86.qmp"]
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_machine_that_somebody_holds_is_waited_for(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = monitor_says(monkeypatch, guest, "paused", "paused", "paused", "paused", "running")
+    with pytest.raises(GuestError, match="hangs"):
+        guest.wait(1000)
+    assert len(asked) > 4

@@ -61,8 +61,15 @@ class Cockpit:
         assert self.testbeds() == []
         assert self.processes(run_directories) == {}
         assert [place for place in run_directories if Path(place).exists()] == []
+        assert sockets([str(self.state), *run_directories]) == []
         state = self.state / "testbed"
         assert not state.exists() or list(state.iterdir()) == []
+
+
+def sockets(places: list[str]) -> list[str]:
+    """Unix sockets below one of the folders, bound by whomever, whether their file is still there or not."""
+    paths = [line.split(maxsplit=7)[7] for line in Path("/proc/net/unix").read_text().splitlines() if " /" in line]
+    return [path for path in paths if any(path.startswith(f"{place}/") for place in places)]
 
 
 def shared_memory_files() -> set[str]:

@@ -75,6 +75,29 @@ def test_killed_without_warning_ps_shows_what_is_left_and_down_removes_it(cockpi
     assert shared_memory_files() <= before
 
 
+def test_killed_while_it_tidies_up_the_rest_is_left_to_down(cockpit: Cockpit) -> None:
+    process, places = run_until(cockpit, MOMENTS["while the workload runs"])
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    assert any("stopping the guests" in said for said in process.stderr)
+    process.kill()
+    process.communicate(timeout=60)
+    assert cockpit.command("down", "--all").returncode == 0
+    cockpit.assert_nothing_left(places)
+
+
+def test_down_that_is_killed_itself_is_finished_by_the_next_one(cockpit: Cockpit) -> None:
+    process, places = run_until(cockpit, MOMENTS["while the workload runs"])
+    process.kill()
+    process.communicate(timeout=60)
+    with cockpit.start("down", "--all") as removing:
+        assert removing.stderr is not None
+        assert any("ending" in said for said in removing.stderr)
+        removing.kill()
+    assert cockpit.command("down", "--stale").returncode == 0
+    cockpit.assert_nothing_left(places)
+
+
 def test_down_from_elsewhere_ends_a_run_with_three_and_leaves_nothing(cockpit: Cockpit) -> None:
     process, places = run_until(cockpit, MOMENTS["while the workload runs"])
     assert cockpit.command("down", "--all").returncode == 0

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 
 from images import Image
-from testbed import Condition, Deadline, GuestError, NodeSpec, Testbed, TestbedSpec, find, list_all, up
+from orchestrator.agents import Agents
+from orchestrator.deployment import archive, start_agent
+from testbed import Condition, Deadline, GuestError, NodeSpec, Testbed, TestbedSpec, find, list_all, readiness, up
 from testbed.console import Console
 from testbed.errors import HostError
 from testbed.network import ethernet_address
-from testbed.process import arguments_of
+from testbed.process import ProcessId, arguments_of, kill, naming
 from testbed.spec import Accelerator
 from tests.vm.conftest import MIB, pair_spec, say
+from tests.vm.leftovers import sockets
 
 ROOT = Path(__file__).parents[2]
 ONE = TestbedSpec("one", (NodeSpec("arm", "aarch64", 256 * MIB),))
@@ -243,6 +246,42 @@ def test_whatever_dies_is_listed_and_removed(state_home: Path, images: Mapping[s
     assert traces(run) == []
 
 
+@pytest.mark.parametrize("moment", ["ivshmem server", "stage init", "up"])
+def test_after_the_host_was_restarted_files_are_removed_and_strangers_left_alone(
+    state_home: Path, images: Mapping[str, Image], moment: str
+) -> None:
+    """A restart ends all processes at once, gives the host another boot id, and their pids to others."""
+    starter = python(STARTER)
+    assert starter.stdout is not None
+    for line in starter.stdout:
+        if moment in line:
+            break
+    run = find("killed").run_directory
+    starter.kill()
+    starter.communicate()
+    # Whatever the tool was just about to start comes up at once or not at all.
+    while ours := naming(f"{run}/"):
+        assert kill(ours) == []
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        now = ProcessId.of(stranger.pid)
+        file = state_home / "testbed" / "killed" / "record.json"
+        known = json.loads(file.read_text())
+        for each in (known["owner"], *known["servers"].values(), *(node["qemu"] for node in known["nodes"].values())):
+            if each is not None:
+                each |= {"pid": now.pid, "start_ticks": now.start_ticks, "boot_id": "an earlier life"}
+        file.write_text(json.dumps(known))
+        (summary,) = [each for each in list_all() if each.name == "killed"]
+        assert summary.condition in (Condition.ENDED, Condition.LEFT_OVER)
+        assert not any(node.alive for node in summary.nodes)
+        output("import sys; sys.argv = ['testbed', 'down', '--stale', '-q']\nfrom orchestrator.cli import main; main()")
+        assert stranger.poll() is None
+        stranger.kill()
+    assert not any(each.name == "killed" for each in list_all())
+    assert not run.exists()
+    assert traces(run) == []
+    assert sockets([str(run)]) == []
+
+
 def test_interrupted_by_the_keyboard_it_takes_everything_down_itself(
     state_home: Path, images: Mapping[str, Image]
 ) -> None:
@@ -277,6 +316,36 @@ def test_what_is_up_survives_the_end_of_the_command_that_started_it(
     starter.communicate(timeout=60)
     with find("one") as testbed:
         assert testbed.nodes["arm"].shell().run(["uname", "-m"]).stdout == b"aarch64\n"
+
+
+def test_an_init_that_hangs_is_told_from_one_that_is_slow(
+    state_home: Path, images: Mapping[str, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first process waits for a word that nobody says; the end does not wait for the time-out of 150 s."""
+    monkeypatch.setattr(readiness, "HANG_S", 5.0)
+    waits = replace(images["aarch64"], command_line=(*images["aarch64"].command_line, "rdinit=/bin/cat"))
+    with pytest.raises(GuestError, match=r"node arm \(aarch64, tcg\) hangs: it has done nothing for \d+ s") as caught:
+        up(ONE, {"aarch64": waits}, say)
+    print(f"{caught.value.message}\nhint: {caught.value.hint}")
+    assert "last stage: none" in caught.value.message
+    assert "rdinit=/bin/cat" in caught.value.message
+    assert not any(each.name == "one" for each in list_all())
+
+
+def test_a_guest_without_python_ends_the_deployment_at_once_with_its_words(
+    pair: Testbed, images: Mapping[str, Image]
+) -> None:
+    node = pair.nodes["arm"]
+    hide = "mv /usr/bin/python3 /usr/bin/python3.away"
+    assert node.shell().run(["sh", "-c", hide]).exit_code == 0
+    try:
+        code = archive(images[os.uname().machine], say)
+        agents = Agents({"arm": start_agent(node, code, Deadline(100))})
+        with pytest.raises(GuestError, match="node arm: its agent was gone before it answered 'hello': exit code 127"):
+            agents.ask({"arm": {"op": "hello"}}, Deadline(100))
+        agents.close()
+    finally:
+        node.shell().run(["mv", "/usr/bin/python3.away", "/usr/bin/python3"])
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
