@@ -23,11 +23,12 @@ from collections.abc import Callable
 from time import monotonic_ns
 from typing import Any
 
-from guest.commands import Answer, CommandError, choice, error_answer, fields_of, number, open_link, roles
+from guest.commands import Answer, CommandError, choice, error_answer, fields_of, number, open_link, roles, seconds
 from guest.daemon import Daemon
 from guest.errors import GuestFailure
 from guest.launcher import Launcher
 from guest.link import Link
+from guest.membership import FAILURE_DEADLINE_S
 from guest.notify import Policy
 from guest.offer import Offer, Spare
 from guest.protocol.engine import Engine, ProtocolError
@@ -173,6 +174,7 @@ class Agent:
         pages = number(fields, "pages", 1, 1 << 24)
         protocol = choice(fields, "protocol", PROTOCOLS, "voting")
         policy = Policy(choice(fields, "notify", [policy.value for policy in Policy], "adaptive"))
+        failure_deadline_s = seconds(fields, "failure_deadline_s", FAILURE_DEADLINE_S)
         link = self._find_link(fields.get("link"), kernel)
         segment = Segment.open(link.memory)
         if segment.layout.kernels != kernels:
@@ -190,7 +192,7 @@ class Agent:
         if fields.get("trace"):
             engine = self._trace = TracedEngine(engine, monotonic_ns)
             self._trace_header = {"protocol": protocol, "kernel": kernel, "kernels": kernels, "pages": pages}
-        daemon = Daemon(segment, link, kernel, engine, Region(pages), policy)
+        daemon = Daemon(segment, link, kernel, engine, Region(pages), policy, failure_deadline_s)
         daemon.watch(self._commands_fd, self._read)
         self._daemon = daemon
         self._used = False

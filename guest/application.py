@@ -11,10 +11,12 @@ from socket import recv_fds, send_fds, socket
 from typing import Any, NamedTuple
 
 from guest import workloads
+from guest.lost_pages import survive_lost_pages
 from guest.region import BASE, map_shared
 from guest.samples import AccessLog
 from guest.userfaultfd import Userfaultfd
 from guest.workloads import Place
+from guest.workloads.workload import Gone
 
 # First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
 MEMORY = b"M"
@@ -30,7 +32,7 @@ ACCESSES = b"L"
 BARRIER = b"B"
 """Application: this thread is at the next barrier."""
 RELEASED = b"R"
-"""Daemon: everyone is at the barrier."""
+"""Daemon: every living thread is at the barrier; JSON of the threads that have died, nothing if there are none."""
 FINISHED = b"F"
 """Application: done; JSON of {wrong, mismatches}."""
 FAILED = b"E"
@@ -85,23 +87,27 @@ def run_thread(daemon: socket, thread: dict[str, Any]) -> None:
         memory, meeting = attach(daemon)
         place = Place(thread["kernel"], thread["thread"], roles, meeting)
         send_fds(daemon, [ACCESSES], [log.fd])
+        survive_lost_pages(BASE, memory.nbytes, log.lost_pages.add)
 
-        def barrier() -> None:
+        def barrier() -> Gone:
             daemon.send(BARRIER)
-            _expect(daemon, RELEASED)
+            gone = _expect(daemon, RELEASED)
+            return frozenset((kernel, number) for kernel, number in json.loads(gone)) if gone else frozenset()
 
         barrier()  # nobody begins before everybody is attached
         wrong, mismatches = workload.run(memory, place, barrier, log)
         found = [mismatch._asdict() for mismatch in mismatches]
         daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found}).encode())
         daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
-    except Detached:
+    except (Detached, ConnectionError):
         return
     except Exception as error:
         daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
         raise
 
 
-def _expect(daemon: socket, kind: bytes) -> None:
-    if daemon.recv(1) != kind:
+def _expect(daemon: socket, kind: bytes) -> bytes:
+    packet = daemon.recv(PACKET_BYTES)
+    if packet[:1] != kind:
         raise Detached
+    return packet[1:]

@@ -7,7 +7,7 @@ from typing import Any
 from guest.faults import FaultsInFlight
 from guest.kept_pages import KeptPages
 from guest.notify import Notifier
-from guest.outbox import Outbox
+from guest.outbox import Nowhere, Outbox
 from guest.protocol import effects
 from guest.region import Region
 
@@ -24,6 +24,8 @@ class Carrier:
         """Whether a message waits for room in a ring."""
         self.woken = False
         """Whether threads were woken since somebody last set this to false."""
+        self.lost: set[int] = set()
+        """Pages given up: their only valid copy died with its kernel."""
         self._region = region
         self._outboxes = {outbox.to: outbox for outbox in outboxes}
         self._notifier = notifier
@@ -47,6 +49,10 @@ class Carrier:
         carriers = self._carriers
         for effect in wanted:
             carriers[type(effect)](effect)
+
+    def bury(self, kernel: int) -> None:
+        """Send nothing more to a dead kernel."""
+        self._outboxes[kernel] = Nowhere(kernel)
 
     def flush(self) -> bool:
         """Send what there is room for now of what is queued; true when there was any."""
@@ -107,5 +113,6 @@ class Carrier:
         self._region.wake(effect[0])
 
     def _poison(self, effect: effects.Poison) -> None:
+        self.lost.add(effect[0])
         self._served(effect[0])
         self._region.poison(effect[0])

@@ -51,6 +51,13 @@ def number(fields: dict[str, Any], name: str, least: int, most: int) -> int:
     return value
 
 
+def seconds(fields: dict[str, Any], name: str, default: float) -> float:
+    value = fields.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < float("inf"):
+        raise CommandError(f"{name} {value!r}, expected a number of seconds")
+    return float(value)
+
+
 def choice(fields: dict[str, Any], name: str, known: Any, default: str) -> str:
     value = fields.get(name, default)
     if not isinstance(value, str) or value not in known:

@@ -20,6 +20,7 @@ from time import monotonic_ns
 from guest.carrier import Carrier
 from guest.faults import NOTES_KEPT, FaultsInFlight
 from guest.link import Link
+from guest.membership import BEAT_NS, FAILURE_DEADLINE_S, Membership
 from guest.notify import Notifier, Policy
 from guest.outbox import Outbox
 from guest.protocol import effects
@@ -37,14 +38,22 @@ _PASSES_PER_POLL = {False: 128, True: 1024}
 else can happen meanwhile, but for the control descriptor: every thread waits."""
 _SPIN_NS = 4_000_000
 """How long ADAPTIVE looks before it sleeps: a few remote faults, as the next one of a series comes within that time."""
-_HEARTBEAT_NS = 1_000_000_000
+_PASSES_PER_BEAT = 64
+"""How many passes a busy loop makes between two looks at the clock, which costs something too."""
 
 
 class Daemon:
     """The memory of one kernel, kept coherent with the others'. Runs only inside `serve`."""
 
     def __init__(
-        self, segment: Segment, link: Link, kernel: int, engine: Engine, region: Region, policy: Policy
+        self,
+        segment: Segment,
+        link: Link,
+        kernel: int,
+        engine: Engine,
+        region: Region,
+        policy: Policy,
+        failure_deadline_s: float = FAILURE_DEADLINE_S,
     ) -> None:
         self.kernel = kernel
         self.kernels = tuple(range(segment.layout.kernels))
@@ -52,6 +61,10 @@ class Daemon:
         self.node = segment.nodes[kernel]
         self.on_harness: Callable[[int, Message], None] | None = None
         """Who is told of the test harness's messages. While nobody is, they are kept."""
+        self.on_death: Callable[[int], None] | None = None
+        """Who is told of kernels that have died. Only while somebody is, the others' silence is taken for death."""
+        self.dead: list[int] = []
+        """Kernels that have died, in the order in which this one heard of it."""
         self.threads = 0
         """Threads attached."""
         self.parked = 0
@@ -60,10 +73,11 @@ class Daemon:
         self._policy = policy
         peers = [k for k in self.kernels if k != kernel]
         self._receivers = [Receiver(segment, peer, kernel) for peer in peers]
-        self._outboxes = [Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers]
+        outboxes = [Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers]
         self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
         self._faults = FaultsInFlight(self.node.count_fault)
-        self._carrier = Carrier(region, self._outboxes, self._notifier, self._faults)
+        self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
+        self._membership = Membership(segment, kernel, int(failure_deadline_s * 1e9))
         self._handlers: dict[int, Callable[[], object]] = {}
         self._epoll = select.epoll()
         for bell in link.doorbell_fds:
@@ -105,10 +119,21 @@ class Daemon:
         for page in self._faults.abandon(log):
             self._carrier.carry_out(self._engine.abandon(page))
 
-    def send_harness(self, name: MessageName, number: int) -> None:
-        """Send a message of the test harness to every other kernel."""
-        for outbox in self._outboxes:
-            self._carrier.carry_out([effects.Send(outbox.to, Message(name, request=number))])
+    def send_harness(self, name: MessageName, number: int, mask: int = 0) -> None:
+        """Send a message of the test harness to every other kernel that lives."""
+        for kernel in self.kernels:
+            if kernel != self.kernel and kernel not in self.dead:
+                self._carrier.carry_out([effects.Send(kernel, Message(name, request=number, copyset=mask))])
+
+    def watch_others(self, on_death: Callable[[int], None] | None) -> None:
+        """Take silence for death from now on, and tell `on_death`; or no more, with None."""
+        self.on_death = on_death
+        self._membership.watch(on_death is not None)
+
+    @property
+    def lost_pages(self) -> list[int]:
+        """Pages that are lost, as far as somebody has asked for them here: their only valid copy died."""
+        return sorted(self._carrier.lost)
 
     def deliver_kept(self) -> None:
         """Give the harness's messages that came before anybody listened to `on_harness`."""
@@ -138,11 +163,14 @@ class Daemon:
         self._stopped = True
 
     def serve(self, tick: Callable[[int], None]) -> None:
-        """Handle events until `stop` is called. `tick(now_ns)` is called at least once a second, for deadlines."""
+        """Handle events until `stop` is called. `tick(now_ns)` is called about twice a second, for deadlines.
+
+        Raises Fenced when the others have declared this kernel dead.
+        """
         carrier = self._carrier
         poll = self._epoll.poll
-        handlers = self._handlers
         progress_ns = tick_ns = monotonic_ns()
+        passes = 0
         while True:
             if self._stopped:
                 self._stopped = False
@@ -156,25 +184,42 @@ class Daemon:
             elif self._faults.notes:
                 self._faults.settle()
             ready = poll(0)
-            for descriptor, _ in ready:
-                handler = handlers.get(descriptor)
-                if handler is not None:  # forgotten by one that was handled just before
-                    handler()
-            if ready or progress:
+            if ready:
+                self._handle(ready)
+            busy = progress or ready
+            if busy:
                 progress_ns = 0
-                continue
+                passes += 1
+                if passes % _PASSES_PER_BEAT:
+                    continue
             now_ns = monotonic_ns()
-            if progress_ns == 0:
-                progress_ns = now_ns
-            if now_ns - tick_ns >= _HEARTBEAT_NS:
+            if now_ns - tick_ns >= BEAT_NS:
                 tick_ns = now_ns
-                self.node.beat()
+                self._look_around(now_ns)
                 tick(now_ns)
+            if busy:
+                continue
+            progress_ns = progress_ns or now_ns
             computing = self._single_cpu and self.threads > self.parked + self._faults.blocked()
             if computing or now_ns - progress_ns >= self._spin_ns:
                 self._sleep(computing)
             else:
                 self._spin()
+
+    def _look_around(self, now_ns: int) -> None:
+        membership = self._membership
+        listened_to = membership.suspects
+        dead = membership.look(now_ns)
+        if membership.suspects != listened_to:
+            self._receivers = [each for each in self._receivers if not membership.suspects >> each.sender & 1]
+            self._notifier.ignore(membership.suspects)
+        for kernel in dead:
+            self.dead.append(kernel)
+            self._carrier.bury(kernel)
+        for kernel in dead:
+            self._carrier.carry_out(self._engine.peer_down(kernel))
+            if self.on_death is not None:
+                self.on_death(kernel)
 
     def _let_run(self) -> None:
         """Give the CPU to threads that were woken, unless they have had it and are in their next fault already."""
@@ -201,12 +246,15 @@ class Daemon:
                 os.sched_yield()
             return
         try:
-            ready = self._epoll.poll(_HEARTBEAT_NS / 1e9)
+            ready = self._epoll.poll(BEAT_NS / 1e9)
         finally:
             self._notifier.disarm()
+        self._handle(ready)
+
+    def _handle(self, ready: list[tuple[int, int]]) -> None:
         for descriptor, _ in ready:
             handler = self._handlers.get(descriptor)
-            if handler is not None:
+            if handler is not None:  # forgotten by one that was handled just before
                 handler()
 
     def _receive(self) -> bool:

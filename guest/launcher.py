@@ -29,6 +29,7 @@ class Launcher:
 
     def __init__(self) -> None:
         self._socket, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        self._ended: dict[int, str] = {}
         agent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
@@ -54,16 +55,19 @@ class Launcher:
         """How the application process of `thread`, which is known to have ended, did so."""
         self._socket.settimeout(_PATIENCE_S)
         try:
-            while data := self._socket.recv(_MESSAGE_BYTES):
+            while thread not in self._ended:
+                data = self._socket.recv(_MESSAGE_BYTES)
+                if not data:
+                    return "the launcher has ended too"
                 number, how = json.loads(data)
-                if number == thread:
-                    return str(how)
+                self._ended[number] = str(how)
         except TimeoutError:
             return "its exit status did not arrive"
-        return "the launcher has ended too"
+        return self._ended[thread]
 
     def clear(self) -> None:
         """End every application process; returns when they are gone."""
+        self._ended.clear()
         self._socket.settimeout(None)
         self._socket.send(_CLEAR)
         while self._socket.recv(_MESSAGE_BYTES) not in (_CLEAR, b""):

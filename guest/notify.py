@@ -100,6 +100,10 @@ class Notifier:
             if self._words[self._waiting[to]]:
                 self._wake(to)
 
+    def ignore(self, senders: int) -> None:
+        """Look no more at the rings of `senders`, a mask of kernels."""
+        self._receivers = tuple(receiver for receiver in self._receivers if not senders >> receiver.sender & 1)
+
     def pending(self) -> bool:
         """Whether a message has arrived on any ring."""
         return any(receiver.pending() for receiver in self._receivers)

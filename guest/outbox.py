@@ -1,4 +1,4 @@
-"""What is on its way to one peer: straight into the ring, or in a queue while the ring is full.
+"""What is on its way to one peer: straight into the ring, or in a queue while the ring is full; nowhere to a dead one.
 
 Order per peer is kept: as long as one message waits, every later one waits behind it. A queued PAGE_DATA holds the
 bytes the page had when the engine sent it. The queue is bounded by what peers can have asked for: one answer for each
@@ -67,3 +67,16 @@ class Outbox:
         page = memoryview(bytearray(PAGE_BYTES))
         self._read_out(message[1], page)
         self._queue.append((message, page))
+
+
+class Nowhere(Outbox):
+    """The way to a dead peer: whatever is sent there is dropped."""
+
+    __slots__ = ()
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self._queue = deque()
+
+    def send(self, _message: Message) -> None:
+        """Nothing."""

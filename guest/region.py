@@ -173,7 +173,13 @@ class Region:
         self._apply(Userfaultfd.wake, address)
 
     def poison(self, page: int) -> None:
-        """Give SIGBUS to every thread that touches the page, those included that wait for it now. Needs Linux 6.6."""
+        """Give SIGBUS to every thread that touches the page, those included that wait for it now. Needs Linux 6.6.
+
+        A process that has got it may have put memory of its own in the page's place, so it is not done twice.
+        """
+        if self._state[page] == _POISONED:
+            self.wake(page)
+            return
         self.discard(page)
         self._state[page] = _POISONED
         address = BASE + page * PAGE_BYTES

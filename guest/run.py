@@ -15,6 +15,7 @@ from guest.daemon import Daemon
 from guest.errors import GuestFailure
 from guest.launcher import Launcher
 from guest.offer import Offer
+from guest.protocol.copies import members
 from guest.protocol.messages import Message, MessageName
 from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
 from guest.timeline import Timeline, by_page
@@ -26,6 +27,8 @@ _HARNESS = (MessageName.BARRIER, MessageName.CONTROL)
 SAMPLES_KEPT = 8192
 """Latency samples of each kind that an answer carries."""
 _MISMATCHES_KEPT = 16
+_OUTER_BARRIERS = 2
+"""One before the first iteration, one after the last; two in each."""
 
 
 class RunFailed(GuestFailure):
@@ -34,7 +37,8 @@ class RunFailed(GuestFailure):
     def __init__(self, kind: str, message: str, hint: str = "") -> None:
         super().__init__(message, hint)
         self.kind = kind
-        """`application`: a thread of this kernel ended early; `peer`: another kernel's did; `deadline`; `aborted`."""
+        """`application`: a thread of this kernel ended early; `peer`: another kernel, or a thread of it, did;
+        `deadline`; `aborted`."""
 
 
 class _Thread:
@@ -47,6 +51,8 @@ class _Thread:
         self.accesses_fd: int | None = None
         self.faults = FaultLog()
         self.result: dict[str, Any] | None = None
+        self.died = ""
+        """How, if it did before it was done."""
 
 
 class Run:
@@ -60,6 +66,8 @@ class Run:
         self._deadline_ns = deadline_ns
         self._threads: list[_Thread] = []
         self._barrier: Barrier
+        self._roles: Sequence[Sequence[str]] = ()
+        self._dead_kernels: list[int] = []
         self._timeline = Timeline()
         self._begun_ns = 0
         self._ended_ns = 0
@@ -69,6 +77,7 @@ class Run:
         """Fork the threads of this kernel. `fields` describe the workload, `roles` the threads of every kernel."""
         daemon = self._daemon
         own = roles[daemon.kernel]
+        self._roles = roles
         self._barrier = Barrier(daemon.kernel, daemon.kernels, len(own))
         for number in range(len(own)):
             thread = _Thread(
@@ -79,6 +88,7 @@ class Run:
             send_fds(thread.socket, [offer.packet], offer.memory_fds)
             daemon.watch(thread.socket.fileno(), self._reader(thread))
         daemon.on_harness = self._harness
+        daemon.watch_others(self._kernel_died)
         daemon.deliver_kept()
 
     def tick(self, now_ns: int) -> None:
@@ -94,12 +104,10 @@ class Run:
         """End every process of this run, and forget what belonged to it."""
         daemon = self._daemon
         daemon.on_harness = None
+        daemon.watch_others(None)
         self._launcher.clear()
         for thread in self._threads:
-            daemon.unwatch(thread.socket.fileno())
-            thread.socket.close()
-            if thread.userfaultfd is not None:
-                daemon.detach(thread.userfaultfd, thread.faults)
+            self._let_go(thread)
             if thread.accesses_fd is not None:
                 os.close(thread.accesses_fd)
         daemon.parked = 0
@@ -113,13 +121,13 @@ class Run:
         mismatches: list[dict[str, int]] = []
         wrong = 0
         for thread in self._threads:
-            assert thread.result is not None
-            assert thread.accesses_fd is not None
-            samples.join(*read_accesses(thread.accesses_fd), thread.faults.recent)
+            if thread.accesses_fd is not None:
+                samples.join(*read_accesses(thread.accesses_fd), thread.faults.recent)
             counts = [a + b for a, b in zip(counts, thread.faults.counts, strict=True)]
             total_ns = [a + b for a, b in zip(total_ns, thread.faults.total_ns, strict=True)]
-            wrong += thread.result["wrong"]
-            mismatches += thread.result["mismatches"]
+            if thread.result is not None:
+                wrong += thread.result["wrong"]
+                mismatches += thread.result["mismatches"]
         sent = self._sent()
         faults = [thread.faults for thread in self._threads]
         return {
@@ -128,6 +136,9 @@ class Run:
             "mismatches": mismatches[:_MISMATCHES_KEPT],
             "iterations": self._workload.iterations,
             "pages": self._workload.pages,
+            "dead_kernels": self._dead_kernels,
+            "dead_threads": [{"thread": each.number, "how": each.died} for each in self._threads if each.died],
+            "lost_pages": self._daemon.lost_pages,
             "messages": {n.name: c for n, c in sent.items() if n not in _HARNESS},
             "harness_messages": {n.name: c for n, c in sent.items() if n in _HARNESS},
             "faults": {
@@ -162,9 +173,11 @@ class Run:
             packet, fds, _, _ = recv_fds(thread.socket, application.PACKET_BYTES, 1, MSG_DONTWAIT)
         except BlockingIOError:
             return
+        except ConnectionResetError:
+            packet, fds = b"", []  # it died before it had read all that we said
         kind, body = packet[:1], packet[1:]
         if kind == application.BARRIER:
-            self._arrived()
+            self._arrived(thread)
         elif kind == application.FAULTS:
             thread.userfaultfd = fds[0]
             self._daemon.attach(thread.userfaultfd, thread.faults)
@@ -174,18 +187,51 @@ class Run:
             thread.accesses_fd = fds[0]
         elif kind == application.FINISHED:
             thread.result = json.loads(body)
-            self._arrived()
+            self._arrived(thread)
         elif kind == application.FAILED:
             error = json.loads(body)
             self._fail(RunFailed("application", f"thread {thread.number}: {error['kind']}: {error['message']}"))
         else:
-            how = self._launcher.ended(thread.number)
+            self._thread_died(thread, self._launcher.ended(thread.number))
+
+    def _thread_died(self, thread: _Thread, how: str) -> None:
+        """In the middle of a fault, perhaps. The others go on if their work allows it."""
+        if not self._workload.spares_threads:
             self._fail(RunFailed("application", f"thread {thread.number} ended early: {how}; {self._where()}"))
+            return
+        self._let_go(thread)
+        if thread.result is None:
+            thread.died = how
+        complete = self._barrier.leave(thread.number)
+        self._daemon.parked = self._barrier.waiting
+        if complete:
+            self._announce()
+            self._go_on()
+
+    def _kernel_died(self, kernel: int) -> None:
+        self._dead_kernels.append(kernel)
+        if not self._workload.spares_threads:
+            self._fail(
+                RunFailed("peer", f"kernel {kernel} died; {self._where()}", "see what its node says, if it does")
+            )
+            return
+        self._barrier.bury(kernel, len(self._roles[kernel]))
+        self._go_on()
+
+    def _let_go(self, thread: _Thread) -> None:
+        """Serve this process no more."""
+        if thread.socket.fileno() < 0:
+            return
+        self._daemon.unwatch(thread.socket.fileno())
+        thread.socket.close()
+        if thread.userfaultfd is not None:
+            self._daemon.detach(thread.userfaultfd, thread.faults)
+            thread.userfaultfd = None
 
     def _harness(self, sender: int, message: Message) -> None:
         if message.name == MessageName.BARRIER:
             self._timeline.heard(sender, message.request)
-            self._barrier.announce(sender, message.request)
+            self._barrier.announce(sender, message.request, message.copyset)
             self._go_on()
         elif message.request == ENDED_EARLY and self.failure is None:
             self.failure = RunFailed(
@@ -193,24 +239,43 @@ class Run:
             )
             self._daemon.stop()
 
-    def _arrived(self) -> None:
-        self._daemon.parked += 1
-        if self._barrier.arrive():
-            self._timeline.announced(self._barrier.number)
-            self._daemon.send_harness(MessageName.BARRIER, self._barrier.number)
+    def _arrived(self, thread: _Thread) -> None:
+        complete = self._barrier.arrive(thread.number)
+        self._daemon.parked = self._barrier.waiting
+        if complete:
+            self._announce()
             self._go_on()
 
+    def _announce(self) -> None:
+        """Every living thread of this kernel is at the barrier."""
+        self._timeline.announced(self._barrier.number)
+        self._daemon.send_harness(MessageName.BARRIER, self._barrier.number, self._barrier.gone_here)
+
     def _go_on(self) -> None:
-        if not self._barrier.open():
-            return
-        self._ended_ns = monotonic_ns()
-        self._begun_ns = self._begun_ns or self._ended_ns
-        if all(thread.result is not None for thread in self._threads):
-            self._daemon.stop()
-            return
+        barrier = self._barrier
+        threads = sum(len(names) for names in self._roles)
+        while barrier.open():
+            self._ended_ns = monotonic_ns()
+            self._begun_ns = self._begun_ns or self._ended_ns
+            gone = sum(mask.bit_count() for mask in barrier.gone.values())
+            if barrier.number == 2 * self._workload.iterations + _OUTER_BARRIERS or gone == threads:
+                self._daemon.stop()
+                return
+            self._release()
+            if barrier.complete():
+                self._announce()
+
+    def _release(self) -> None:
+        """Let the living threads go on, and tell them who has died."""
         self._daemon.parked = 0
+        gone = [(kernel, thread) for kernel, mask in self._barrier.gone.items() for thread in members(mask)]
+        packet = application.RELEASED + (json.dumps(gone).encode() if gone else b"")
         for thread in self._threads:
-            thread.socket.send(application.RELEASED)
+            if not thread.died:
+                try:
+                    thread.socket.send(packet)
+                except OSError:
+                    pass  # it has just died: the end of its socket is the next thing that is read from there
         self._daemon.woke()
 
     def _fail(self, failure: RunFailed) -> None:

@@ -68,6 +68,12 @@ class AccessLog:
         ftruncate(self.fd, size_bytes)
         self._buffer = mmap(self.fd, size_bytes, MAP_SHARED, PROT_READ | PROT_WRITE)
         self._count = 0
+        self.lost_pages: set[int] = set()
+        """See `guest.lost_pages`."""
+
+    def lost(self, page: int) -> bool:
+        """Whether an access of this thread has found the page lost: what it loaded there is worth nothing."""
+        return page in self.lost_pages
 
     def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
         """One access in bulk of one page, from `start_ns` to `end_ns` of CLOCK_MONOTONIC."""

@@ -1,7 +1,7 @@
 """The shared segment: what lies where in the memory that all kernels and the host map.
 
     header          one page: magic, layout version, sizes
-    node table      one page per kernel: who it is, heartbeat, waiting word, counters
+    node table      one page per kernel: who it is, heartbeat, waiting word, suspects, counters
     pair (0→1)      control page · ring of 64-byte message slots · page slots
     pair (0→2)      …                                          every ordered pair of kernels
 
@@ -29,7 +29,7 @@ from guest.fence import full_fence
 from guest.protocol.messages import STAMP, WIRE_VERSION
 
 MAGIC = int.from_bytes(b"mk-segmt", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 PAGE_BYTES = 4096
 SLOT_BYTES = 64
 KERNELS_MAX = 64
@@ -45,6 +45,7 @@ _H_MAGIC, _H_VERSION, _H_KERNELS, _H_RING_SLOTS, _H_PAGE_SLOTS, _H_PAGE_BYTES, _
 _N_KERNEL, _N_ISA, _N_PEER, _N_STATE = range(4)
 _N_HEARTBEAT = _LINE_WORDS
 _N_WAITING = 2 * _LINE_WORDS
+_N_SUSPECTS = 3 * _LINE_WORDS
 _N_MESSAGES = 4 * _LINE_WORDS
 MESSAGE_COUNTERS = 32
 _N_FAULTS = _N_MESSAGES + MESSAGE_COUNTERS
@@ -207,6 +208,15 @@ class Node:
     def beat(self) -> None:
         """Say that this kernel's daemon lives."""
         self._set(_N_HEARTBEAT, self._get(_N_HEARTBEAT) + 1)
+
+    @property
+    def suspects(self) -> int:
+        """Mask of the kernels that it has given up; see `guest.membership`."""
+        return self._get(_N_SUSPECTS)
+
+    @suspects.setter
+    def suspects(self, mask: int) -> None:
+        self._set(_N_SUSPECTS, mask)
 
     @property
     def waiting(self) -> bool:

@@ -11,7 +11,7 @@ when the object is made. ctypes is called without giving up the interpreter lock
 import ctypes
 import os
 from array import array
-from errno import EAGAIN, EEXIST, ENOENT, EPERM, ESRCH
+from errno import EAGAIN, EEXIST, EINVAL, ENOENT, EPERM, ESRCH
 from typing import NoReturn
 
 from guest.errors import UnsupportedISA, UserfaultfdError
@@ -191,6 +191,12 @@ class Userfaultfd:
             error = ctypes.get_errno()
             if error == EEXIST:
                 return  # poisoned before, or present, which the caller rules out
+            if error == EINVAL:
+                raise UserfaultfdError(
+                    f"the page at {address:#x} is lost: its only valid copy died with its kernel, and Linux "
+                    f"{os.uname().release} cannot tell those who touch it",
+                    "UFFDIO_POISON came with Linux 6.6; without it, a kernel that needs a lost page must stop",
+                )
             if error != EAGAIN:
                 self._fail("UFFDIO_POISON", address)
 

@@ -8,7 +8,7 @@ import json
 import queue
 import threading
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol
 
@@ -19,6 +19,8 @@ SAID_LINES = 40
 """Last lines of an agent's standard error that an error shows."""
 _CONSEQUENCES = frozenset(["peer"])
 """Kinds of errors that say no more than that another node failed."""
+_LOST = frozenset(["fenced"])
+"""Kinds of errors of a node without which the others have gone on."""
 
 
 class AgentProcess(Protocol):
@@ -83,6 +85,46 @@ class Agents:
         for name, answer in refused.items():
             raise self._refused(self._agents[name], operation, answer)
         return answers
+
+    def ask_survivors(
+        self, commands: Mapping[str, dict[str, Any]], kernels: Sequence[str], deadline: Deadline, grace_s: float
+    ) -> tuple[dict[str, dict[str, Any]], dict[str, GuestError]]:
+        """As `ask` for a `run`, but nodes may be lost as long as others come to the end without them.
+
+        Returns the answers, and why there is none from the nodes that are lost. One that `kernels` (in the order of
+        their ids) have declared dead, and that has said nothing, is given `grace_s` more. Raises GuestError as `ask`
+        does, and if nobody comes to the end.
+        """
+        for name, command in commands.items():
+            self._send(self._agents[name], command)
+        answers: dict[str, dict[str, Any]] = {}
+        failures: dict[str, GuestError] = {}
+        refused: dict[str, GuestError] = {}
+        while missing := [name for name in commands if name not in answers | failures | refused]:
+            dead = {kernels[kernel] for answer in answers.values() for kernel in answer["dead_kernels"]}
+            waiting = Deadline(min(grace_s, deadline.remaining())) if dead.issuperset(missing) else deadline
+            try:
+                name, answer = self._next(missing, "run", waiting)
+            except GuestError as silence:
+                if waiting is deadline:
+                    raise next(iter(failures.values()), silence) from None
+                failures |= dict.fromkeys(missing, silence)
+                continue
+            if answer is None:
+                failures[name] = self._gone(self._agents[name], "run")
+            elif answer.get("op") not in ("run", None):
+                continue
+            elif answer["event"] != "error":
+                answers[name] = answer
+            elif answer.get("kind") in _LOST:
+                failures[name] = self._refused(self._agents[name], "run", answer)
+            elif answer.get("kind") in _CONSEQUENCES:
+                refused[name] = self._refused(self._agents[name], "run", answer)
+            else:
+                raise self._refused(self._agents[name], "run", answer)
+        if refused or not answers:
+            raise next(iter((failures | refused).values()))
+        return answers, failures
 
     def close(self) -> None:
         """Ask every agent to leave, then end them."""

@@ -60,6 +60,7 @@ def verify(
         int | None, typer.Option(metavar="N", help="Processes that may die while they wait.  [default: 0]")
     ] = None,
     deaths: Annotated[int | None, typer.Option(metavar="N", help="Kernels that may die.  [default: 0]")] = None,
+    returns: Annotated[int | None, typer.Option(metavar="N", help="Dead kernels that return.  [default: 0]")] = None,
     limit: Annotated[
         int, typer.Option(min=1, metavar="STATES", help="Search at most so many states a scenario, some 1 KB each.")
     ] = 5_000_000,
@@ -78,9 +79,8 @@ def verify(
 ) -> None:
     """Search every interleaving of small systems, with the engine that runs in the guests.
 
-    Without --kernels, --operations, --pages, --links, --start, --threads, --give-ups and --deaths a set of scenarios is
-    searched, which takes minutes; with any of them, that one scenario. Which operations are reads and which are writes
-    is left open: all choices are searched.
+    A set of scenarios is searched, which takes minutes; with any of the options from --kernels to --returns, that one
+    scenario. Which operations are reads and which are writes is left open: all choices are searched.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def verify(
     from orchestrator import verify_command
     from orchestrator.checker import default_set
 
-    own = (kernels, operations, pages, links, start, threads, give_ups, deaths)
+    own = (kernels, operations, pages, links, start, threads, give_ups, deaths, returns)
     one = own.count(None) < len(own)
     if replay is not None:
         if one or quick or protocol or save_trace:
@@ -117,6 +117,7 @@ def _scenario(
     threads: int | None,
     give_ups: int | None,
     deaths: int | None,
+    returns: int | None,
 ) -> "Scenario":
     from orchestrator.checker import scenario
 
@@ -128,6 +129,7 @@ def _scenario(
         1 if threads is None else threads,
         give_ups or 0,
         deaths or 0,
+        returns or 0,
     )
 
 

@@ -182,6 +182,9 @@ class Coherency(_Model):
     """Size of the coherent memory, whole pages."""
     trace: bool = False
     """Keep what every engine did, for `testbed replay`. Costs the daemons some time and memory."""
+    failure_deadline_s: Annotated[float, Field(ge=1, le=600)] = 3
+    """How long a kernel may show no sign of life before the others go on without it; ten times as long for emulated
+    guests."""
 
     @property
     def pages(self) -> int:

@@ -6,12 +6,15 @@ Three questions, in this order, about every event of every kernel:
 2. *Does the engine say the same?* An engine of today, given the same events, must ask for the same effects.
 3. *Do the invariants hold?* Whatever the kernels' clocks say, the events are put in an order in which causes come
    before effects; every such order is one that the protocol has to stand.
+
+Kernels may have died in the run. From the moment one of the others hears of it, the dead count for no invariant; of one
+that left no trace, anything may have arrived until then.
 """
 
 import json
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,13 @@ class Trace:
     pages: int
     dropped: int
     entries: tuple[Entry, ...]
+    kept: bool = True
+    """Whether there is one: a kernel that was killed takes its own with it."""
+
+    @property
+    def deaths(self) -> set[int]:
+        """The kernels of whose death this one has heard."""
+        return {entry.arguments[0] for entry in self.entries if entry.event == "peer_down"}
 
 
 @dataclass
@@ -63,7 +73,11 @@ def read_traces(folder: Path) -> list[Trace]:
         raise InputError(
             f"{folder}: found no traces", "run with `trace: true` under `coherency` in the experiment file"
         )
-    expected = list(range(traces[0].kernels))
+    first = traces[0]
+    expected = list(range(first.kernels))
+    for kernel in set.intersection(*(trace.deaths for trace in traces)) - {trace.kernel for trace in traces}:
+        dead = replace(first, node=f"kernel {kernel}, which died", kernel=kernel, entries=(), kept=False)
+        traces.insert(kernel, dead)
     if [trace.kernel for trace in traces] != expected or len({(t.protocol, t.pages) for t in traces}) != 1:
         found = ", ".join(f"{trace.node} is kernel {trace.kernel} of {trace.kernels}" for trace in traces)
         raise InputError(f"{folder}: found {found}, expected one trace of each of {len(expected)} kernels")
@@ -131,8 +145,7 @@ class _World:
         self._links: dict[tuple[int, int], deque[list[Any]]] = {
             (sender, to): deque() for sender in kernels for to in kernels if sender != to
         }
-        self._data_in_flight: dict[int, int] = {}
-        """Copies on their way, by page."""
+        self._dead: set[int] = set()
         self._told: dict[int, deque[str]] = {}
         self._turn = 0
         self.events = self.messages = 0
@@ -166,6 +179,8 @@ class _World:
             return True
         sender, message = entry.arguments
         link = self._links[sender, kernel]
+        if not self._traces[sender].kept:
+            link.append(_without_slot(message))
         if not link:
             return False
         if link[0] != _without_slot(message):
@@ -176,10 +191,9 @@ class _World:
     def _happen(self, kernel: int, entry: Entry) -> None:
         trace, page = self._traces[kernel], _page(entry)
         if entry.event == "receive":
-            sender, message = entry.arguments
-            self._links[sender, kernel].popleft()
-            if message[_NAME] == MessageName.PAGE_DATA:
-                self._data_in_flight[page] -= 1
+            self._links[entry.arguments[0], kernel].popleft()
+        elif entry.event == "peer_down":
+            self._dead.add(entry.arguments[0])
         self.events += 1
         told = self._told.setdefault(page, deque(maxlen=LAST_EVENTS))
         told.append(f"{trace.node}: {_show(entry)}: {_effects(entry.effects)}")
@@ -195,13 +209,20 @@ class _World:
     def _send(self, kernel: int, to: int, message: list[Any]) -> None:
         self.messages += 1
         self._links[kernel, to].append(_without_slot(message))
-        if message[_NAME] == MessageName.PAGE_DATA:
-            self._data_in_flight[message[_PAGE]] = self._data_in_flight.get(message[_PAGE], 0) + 1
+
+    def _data_in_flight(self, page: int) -> bool:
+        """Whether a living kernel has a copy on its way to another."""
+        return any(
+            message[_NAME] == MessageName.PAGE_DATA and message[_PAGE] == page
+            for (sender, to), link in self._links.items()
+            if sender not in self._dead and to not in self._dead
+            for message in link
+        )
 
     def _check(self, page: int) -> None:
         if not 0 <= page < self._traces[0].pages:
             return
-        states = [engine.state(page) for engine in self._engines]
+        states = [State.U if k in self._dead else engine.state(page) for k, engine in enumerate(self._engines)]
         writable = [kernel for kernel, state in enumerate(states) if state in (State.N, State.M)]
         if not writable:
             return
@@ -210,7 +231,7 @@ class _World:
             raise _Diverged(
                 f"invariant 1: page {page} is writable in one kernel and readable in another: {shown}", page
             )
-        if states[writable[0]] is State.N and self._data_in_flight.get(page, 0):
+        if states[writable[0]] is State.N and self._data_in_flight(page):
             raise _Diverged(f"invariant 3: page {page} is in N though a copy is on its way: {shown}", page)
 
 

@@ -10,6 +10,7 @@ from orchestrator.agents import Agents
 from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed
 from orchestrator.experiment import Experiment, Testbed
+from orchestrator.losses import Losses, as_failure, losses_of
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, Point
 from orchestrator.progress import Progress
@@ -25,6 +26,8 @@ TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
 GUESTS_SHARE = 0.9
 """Of a point's time, what the guests may take before they give up: they know best what they waited for."""
+GRACE_S = 2.0
+"""How long a node that the others declared dead may still take to say something, with hardware acceleration."""
 _NO_FACTS = ("event", "op", "monotonic_ns")
 SHOWN = 5
 """Wrong values and broken expectations that an error spells out; run.json has them all."""
@@ -62,6 +65,8 @@ def run(
                     with progress.step(what, announced=False):
                         result = _run_point(point, stage, agents, record)
                     progress.say(f"{what}: {outcome(result)}")
+                    if result.losses:
+                        raise as_failure(result.losses, what)
                     if not result.passed:
                         at_failure(stage, what)
         except Failure as failure:
@@ -102,27 +107,33 @@ def _time_of(agents: Agents, node: str, deadline: Deadline) -> int:
 
 
 def _run_point(point: Point, stage: Stage, agents: Agents, record: Record) -> PointResult:
-    """The point after its warm-up, which is not recorded; one that reads wrong values takes the point's place."""
+    """The point after its warm-up, which is not recorded; one that reads wrong values, or loses something, takes the
+    point's place."""
     record.point_started(point)
     for number in range(point.warm_up):
-        answers = _measured(point, stage, agents, record, trace=False)
-        if not all(answer["verified"] for answer in answers.values()):
-            record.said(f"warm-up {number + 1} of point {point.index + 1} read wrong values")
+        answers, losses = _measured(point, stage, agents, record, trace=False)
+        if losses or not all(answer["verified"] for answer in answers.values()):
+            what = "lost something" if losses else "read wrong values"
+            record.said(f"warm-up {number + 1} of point {point.index + 1} {what}")
             break
     else:
-        answers = _measured(point, stage, agents, record, trace=True)
+        answers, losses = _measured(point, stage, agents, record, trace=True)
     for node, answer in answers.items():
         record.agent_finished(point, node, answer)
     workload = point.experiment.workload
     assert workload is not None
-    roles = {node: [role.value for role in workload.roles(node)] for node in answers}
+    roles = {node: [role.value for role in workload.roles(node)] for node in kernels_of(point.experiment)}
     result = summed(point, roles, [_report(node, answer) for node, answer in answers.items()])
+    result = replace(result, losses=losses)
     record.point_finished(point, result)
     return result
 
 
-def _measured(point: Point, stage: Stage, agents: Agents, record: Record, *, trace: bool) -> dict[str, dict[str, Any]]:
-    """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels."""
+def _measured(
+    point: Point, stage: Stage, agents: Agents, record: Record, *, trace: bool
+) -> tuple[dict[str, dict[str, Any]], Losses]:
+    """The workload once on clean memory: what each node's agent counted and measured, in the order of the kernels, and
+    what got lost."""
     experiment = point.experiment
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
@@ -134,12 +145,12 @@ def _measured(point: Point, stage: Stage, agents: Agents, record: Record, *, tra
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(experiment, kernels, node) | {"deadline_s": allowed_s} for node in kernels}
     try:
-        answers = agents.ask(work, deadline)
-        agents.ask({node: {"op": "close"} for node in kernels}, deadline)
+        answers, failures = agents.ask_survivors(work, kernels, deadline, stage.deadline(GRACE_S).seconds)
+        agents.ask({node: {"op": "close"} for node in answers}, deadline)
     finally:
         if trace:
             _keep_traces(point, kernels, stage, agents, record)
-    return {node: answers[node] for node in kernels}
+    return {node: answers[node] for node in kernels if node in answers}, losses_of(kernels, answers, failures)
 
 
 def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents, record: Record) -> None:
@@ -155,7 +166,7 @@ def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents,
 
 def outcome(result: PointResult) -> str:
     """Of a point, in a few words."""
-    verdict = "ok" if result.passed else "FAILED"
+    verdict = "ok" if result.passed else "LOSSES" if result.losses else "FAILED"
     return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
 
@@ -177,6 +188,7 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
         "pages": coherency.pages,
+        "failure_deadline_s": stage.deadline(coherency.failure_deadline_s).seconds,
     }
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.clocks import Clock
 from orchestrator.expectation import LATENCIES, Expectation
+from orchestrator.losses import Losses
 from orchestrator.plan import Point
 
 
@@ -129,11 +130,12 @@ class PointResult:
     mismatches: tuple[Mismatch, ...] = ()
     mismatch_count: int = 0
     expectations: tuple[Verdict, ...] = ()
+    losses: Losses = field(default_factory=Losses)
 
     @property
     def passed(self) -> bool:
-        """Whether no value was wrong and every expectation holds."""
-        return self.verified and all(verdict.holds for verdict in self.expectations)
+        """Whether nothing was lost, no value was wrong and every expectation holds."""
+        return not self.losses and self.verified and all(verdict.holds for verdict in self.expectations)
 
 
 def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report]) -> PointResult:
@@ -157,7 +159,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
         duration_s=round(max(report.duration_s for report in reports), 6),
         messages_total=sum(messages.values()),
         harness_messages=_total(report.harness_messages for report in reports),
-        kernels=len(reports),
+        kernels=len(roles),
         roles=roles,
         array_bytes=workload.array,
         mismatches=tuple(mismatch for report in reports for mismatch in report.mismatches),

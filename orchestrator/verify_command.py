@@ -26,6 +26,7 @@ from orchestrator.vocabulary import nearest
 
 MOST_KERNELS, MOST_PAGES, MOST_THREADS, MOST_OPERATIONS = 8, 8, 4, 16
 """Far beyond what can be searched to the end."""
+_HINTS = {"deaths": "one kernel must survive", "returns": "only a dead kernel can come back: see --deaths"}
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,12 @@ def bounded(scenario: Scenario) -> Scenario:
         ("pages", scenario.pages, 1, MOST_PAGES),
         ("threads", scenario.threads, 1, MOST_THREADS),
         ("give-ups", scenario.give_ups, 0, MOST_OPERATIONS),
-        ("deaths", scenario.deaths, 0, scenario.kernels - 1),
+        ("deaths", scenario.deaths, 0, scenario.kernels - 1 + scenario.returns),
+        ("returns", scenario.returns, 0, scenario.deaths),
     ]
     for what, found, least, most in wrong:
         if not least <= found <= most:
-            hint = "one kernel must survive" if what == "deaths" else "start small: states grow tenfold with each step"
+            hint = _HINTS.get(what, "start small: states grow tenfold with each step")
             raise InputError(f"found {found} {what}, expected {least} to {most}", hint)
     return scenario
 

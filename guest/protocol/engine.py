@@ -46,7 +46,11 @@ class Engine(Protocol):
         ...
 
     def peer_up(self, kernel: int) -> list[Effect]:
-        """The kernel is there (again), with nothing mapped. Told to every member before the newcomer's first fault."""
+        """The kernel is there again, with nothing mapped.
+
+        Told to every member before the newcomer's first fault, and only once all have heard of its death. The newcomer
+        hears it of itself, after the deaths of those who are dead now.
+        """
         ...
 
     def enter_epoch(self, epoch: int) -> list[Effect]:

@@ -102,10 +102,13 @@ class OriginEngine(Home, Away):
         return [effect for page in known for effect in self._apply(page, kernel, _PEER_DOWN)]
 
     def peer_up(self, kernel: int) -> list[Effect]:
-        """A kernel is there, with nothing mapped. An origin that comes back has lost its directory, and is asked
-        nothing: what others hold, it does not know of. See `Engine.peer_up`."""
+        """A kernel is there, with nothing mapped. An origin that comes back has lost its directory: it does not know
+        what others hold, so it has every page for lost, and those who knew it before ask it nothing.
+        See `Engine.peer_up`."""
         if kernel != self.origin:
             self._alive |= 1 << kernel
+        elif kernel == self.kernel:
+            self._orphaned = True
         return []
 
     def enter_epoch(self, epoch: int) -> list[Effect]:

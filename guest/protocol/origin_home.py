@@ -22,6 +22,8 @@ class Home:
     epoch: int
     _bit: int
     """Mask of this kernel alone."""
+    _orphaned: bool
+    """Whether this kernel died and came back, so that its directory is gone."""
 
     # Who is to be served ----------------------------------------------------------------------------------------------
 
@@ -50,7 +52,7 @@ class Home:
 
     def _answer(self, page: HomePage, asker: Asker, effects: list[Effect]) -> bool:
         """Serve the asker if that is possible now; else ask for what is missing."""
-        if page.lost:
+        if page.lost or self._orphaned:
             self._deny(page, asker, effects)
         elif not page.holders:
             self._give_zeros(page, asker, effects)

@@ -109,7 +109,8 @@ class VotingEngine(Votes):
         return effects + self._catch_up()
 
     def peer_up(self, kernel: int) -> list[Effect]:
-        """A kernel is there, with nothing mapped. See `Engine.peer_up`."""
+        """A kernel is there, with nothing mapped; what it had may be lost. See `Engine.peer_up`."""
+        self._died = True
         self._alive |= 1 << kernel
         self._dead &= ~(1 << kernel)
         effects: list[Effect] = []

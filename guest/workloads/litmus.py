@@ -18,14 +18,14 @@ Nothing is judged here: what was loaded and stored, and when, is kept for the ho
 
 import os
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from guest.fence import full_fence
 from guest.segment import address_of
 from guest.workloads.race import MEETING_BYTES, Race
 from guest.workloads.race_code import CODES
-from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Mismatch, Place, WorkloadError
+from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Barrier, Mismatch, Place, WorkloadError
 
 WORDS_PER_PAGE = PAGE_BYTES // 8
 _VARIABLES_MAX = 8
@@ -82,6 +82,11 @@ class Litmus(NamedTuple):
         """A word for each program, far from the others."""
         return MEETING_BYTES * len(self.programs)
 
+    @property
+    def spares_threads(self) -> bool:
+        """No: an instance without one of its programs shows nothing."""
+        return False
+
     def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
         """Raise WorkloadError unless every program has exactly one thread."""
         given = sorted(name for kernel in roles for name in kernel if name != "idle")
@@ -96,7 +101,7 @@ class Litmus(NamedTuple):
         return (slot * self.variables + variable) * WORDS_PER_PAGE
 
     def run(
-        self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder
+        self, memory: memoryview, place: Place, barrier: Barrier, accesses: AccessRecorder
     ) -> tuple[int, list[Mismatch]]:
         """One thread's part; it keeps a history of 64-bit words, nothing if the thread is idle.
 

@@ -4,16 +4,19 @@ The array has u64 elements, `stride` bytes apart. In each iteration every writer
 belongs to writer *i* mod W), all threads meet at a barrier, every thread loads all elements and checks them, and all
 meet again. A value names its iteration, its writer and its element, so a stale value cannot pass for a fresh one.
 
+Writers may die. Then their elements stay as they were: in the iteration in which one died it had stored all of them,
+some, or none. Pages may be lost, too; what is loaded there is not checked.
+
 Accesses are made page by page, each in bulk through one strided memoryview slice: the time of such an access is what
 the program itself sees of a page fault.
 """
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from time import perf_counter_ns
 from typing import NamedTuple
 
-from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Mismatch, Place, WorkloadError
+from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Barrier, Gone, Mismatch, Place, WorkloadError
 
 ELEMENT_BYTES = 8
 ROLES = ("reader", "writer", "idle")
@@ -75,6 +78,11 @@ class SharedArray(NamedTuple):
         found = (Extent(page, starts[page], starts[page + 1]) for page in range(self.pages))
         return [extent for extent in found if extent.first < extent.end]
 
+    @property
+    def spares_threads(self) -> bool:
+        """Yes: everybody else's elements go on changing."""
+        return True
+
     def check_roles(self, roles: Sequence[Sequence[str]]) -> None:
         """Raise WorkloadError on an unknown role or more writers than a value can name."""
         names = [name for kernel in roles for name in kernel]
@@ -98,7 +106,7 @@ class SharedArray(NamedTuple):
         return values
 
     def run(
-        self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder
+        self, memory: memoryview, place: Place, barrier: Barrier, accesses: AccessRecorder
     ) -> tuple[int, list[Mismatch]]:
         """One thread's part; `memory` is the shared memory as bytes."""
         extents = self.extents()
@@ -107,16 +115,17 @@ class SharedArray(NamedTuple):
         writer = writers.index((place.kernel, place.thread)) if place.role == "writer" else None
         wrong = 0
         mismatches: list[Mismatch] = []
+        halted: dict[int, int] = {}
         for iteration in range(self.iterations):
             if writer is not None:
                 self._store(words, extents, iteration, writer, len(writers), accesses)
-            barrier()
+            _note_halted(halted, writers, barrier(), iteration - 1)
             if place.role != "idle":
-                for mismatch in self._load(words, extents, iteration, len(writers), place, accesses):
+                for mismatch in self._load(words, extents, iteration, len(writers), halted, place, accesses):
                     wrong += 1
                     if len(mismatches) < MISMATCHES_KEPT:
                         mismatches.append(mismatch)
-            barrier()
+            _note_halted(halted, writers, barrier(), iteration)
         return wrong, mismatches
 
     def _store(
@@ -139,7 +148,8 @@ class SharedArray(NamedTuple):
             begin_ns = perf_counter_ns()
             target[:] = values
             end_ns = perf_counter_ns()
-            accesses.record(begin_ns, end_ns, page, True)
+            if not accesses.lost(page):
+                accesses.record(begin_ns, end_ns, page, True)
 
     def _load(
         self,
@@ -147,6 +157,7 @@ class SharedArray(NamedTuple):
         extents: list[Extent],
         iteration: int,
         writers: int,
+        halted: Mapping[int, int],
         place: Place,
         accesses: AccessRecorder,
     ) -> list[Mismatch]:
@@ -158,8 +169,12 @@ class SharedArray(NamedTuple):
             begin_ns = perf_counter_ns()
             found = source.tolist()
             end_ns = perf_counter_ns()
+            if accesses.lost(page):
+                continue
             accesses.record(begin_ns, end_ns, page, False)
             expected = self.expected(extent, iteration, writers)
+            if halted:
+                expected = _left_behind(expected, found, extent.first, writers, halted)
             if found != expected:
                 wrong += self._mismatches(extent, iteration, place, expected, found)
         return wrong
@@ -173,6 +188,37 @@ class SharedArray(NamedTuple):
                 offset = element * self.stride - extent.page * PAGE_BYTES
                 wrong.append(Mismatch(place.kernel, place.thread, iteration, extent.page, offset, want, got))
         return wrong
+
+
+def _note_halted(halted: dict[int, int], writers: list[tuple[int, int]], gone: Gone, whole: int) -> None:
+    """Of writers that have died since the last look, note the last iteration that they stored in `whole`, -1 if none;
+    they may have stored some of the next one."""
+    if gone:
+        for writer, thread in enumerate(writers):
+            if thread in gone:
+                halted.setdefault(writer, whole)
+
+
+def _left_behind(
+    expected: list[int], found: list[int], first: int, writers: int, halted: Mapping[int, int]
+) -> list[int]:
+    """`expected`, but for the elements of dead writers: there, what was found if it is one of the things they may hold.
+
+    Zero is one if a writer died in the first two iterations: a page that nobody else had touched is gone with it.
+    """
+    expected = list(expected)
+    for index, got in enumerate(found):
+        element = first + index
+        writer = element % writers
+        if writer in halted:
+            whole = halted[writer]
+            possible = [value_base(whole + 1, writer) + element]
+            if whole >= 0:
+                possible.append(value_base(whole, writer) + element)
+            if whole <= 0:
+                possible.append(0)
+            expected[index] = got if got in possible else possible[0]
+    return expected
 
 
 def _whole(fields: dict[str, object], name: str, default: int | None, least: int, most: int) -> int:

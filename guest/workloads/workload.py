@@ -50,11 +50,21 @@ class Place(NamedTuple):
         return [(k, t) for k, names in enumerate(self.roles) for t, name in enumerate(names) if name == role]
 
 
+Gone = frozenset[tuple[int, int]]
+"""Threads that have died, as (kernel, thread); all of a kernel if it has died."""
+
+Barrier = Callable[[], Gone]
+"""Returns when every living thread has called it, and says who has died so far."""
+
+
 class AccessRecorder(Protocol):
     """Takes down when each access to a page was made and how long it took, or all that a thread saw."""
 
     def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
         """One access in bulk of one page, from `start_ns` to `end_ns` of CLOCK_MONOTONIC."""
+
+    def lost(self, page: int) -> bool:
+        """Whether an access of this thread has found the page lost: what it loaded there is worth nothing."""
 
     def keep(self, history: bytes) -> None:
         """What this thread loaded and stored, for the host to judge; at most once, at the end."""
@@ -72,6 +82,10 @@ class Workload(Protocol):
         """Pages that the workload touches, from page 0 of the shared memory."""
 
     @property
+    def spares_threads(self) -> bool:
+        """Whether the work goes on when a thread or a kernel dies, and the others' values can still be checked."""
+
+    @property
     def meeting_bytes(self) -> int:
         """Raw memory of the segment that its threads want to meet in, if any."""
 
@@ -79,6 +93,6 @@ class Workload(Protocol):
         """Raise WorkloadError when these roles cannot run this workload."""
 
     def run(
-        self, memory: memoryview, place: Place, barrier: Callable[[], None], accesses: AccessRecorder
+        self, memory: memoryview, place: Place, barrier: Barrier, accesses: AccessRecorder
     ) -> tuple[int, list[Mismatch]]:
         """One thread's part. Returns how many values were wrong, and the first of them."""

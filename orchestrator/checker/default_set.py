@@ -16,20 +16,24 @@ QUICK = (
     Scenario((3, 3), _REORDERED),
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((1, 1), _REORDERED, deaths=1, returns=1),
     Scenario((1, 1, 1), start=_SHARED, pages=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED),
 )
-"""Some seconds: every start and every kind of links, pages, threads, give-ups and deaths once at least."""
+"""Some seconds: every start and kind of links, pages, threads, give-ups, deaths and returns once at least."""
 
 DEFAULT = (
     Scenario((3, 3), _REORDERED),
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((2, 2), _REORDERED, deaths=2, returns=1),
     Scenario((1, 1, 1), start=_SHARED, pages=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
+    Scenario((1, 1, 0), start=_MODIFIED, deaths=1, returns=1),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED),
     Scenario((4, 4), _REORDERED),
+    Scenario((1, 1, 0), start=_SHARED, deaths=1, returns=1),
     Scenario((1, 1, 1), start=_SHARED, deaths=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED, pages=2),
     Scenario((1, 1, 1)),
@@ -37,6 +41,8 @@ DEFAULT = (
     Scenario((2, 2), _REORDERED, threads=2),
     Scenario((1, 1, 1, 0), start=_SHARED),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED, deaths=1),
+    Scenario((1, 1, 0), start=_SHARED, deaths=2, returns=1),
+    Scenario((1, 0, 1), deaths=1, returns=1),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED, deaths=1),
     Scenario((1, 1, 1), start=_PARTLY_SHARED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), _REORDERED, _SHARED, give_ups=1),

@@ -81,6 +81,7 @@ class Machine:
         self.locals = Numbering()
         self.summaries: list[Summary] = []
         self.engine = engine
+        self._unused = engine.freeze()
         self.parcels = parcels
         self._give_ups: dict[int, tuple[tuple[str, Outcome], ...]] = {}
         self._steps: dict[tuple[int, int, int], Outcome] = {}
@@ -94,6 +95,15 @@ class Machine:
     def rearm(self, local: int, threads: int, operations: int) -> int:
         """The same state, but with these operations to come."""
         return self.number(self.locals.values[local]._replace(threads=(Thread(operations),) * threads))
+
+    def begin_again(self, dead: Iterable[int], threads: int, operations: int) -> int:
+        """The number of the state in which it comes back while `dead` are dead."""
+        engine = self.engine.thaw(self._unused)
+        for kernel in dead:
+            engine.peer_down(kernel)
+        engine.peer_up(self.kernel)
+        pages = len(self.locals.values[0].memory)
+        return self.number(Local(engine.freeze(), (Frame(),) * pages, (Thread(operations),) * threads))
 
     def deliver(self, local: int, sender: int, parcel: int) -> Outcome:
         """A message arrives."""
@@ -110,6 +120,16 @@ class Machine:
         if outcome is None:
             step = self._step(local)
             step.event(lambda engine: engine.peer_down(kernel))
+            outcome = self._steps[key] = self._outcome(step)
+        return outcome
+
+    def welcome(self, local: int, kernel: int) -> Outcome:
+        """The news arrives that a kernel is back."""
+        key = (local, kernel, -2)
+        outcome = self._steps.get(key)
+        if outcome is None:
+            step = self._step(local)
+            step.event(lambda engine: engine.peer_up(kernel))
             outcome = self._steps[key] = self._outcome(step)
         return outcome
 

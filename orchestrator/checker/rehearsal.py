@@ -40,6 +40,10 @@ class Rehearsal:
         """Nobody on this kernel waits for the page any more."""
         self._carry_out(kernel, self.engines[kernel].abandon(page))
 
+    def bury(self, kernel: int, dead: int) -> None:
+        """The kernel hears that another one died."""
+        self._carry_out(kernel, self.engines[kernel].peer_down(dead))
+
     def deliver(self) -> Sent | None:
         """Let the oldest message arrive; None if there is none."""
         if not self._flying:

@@ -31,6 +31,7 @@ def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
         "threads": scenario.threads,
         "give_ups": scenario.give_ups,
         "deaths": scenario.deaths,
+        "returns": scenario.returns,
     }
 
 
@@ -100,6 +101,7 @@ def trace_from_json(saved: Any) -> Saved:
             threads=int(what["threads"]),
             give_ups=int(what["give_ups"]),
             deaths=int(what["deaths"]),
+            returns=int(what.get("returns", 0)),
         )
         return Saved(str(saved["protocol"]), scenario, str(saved["violation"]), list(map(_wanted, saved["moves"])))
     except (KeyError, TypeError, AttributeError) as error:

@@ -45,6 +45,8 @@ class Scenario:
     """How many times a process may die while its fault is in flight."""
     deaths: int = 0
     """How many kernels may die."""
+    returns: int = 0
+    """How many times a dead kernel may come back, with nothing mapped, and its threads with their operations anew."""
     engine: Callable[[int, range, int], Engine] = VotingEngine
 
     @property
@@ -54,7 +56,9 @@ class Scenario:
 
     def __str__(self) -> str:
         extras = "".join(
-            f", {count} {word}" for count, word in ((self.give_ups, "give-ups"), (self.deaths, "deaths")) if count
+            f", {count} {word}"
+            for count, word in ((self.give_ups, "give-ups"), (self.deaths, "deaths"), (self.returns, "returns"))
+            if count
         )
         threads = f" on {self.threads} threads each" if self.threads > 1 else ""
         return (

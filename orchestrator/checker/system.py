@@ -23,8 +23,13 @@ class World(NamedTuple):
     """Mask of pages that were ever written by a kernel."""
     notices: tuple[tuple[int, int], ...] = ()
     """(dead, survivor that has not heard of it yet)."""
+    arrivals: tuple[tuple[int, int], ...] = ()
+    """(kernel that has come back, member that has not heard of it yet). Its threads do nothing until all have."""
+    fallen: int = 0
+    """Mask of the kernels that ever died."""
     give_ups: int = 0
     deaths: int = 0
+    returns: int = 0
 
 
 class Move(NamedTuple):
@@ -114,8 +119,9 @@ class System:
             self._trying = kernel, "receives", flight
             outcome = self.machines[kernel].deliver(locals_[kernel], sender, parcel)
             yield Move(kernel, "receives", outcome, self.apply(world, kernel, outcome, rest), flight)
+        idle = {newcomer for newcomer, _ in world.arrivals}
         for kernel, local in enumerate(locals_):
-            if local == DEAD:
+            if local == DEAD or kernel in idle:
                 continue
             machine = self.machines[kernel]
             awake = machine.summaries[local].awake
@@ -123,12 +129,14 @@ class System:
             for says, outcome in machine.moves(local):
                 after = self.apply(world, kernel, outcome, net)
                 yield Move(kernel, says, outcome, after, None, not (awake and says.startswith("tries")))
-        if world.notices:
-            yield from self._notices(world)
+        if world.notices or world.arrivals:
+            yield from self._news(world)
         if world.give_ups < self.scenario.give_ups:
             yield from self._give_ups(world)
         if world.deaths < self.scenario.deaths:
             yield from self._deaths(world)
+        if world.returns < self.scenario.returns and not world.notices and not world.arrivals:
+            yield from self._returns(world)
 
     def _give_ups(self, world: World) -> Iterator[Move]:
         for kernel, local in enumerate(world.locals):
@@ -141,7 +149,7 @@ class System:
     def _deaths(self, world: World) -> Iterator[Move]:
         """What the dead had sent may arrive, until its receiver hears of the death; what was sent to it never does."""
         living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
-        for dead in living:
+        for dead in living if len(living) > 1 else ():
             locals_ = tuple(DEAD if kernel == dead else local for kernel, local in enumerate(world.locals))
             net = tuple(flight for flight in world.net if flight[1] != dead)
             notices = tuple(
@@ -150,11 +158,49 @@ class System:
                     + [(dead, kernel) for kernel in living if kernel != dead]
                 )
             )
-            after = world._replace(locals=locals_, net=net, notices=notices, deaths=world.deaths + 1)
+            after = world._replace(
+                locals=locals_,
+                net=net,
+                notices=notices,
+                arrivals=tuple(entry for entry in world.arrivals if entry[1] != dead),
+                fallen=world.fallen | 1 << dead,
+                deaths=world.deaths + 1,
+            )
             yield Move(dead, "dies", None, after, None, True, True)
 
-    def _notices(self, world: World) -> Iterator[Move]:
+    def _returns(self, world: World) -> Iterator[Move]:
+        """Only once all have heard of the death, and one kernel after the other: that is the membership's part."""
+        living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
+        for kernel, local in enumerate(world.locals):
+            if local != DEAD:
+                continue
+            self._trying = kernel, "comes back", None
+            locals_ = list(world.locals)
+            locals_[kernel] = self.machines[kernel].begin_again(
+                [dead for dead, other in enumerate(world.locals) if other == DEAD and dead != kernel],
+                self.scenario.threads,
+                self.scenario.operations[kernel],
+            )
+            after = world._replace(
+                locals=tuple(locals_),
+                touched=tuple(mask & ~(1 << kernel) for mask in world.touched),
+                arrivals=tuple((kernel, member) for member in living),
+                returns=world.returns + 1,
+            )
+            yield Move(kernel, "comes back", None, after, None, True, True)
+
+    def _news(self, world: World) -> Iterator[Move]:
+        """Every kernel hears of a return before it hears of anything that happened to that kernel afterwards."""
+        for arrival in world.arrivals:
+            newcomer, kernel = arrival
+            self._trying = kernel, f"hears that kernel {newcomer} is back", None
+            outcome = self.machines[kernel].welcome(world.locals[kernel], newcomer)
+            arrivals = tuple(entry for entry in world.arrivals if entry != arrival)
+            after = self.apply(world._replace(arrivals=arrivals), kernel, outcome, world.net)
+            yield Move(kernel, f"hears that kernel {newcomer} is back", outcome, after)
         for notice in world.notices:
+            if notice in world.arrivals:
+                continue
             dead, kernel = notice
             self._trying = kernel, f"hears that kernel {dead} died", None
             outcome = self.machines[kernel].bury(world.locals[kernel], dead)
@@ -186,7 +232,7 @@ class System:
             if world.deaths:
                 sends = tuple(send for send in sends if locals_[send[0]] != DEAD)
             net = self.network.add(net, kernel, sends)
-        return World(tuple(locals_), net, touched, written, world.notices, world.give_ups, world.deaths)
+        return world._replace(locals=tuple(locals_), net=net, touched=touched, written=written)
 
     def _age(self, page: int, net: Net, locals_: list[int], writer: int) -> Net:
         """A store makes all other copies stale, in memories and in messages."""
@@ -221,7 +267,7 @@ class System:
 
     def _check_poison(self, world: World, page: int) -> None:
         origin = self.machines[0].engine.origin
-        if origin is not None and world.locals[origin] == DEAD:
+        if origin is not None and world.fallen >> origin & 1:
             return  # it alone knew who has the page
         for kernel, local in enumerate(world.locals):
             if local != DEAD:

@@ -201,6 +201,7 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
         "pages": coherency.pages,
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
+        "failure_deadline_s": stage.deadline(coherency.failure_deadline_s).seconds,
     }
     opening = {
         node: {"op": "open", "kernel": kernel, "link": stage.link_for(coherency.link, node), **shared}

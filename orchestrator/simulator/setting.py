@@ -34,6 +34,8 @@ class Setting:
     engine: type[Engine]
     in_turn: bool = False
     """Writers store one after the other, each in a turn of its own, and not all at once."""
+    failure_deadline_s: float = 3.0
+    """From a kernel's death until others hear of it."""
 
     @classmethod
     def of(cls, experiment: Experiment, kernels: int | None = None) -> "Setting":
@@ -49,6 +51,7 @@ class Setting:
             roles=tuple(roles[number % len(nodes)] for number in range(len(names))),
             array=SharedArray(workload.array, workload.stride, workload.iterations),
             engine=PROTOCOLS[experiment.coherency.protocol],
+            failure_deadline_s=experiment.coherency.failure_deadline_s,
         )
 
     def writers(self) -> list[tuple[int, int]]:

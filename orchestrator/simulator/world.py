@@ -26,10 +26,8 @@ ACCESS_NS = 1_000
 """From a thread's access to its next one. Not a measurement: what matters is that it is short beside a message."""
 HANDLING_NS = 20_000
 """What a daemon needs for one fault or message."""
-HEARTBEAT_NS = 1_000_000_000
-"""How often a sleeping daemon looks at its rings without being asked (`guest.daemon`)."""
-DETECTION_NS = 3_000_000_000
-"""From a kernel's death until others hear of it: three heartbeats that did not come."""
+HEARTBEAT_NS = 500_000_000
+"""How often a sleeping daemon looks at its rings without being asked (`guest.membership`)."""
 IDLE_EVENTS = 100_000
 """Events without any access, beside those of a first touch by all kernels, after which no thread gets on any more."""
 
@@ -349,9 +347,9 @@ class World:
         kernel.inbox.clear()
         self._truth.bury(kernel.number)
         self._unknown.update(thread.writer for thread in kernel.threads)
-        told_ns = self.now_ns + DETECTION_NS
+        detected_ns = told_ns = self.now_ns + int(self._setting.failure_deadline_s * 1e9)
         for other in self.kernels:
-            heard_ns = self.now_ns + DETECTION_NS + self._network.delay_ns()
+            heard_ns = detected_ns + self._network.delay_ns()
             told_ns = max(told_ns, heard_ns)
             self._at(heard_ns, self._tell, other, Death(kernel.number))
         self._at(told_ns, self._leave, kernel)

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from guest.segment import Segment, format_segment
 
 SEGMENT_BYTES = 8 << 20
 ANSWER_DEADLINE_S = 30.0
+PATIENCE_S = 25.0
 Answer = dict[str, Any]
 
 
@@ -58,14 +60,14 @@ class AgentProcess:
 class Agents:
     """`kernels` agents and the segment between them."""
 
-    def __init__(self, kernels: int, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, kernels: int, segment_bytes: int = SEGMENT_BYTES, more: Sequence[int] = ()) -> None:
         self.kernels = kernels
         self._memory_fd = os.memfd_create("segment")
         os.ftruncate(self._memory_fd, segment_bytes)
         self._mapping = mmap.mmap(self._memory_fd, segment_bytes)
         self.memory = memoryview(self._mapping)
         self._bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(kernels)]
-        self.agents = [AgentProcess(k, [self._memory_fd, *self._bells]) for k in range(kernels)]
+        self.agents = [AgentProcess(k, [self._memory_fd, *self._bells, *more]) for k in range(kernels)]
 
     def __enter__(self) -> Self:
         return self
@@ -89,6 +91,10 @@ class Agents:
     def link(self) -> dict[str, Any]:
         return {"kind": "host", "memory_fd": self._memory_fd, "doorbell_fds": [[bell] for bell in self._bells]}
 
+    def link_of(self, _kernel: int) -> dict[str, Any]:
+        """As that kernel sees it."""
+        return self.link()
+
     def format(self) -> Segment:
         return format_segment(self.memory, self.kernels)
 
@@ -96,12 +102,12 @@ class Agents:
         """The segment as the host sees it while agents have it open."""
         return Segment.open(self.memory)
 
-    def open(self, notify: str = "adaptive", pages: int = 64) -> None:
+    def open(self, notify: str = "adaptive", pages: int = 64, **more: Any) -> None:
+        """Nobody is taken for dead in a hurry, unless the test asks for it: this machine may have much else to do."""
         self.format()
+        common = {"kernels": self.kernels, "notify": notify, "pages": pages, "failure_deadline_s": PATIENCE_S, **more}
         for agent in self.agents:
-            agent.send(
-                op="open", kernel=agent.kernel, kernels=self.kernels, link=self.link(), notify=notify, pages=pages
-            )
+            agent.send(op="open", kernel=agent.kernel, link=self.link_of(agent.kernel), **common)
         for agent in self.agents:
             answer = agent.answer()
             assert answer["event"] == "opened", answer

@@ -9,6 +9,7 @@ import struct
 from types import TracebackType
 from typing import Self
 
+from guest.lost_pages import survive_lost_pages
 from guest.region import BASE, Region, map_shared
 from guest.userfaultfd import PAGE_BYTES, Userfaultfd
 
@@ -21,11 +22,12 @@ _COMMAND = struct.Struct("<cQB")
 class RegionProcess:
     """A forked process, registered with `region`. It loads and stores single bytes; a fault stops it until served."""
 
-    def __init__(self, region: Region, user: int | None = None) -> None:
+    def __init__(self, region: Region, user: int | None = None, survives: bool = False) -> None:
+        """`user`: the id it runs as. `survives`: it puts pages of zeros in the place of lost ones."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            self._live(theirs, region.memory_fd, region.size_bytes, user)
+            self._live(theirs, region.memory_fd, region.size_bytes, user, survives)
         theirs.close()
         self._region = region
         self._exit: int | None = None
@@ -92,7 +94,7 @@ class RegionProcess:
         return self.result()
 
     @staticmethod
-    def _live(commands: socket.socket, memory_fd: int, size_bytes: int, user: int | None) -> None:
+    def _live(commands: socket.socket, memory_fd: int, size_bytes: int, user: int | None, survives: bool) -> None:
         status = 1
         faulthandler.disable()  # the test runner's, which would report every SIGBUS that is meant to come
         try:
@@ -102,6 +104,8 @@ class RegionProcess:
             faults = Userfaultfd()
             faults.register(BASE, size_bytes)
             socket.send_fds(commands, [b"faults"], [faults.fd])
+            if survives:
+                survive_lost_pages(BASE, size_bytes, lambda _page: None)
             while packet := commands.recv(_COMMAND.size):
                 kind, offset, value = _COMMAND.unpack(packet)
                 if kind == b"S":

@@ -209,23 +209,22 @@ def application_of(agents: Agents, kernel: int) -> int:
     return children(launcher)[0]
 
 
-def test_an_application_that_dies_in_a_fault_ends_the_run_on_every_kernel(pair: Agents) -> None:
+def test_an_application_that_dies_in_a_fault_is_missed_and_nobody_waits_for_it(pair: Agents) -> None:
     pair.open()
     segment = pair.segment()
-    pair.start([W, W], array_bytes=64 * PAGE, iterations=1_000_000)
+    pair.start([W, W], array_bytes=64 * PAGE, iterations=50)
     until(lambda: segment.nodes[0].faults[2] > 10)
     application = application_of(pair, 0)
     other = pair.agents[1].process
     os.kill(other.pid, signal.SIGSTOP)  # nobody answers: the application now blocks in its next fault
     until(lambda: Path(f"/proc/{application}/wchan").read_text() in ("handle_userfault", "0"))
     os.kill(application, signal.SIGKILL)
-    died = pair.agents[0].answer()
     os.kill(other.pid, signal.SIGCONT)
-    told = pair.agents[1].answer()
-    assert (died["event"], died["kind"]) == ("error", "application")
-    assert "thread 0 ended early: killed by SIGKILL" in died["message"]
-    assert (told["event"], told["kind"]) == ("error", "peer")
-    assert "kernel 0 ended the run early" in told["message"]
+    without, alone = (agent.answer() for agent in pair.agents)
+    assert (without["event"], alone["event"]) == ("finished", "finished"), (without, alone)
+    assert without["dead_threads"] == [{"thread": 0, "how": "killed by SIGKILL"}]
+    assert alone["dead_threads"] == alone["dead_kernels"] == alone["lost_pages"] == []
+    assert alone["verified"], alone["mismatches"]
     pair.close()
     pair.open()
     assert all(answer["verified"] for answer in pair.run([W, W], array_bytes=4 * PAGE, iterations=2))

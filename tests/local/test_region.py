@@ -243,6 +243,22 @@ def test_whoever_touches_a_poisoned_page_gets_sigbus_waiting_or_not(
         assert late.exit_status() == -signal.SIGBUS
 
 
+def test_a_process_that_lives_on_without_a_page_is_served_as_before(region: Region, first: RegionProcess) -> None:
+    with RegionProcess(region, survives=True) as surviving:
+        surviving.start_load(2)
+        surviving.fault()
+        region.poison(2)
+        assert surviving.result() == 0
+        surviving.store(2, 9)  # on a page of its own
+        first.start_load(2)
+        region.poison(2)  # the engine says so for every fault that it is told of
+        assert first.exit_status() == -signal.SIGBUS
+        surviving.start_load(0)
+        assert surviving.fault() == (0, False)
+        exclusive(region, 0)
+        assert surviving.result() == CONTENTS[0]
+
+
 def test_a_process_that_dies_leaves_the_pages_to_the_others(region: Region, second: RegionProcess) -> None:
     with RegionProcess(region) as dying:
         exclusive(region, 0)

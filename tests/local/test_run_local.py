@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.local.test_daemon import children, until
+
 ROOT = Path(__file__).parents[2]
 QUICK = """\
 name: quick
@@ -56,6 +58,49 @@ def agents_alive(place: Path) -> set[int]:
         if b"guest.agent" in words and f"TESTBED_TEST={place}".encode() in variables:
             alive.add(int(process.name))
     return alive
+
+
+LOSING = """\
+name: losing
+testbed:
+  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}, far: {arch: aarch64}}
+  links: {shm0: {kind: ivshmem-doorbell, size: 16MiB, nodes: [x86, arm, far]}}
+coherency: {link: shm0, region: 16MiB, failure_deadline_s: 2}
+workload:
+  kind: shared-array
+  threads: {x86: reader, arm: writer, far: [writer, reader]}
+  array: 2MiB
+  stride: 1024
+  iterations: 3
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_what_dies_in_a_run_is_named_in_its_results_and_the_rest_is_checked(tmp_path: Path, number: int) -> None:
+    (tmp_path / "losing.yaml").write_text(LOSING)
+    line = command("run", "losing.yaml", "--stage", "local", "--json")
+    with subprocess.Popen(
+        line, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for said in process.stderr:
+            if "running 1 point" in said:
+                break
+        # In the order of the nodes; their launchers are called the same, but are children of theirs.
+        agents = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        victim = [pid for pid in sorted(agents) if pid in agents_alive(tmp_path)][1]
+        until(lambda: len(children(victim)) > 1)  # the launcher, and an application
+        os.kill(victim, number)
+        out, rest = process.communicate(timeout=100)
+    assert process.returncode == 3, rest
+    assert "node arm is gone" in rest
+    assert "Traceback" not in rest
+    summary = json.loads(out)
+    (point,) = summary["points"]
+    assert (summary["outcome"], point["verified"]) == ("error", True)
+    assert list(point["losses"]["kernels"]) == ["arm"]
+    assert point["losses"]["threads"] == []
+    assert agents_alive(tmp_path) == set()
 
 
 def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None:

@@ -110,6 +110,51 @@ def test_silence_ends_at_the_deadline_and_names_who_was_silent() -> None:
     assert "timeout_s" in caught.value.hint
 
 
+DONE = {"event": "finished", "op": "run", "dead_kernels": [], "dead_threads": [], "lost_pages": []}
+WITHOUT_ARM = DONE | {"dead_kernels": [1]}
+
+
+def run(seconds: float = 20.0, **processes: Scripted) -> tuple[dict[str, dict[str, Any]], dict[str, GuestError]]:
+    agents = Agents(processes)
+    return agents.ask_survivors({name: {"op": "run"} for name in processes}, list(processes), Deadline(seconds), 0.1)
+
+
+def test_those_who_come_to_the_end_are_heard_though_a_node_is_gone() -> None:
+    answers, failures = run(x86=Scripted(WITHOUT_ARM), arm=Scripted(None))
+    assert answers == {"x86": WITHOUT_ARM}
+    assert "node arm: its agent was gone before it answered 'run': exit code 7" in failures["arm"].message
+
+
+def test_a_node_that_the_others_have_declared_dead_says_so_itself() -> None:
+    fenced = {"event": "error", "op": "run", "kind": "fenced", "message": "kernel 1 was declared dead by kernel 0"}
+    answers, failures = run(x86=Scripted(WITHOUT_ARM), arm=Scripted(fenced))
+    assert list(answers) == ["x86"]
+    assert failures["arm"].message == "node arm: 'run' failed: fenced: kernel 1 was declared dead by kernel 0"
+
+
+def test_a_node_that_is_dead_and_silent_is_not_waited_for_until_the_deadline() -> None:
+    answers, failures = run(seconds=1000.0, x86=Scripted(WITHOUT_ARM), arm=Scripted())
+    assert list(answers) == ["x86"]
+    assert "no answer to 'run' from arm in 0.1 s" in failures["arm"].message
+
+
+def test_a_silent_node_that_nobody_missed_is_waited_for_until_the_deadline() -> None:
+    with pytest.raises(GuestError, match=r"no answer to 'run' from arm in 0\.2 s"):
+        run(seconds=0.2, x86=Scripted(DONE), arm=Scripted())
+
+
+def test_when_nobody_comes_to_the_end_the_node_that_is_gone_is_named_first() -> None:
+    suffered = {"event": "error", "op": "run", "kind": "peer", "message": "kernel 1 died"}
+    with pytest.raises(GuestError, match="node arm: its agent was gone"):
+        run(x86=Scripted(suffered), arm=Scripted(None))
+
+
+def test_other_errors_end_a_run_at_once() -> None:
+    broken = {"event": "error", "op": "run", "kind": "region", "message": "page 3 was to be granted, but is absent"}
+    with pytest.raises(GuestError, match="page 3 was to be granted"):
+        run(x86=Scripted(), arm=Scripted(broken))
+
+
 def test_closing_asks_every_agent_to_leave_and_then_ends_it() -> None:
     agent, gone = Scripted(), Scripted()
     gone.stdin.close()

@@ -9,9 +9,9 @@ from guest.barrier import Barrier
 
 def test_opens_when_the_last_thread_and_the_last_kernel_are_here() -> None:
     barrier = Barrier(0, [0, 1, 2], threads=2)
-    assert not barrier.arrive()
+    assert not barrier.arrive(0)
     barrier.announce(1, 0)
-    assert barrier.arrive()
+    assert barrier.arrive(1)
     assert not barrier.open()
     assert barrier.missing() == [2]
     barrier.announce(2, 0)
@@ -22,18 +22,65 @@ def test_opens_when_the_last_thread_and_the_last_kernel_are_here() -> None:
 
 def test_a_kernel_may_be_one_barrier_ahead() -> None:
     barrier = Barrier(0, [0, 1], threads=1)
-    barrier.arrive()
+    barrier.arrive(0)
     barrier.announce(1, 0)
     barrier.announce(1, 1)
     assert barrier.open()
     assert not barrier.open()
-    assert barrier.arrive()
+    assert barrier.arrive(0)
     assert barrier.open()
 
 
 def test_two_ahead_is_a_fault_of_the_protocol() -> None:
     with pytest.raises(AssertionError, match="kernel 1 is at barrier 2, not 0"):
         Barrier(0, [0, 1], threads=1).announce(1, 2)
+
+
+def test_a_dead_thread_is_not_waited_for_and_named_to_the_others() -> None:
+    barrier = Barrier(0, [0, 1], threads=3)
+    barrier.arrive(0)
+    assert not barrier.leave(2)
+    assert barrier.arrive(1)
+    assert barrier.gone_here == 0b100
+    barrier.announce(1, 0, gone=0b1)
+    assert barrier.open()
+    assert barrier.gone == {0: 0b100, 1: 0b1}
+
+
+def test_the_last_one_missing_may_die_instead_of_arriving() -> None:
+    barrier = Barrier(0, [0, 1], threads=2)
+    assert not barrier.arrive(0)
+    assert barrier.leave(1)
+
+
+def test_who_dies_after_a_barrier_was_announced_does_not_announce_it_again() -> None:
+    barrier = Barrier(0, [0, 1], threads=2)
+    assert not barrier.arrive(0)
+    assert barrier.arrive(1)
+    assert not barrier.leave(1)
+    barrier.announce(1, 0)
+    assert barrier.open()
+    assert barrier.arrive(0)
+
+
+def test_a_kernel_without_living_threads_is_at_every_barrier_at_once() -> None:
+    barrier = Barrier(0, [0, 1], threads=1)
+    assert barrier.leave(0)
+    barrier.announce(1, 0)
+    assert barrier.open()
+    assert barrier.complete()
+    assert not barrier.complete()
+
+
+def test_a_dead_kernel_is_not_waited_for() -> None:
+    barrier = Barrier(0, [0, 1, 2], threads=1)
+    barrier.arrive(0)
+    barrier.announce(1, 0)
+    assert not barrier.open()
+    barrier.bury(2, threads=2)
+    assert barrier.open()
+    assert barrier.gone == {2: 0b11}
+    assert barrier.missing() == [0, 1]
 
 
 @given(st.randoms(use_true_random=False), st.integers(1, 4), st.integers(1, 3))
@@ -50,7 +97,7 @@ def test_no_thread_passes_before_every_thread_arrived(random, kernels: int, thre
         if what == "arrive":
             kernel = where
             waiting[kernel] += 1
-            if barriers[kernel].arrive():
+            if barriers[kernel].arrive(waiting[kernel] - 1):
                 for other in range(kernels):
                     if other != kernel:
                         links[kernel, other].append(barriers[kernel].number)

@@ -8,7 +8,7 @@ import pytest
 
 from guest.protocol.effects import Effect, Protect
 from guest.protocol.messages import Message, MessageName
-from guest.protocol.page import Page
+from guest.protocol.page import Page, Phase
 from guest.protocol.table import S
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker import Report, Scenario, explore, wander
@@ -36,6 +36,9 @@ SOUND = [
     Scenario((2, 2), REORDERED, MODIFIED, give_ups=1, deaths=1),
     Scenario((1, 1, 0), start=MODIFIED, deaths=1),
     Scenario((1, 1, 0), start=SHARED, deaths=2),
+    Scenario((1, 1), REORDERED, deaths=1, returns=1),
+    Scenario((2, 1), start=MODIFIED, deaths=2, returns=2),
+    Scenario((1, 1, 0), start=MODIFIED, deaths=1, returns=1),
 ]
 
 
@@ -191,6 +194,29 @@ class DeathsAreKeptSecret(VotingEngine):
         return message.epoch > self.epoch
 
 
+class NewcomersNeverHeardOfDeaths(VotingEngine):
+    """A kernel that comes back believes that every page is somewhere, and asks for it for ever."""
+
+    def peer_up(self, kernel: int) -> list[Effect]:
+        knew, effects = self._died, super().peer_up(kernel)
+        self._died = knew
+        return effects
+
+
+class NobodyAsksTheNewcomer(VotingEngine):
+    """A fetch in flight goes on over a return, without an answer of the newcomer."""
+
+    def peer_up(self, kernel: int) -> list[Effect]:
+        questions = [record for record in self._pages if record is not None]
+        phases = [record.phase for record in questions]
+        for record in questions:
+            record.phase = Phase.IDLE
+        effects = super().peer_up(kernel)
+        for record, phase in zip(questions, phases, strict=True):
+            record.phase = phase
+        return effects
+
+
 class NewcomersAreOld(VotingEngine):
     """A newcomer does not learn what time it is, and takes a timestamp older than those of writers unknown to it."""
 
@@ -241,6 +267,7 @@ MUTANTS: list[tuple[type[VotingEngine], Scenario, int, str]] = [
         "invariant 4: page 0 given up as lost while kernel 2 has it",
     ),
     (NewcomersAreOld, Scenario((1, 1, 1), start=PARTLY_SHARED), 19, f"{STUCK} a thread waits in kernel 1"),
+    (NobodyAsksTheNewcomer, Scenario((1, 1, 1), deaths=1, returns=1), 8, f"{STUCK} a thread waits in kernel 1"),
 ]
 """Each with the number of steps of the shortest story in which it fails, and how it does."""
 
@@ -326,8 +353,9 @@ def test_random_walks_with_the_same_seed_are_the_same() -> None:
     [
         (GrantsForgotten, Scenario((3, 3, 3), start=SHARED)),
         (OneBarrenRound, Scenario((3, 3, 3, 3), REORDERED, MODIFIED, deaths=1)),
+        (NewcomersNeverHeardOfDeaths, Scenario((2, 2), start=MODIFIED, deaths=1, returns=1)),
     ],
-    ids=["GrantsForgotten", "OneBarrenRound"],
+    ids=["GrantsForgotten", "OneBarrenRound", "NewcomersNeverHeardOfDeaths"],
 )
 def test_random_walks_find_a_broken_rule(engine: type[VotingEngine], scenario: Scenario) -> None:
     report = wander(replace(scenario, engine=engine), seed=1, walks=1000)

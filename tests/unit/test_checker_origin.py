@@ -34,6 +34,8 @@ SOUND = [
     Scenario((1, 1, 1), REORDERED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), REORDERED, SHARED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), REORDERED, MODIFIED, deaths=2),
+    Scenario((1, 1, 1), REORDERED, SHARED, deaths=1, returns=1),
+    Scenario((1, 1, 0), start=MODIFIED, deaths=2, returns=2),
 ]
 
 
@@ -205,6 +207,15 @@ class OwnerStruckOut(OriginEngine):
         super().come_home(page, sender, message, effects)
 
 
+class OriginRemembersNothing(OriginEngine):
+    """An origin that comes back gives pages of zeros to whoever asks first, itself."""
+
+    def peer_up(self, kernel: int) -> list[Effect]:
+        effects = super().peer_up(kernel)
+        self._orphaned &= kernel != self.kernel
+        return effects
+
+
 TWO_VALUES = "invariant 1: a page is writable in one kernel and readable in another"
 STALE = "invariant 2: a kernel can read a stale value"
 GONE = "invariant 4: no kernel has page 0 any more"
@@ -234,6 +245,7 @@ MUTANTS: list[tuple[type[OriginEngine], Scenario, int, str]] = [
     (LostPagesAreZeros, Scenario((1, 2), start=SHARED, deaths=1), 6, f"{ZEROS} 0b1 know it"),
     (OrphansHope, Scenario((1, 1), start=MODIFIED, deaths=1), 3, f"{STUCK} a thread waits in kernel 1"),
     (OwnerStruckOut, Scenario((2, 1)), 7, TWO_VALUES),
+    (OriginRemembersNothing, Scenario((1, 1), start=SHARED, deaths=1, returns=1), 5, TWO_VALUES),
 ]
 """Each with the number of steps of the shortest story in which it fails, and how it does."""
 

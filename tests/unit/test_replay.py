@@ -82,6 +82,41 @@ def test_what_the_engines_did_is_what_the_model_says(kernels: int) -> None:
     )
 
 
+def bereft(kernels: int = 3) -> list[TracedEngine]:
+    """The same, and then the last kernel writes page 0 and dies; the first one asks for it, and writes page 1."""
+    engines = traced(kernels)
+    system = Rehearsal(kernels, PAGES)
+    system.engines = list(engines)
+    dead = kernels - 1
+    system.access(dead, 0, write=True)
+    system.settle()
+    for kernel in range(dead):
+        system.bury(kernel, dead)
+    system.access(0, 0, write=False)
+    system.access(0, 1, write=True)
+    system.settle()
+    return engines
+
+
+def test_the_dead_count_no_more() -> None:
+    traces = traces_of(bereft())
+    assert any("Poison" in effect for entry in traces[0].entries for effect in entry.effects)
+    result = replay(traces)
+    assert (result.divergence, result.complete) == (None, True)
+
+
+def test_a_kernel_that_was_killed_leaves_no_trace(tmp_path: Path) -> None:
+    engines = bereft()
+    directory = RunDirectory.create(tmp_path, "traced")
+    for kernel, engine in enumerate(engines[:-1]):
+        header = {"version": 1, "protocol": "voting", "kernel": kernel, "kernels": 3, "pages": PAGES, "dropped": 0}
+        directory.keep_trace(0, f"node{kernel}", header, engine.entries())
+    traces = read_traces(directory.path / "traces" / "1")
+    assert [trace.kept for trace in traces] == [True, True, False]
+    result = replay(traces)
+    assert (result.divergence, result.complete) == (None, True)
+
+
 def test_an_effect_that_the_engine_would_not_ask_for_is_named_with_what_went_before() -> None:
     def spoil(entries: list[Entry]) -> None:
         index = next(i for i, entry in enumerate(entries) if ["Protect", 0] in entry.effects)

@@ -22,7 +22,10 @@ SIZE_BYTES = Layout(KERNELS_MOST, 64, 4).size_bytes
 WORD = st.one_of(st.integers(0, 300), st.integers(0, (1 << 64) - 1))
 HEADER = ("magic", "version", "kernels", "ring slots", "page slots", "page size", "size")
 """The header's words; the one behind them, the generation, may have any value."""
-REFUSALS = {"magic": r"magic 0x[0-9a-f]{16} .* expected 0x", "version": r"layout version \d+, this side knows 1"}
+REFUSALS = {
+    "magic": r"magic 0x[0-9a-f]{16} .* expected 0x",
+    "version": rf"layout version \d+, this side knows {LAYOUT_VERSION}",
+}
 DISAGREES = r"header says \d+ kernels, \d+ message slots, \d+ page slots .* do not belong together"
 NODE_WORDS = {"beats": 0, "doorbells": 0, "sleeps": 0, "state": NodeState.ABSENT, "peer": None, "isa": ISA.UNKNOWN}
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from guest import workloads
 from guest.workloads import Mismatch, Place, WorkloadError
 from guest.workloads.shared_array import MISMATCHES_KEPT, Extent, SharedArray, value_base
+from guest.workloads.workload import Gone
 
 Roles = tuple[tuple[str, ...], ...]
 
@@ -19,6 +20,10 @@ class Accesses:
     def __init__(self) -> None:
         self.stores: list[int] = []
         self.loads: list[int] = []
+        self.lost_pages: set[int] = set()
+
+    def lost(self, page: int) -> bool:
+        return page in self.lost_pages
 
     def record(self, start_ns: int, end_ns: int, page: int, store: bool) -> None:
         assert 0 < start_ns <= end_ns
@@ -28,8 +33,9 @@ class Accesses:
         raise AssertionError("a shared array is checked in place and keeps no history")
 
 
-def nothing() -> None:
+def nothing() -> Gone:
     """A barrier for a thread that is alone."""
+    return frozenset()
 
 
 shapes = st.builds(
@@ -112,10 +118,78 @@ def test_wrong_values_are_all_counted_and_the_first_are_kept() -> None:
 
 def test_an_idle_thread_touches_nothing_and_meets_every_barrier() -> None:
     met: list[None] = []
-    barrier: Callable[[], None] = lambda: met.append(None)  # noqa: E731
+
+    def barrier() -> Gone:
+        met.append(None)
+        return frozenset()
+
     accesses = Accesses()
     SharedArray(4096, 64, 3).run(memoryview(bytearray(4096)), Place(0, 0, (("idle",),)), barrier, accesses)
     assert (accesses.loads, accesses.stores, len(met)) == ([], [], 6)
+
+
+WRITER_AND_READER: Roles = (("writer",), ("reader",))
+
+
+def reader_after(died_at: int, store: Callable[[memoryview, int], None], iterations: int = 3) -> int:
+    """How many values a reader finds wrong if the writer is found dead at barrier `died_at` (two an iteration).
+
+    `store(words, iteration)` is what happens before an iteration's first barrier.
+    """
+    array = SharedArray(array_bytes=4096, stride=64, iterations=iterations)
+    memory = memoryview(bytearray(4096))
+    met = 0
+
+    def barrier() -> Gone:
+        nonlocal met
+        if met % 2 == 0:
+            store(memory.cast("Q"), met // 2)
+        met += 1
+        return frozenset([(0, 0)]) if met > died_at else frozenset()
+
+    return array.run(memory, Place(1, 0, WRITER_AND_READER), barrier, Accesses())[0]
+
+
+def stored(words: memoryview, iteration: int, elements: int = 64) -> None:
+    for element in range(elements):
+        words[element * 8] = value_base(iteration, 0) + element
+
+
+def test_a_dead_writers_elements_may_be_of_the_iteration_in_which_it_died_or_the_one_before() -> None:
+    def half_of_the_second(words: memoryview, iteration: int) -> None:
+        if iteration < 2:
+            stored(words, iteration, 64 if iteration == 0 else 30)
+
+    assert reader_after(2, half_of_the_second) == 0
+    assert reader_after(3, half_of_the_second) == 34 * 2  # it had stored all of the second one, so the rest is stale
+    assert reader_after(6, half_of_the_second) == 34 + 64
+
+
+def test_a_dead_writers_elements_stay_as_they_were() -> None:
+    def all_of_the_first_and_something_else_later(words: memoryview, iteration: int) -> None:
+        stored(words, 0)
+        if iteration == 2:
+            words[0] = value_base(2, 0)
+
+    assert reader_after(2, all_of_the_first_and_something_else_later) == 1
+
+
+def test_what_a_writer_stored_before_anybody_touched_its_page_may_be_gone() -> None:
+    def zeros(words: memoryview, iteration: int) -> None:
+        pass
+
+    assert reader_after(0, zeros) == 0
+    assert reader_after(1, zeros) == 64  # in the first iteration it was still alive
+
+
+def test_what_is_loaded_from_a_lost_page_is_not_checked() -> None:
+    array = SharedArray(array_bytes=2 * 4096, stride=64, iterations=1)
+    accesses = Accesses()
+    accesses.lost_pages.add(1)
+    wrong, mismatches = array.run(memoryview(bytearray(8192)), Place(1, 0, WRITER_AND_READER), nothing, accesses)
+    assert wrong == 64
+    assert {mismatch.page for mismatch in mismatches} == {0}
+    assert accesses.loads == [0]
 
 
 def test_a_page_without_elements_is_not_visited() -> None:

@@ -137,3 +137,4 @@ def test_the_sets_have_every_start_and_every_kind_of_links_and_two_and_three_ker
         assert {2, 3} <= {scenario.kernels for scenario in scenarios}
         assert max(scenario.deaths for scenario in scenarios) > 0
         assert max(scenario.give_ups for scenario in scenarios) > 0
+        assert max(scenario.returns for scenario in scenarios) > 0

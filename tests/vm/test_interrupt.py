@@ -20,6 +20,10 @@ coherency: {link: shm0, region: 1MiB}
 workload: {kind: shared-array, threads: {x86: writer, arm: reader}, array: 256KiB, iterations: 1000000}
 timeout_s: 600
 """
+MORTAL = (
+    ENDLESS.replace("endless", "mortal").replace("1000000", "2000").replace("1MiB}", "1MiB, failure_deadline_s: 1}")
+)
+"""One guest alone comes to its end in a short time, both together do not."""
 MOMENTS = {
     "while machines boot": "stage initramfs",
     "while the daemon is deployed": "deploying the daemon",
@@ -31,14 +35,15 @@ MOMENTS = {
 @pytest.fixture
 def cockpit(tmp_path: Path) -> Iterator[Cockpit]:
     (tmp_path / "endless.yaml").write_text(ENDLESS)
+    (tmp_path / "mortal.yaml").write_text(MORTAL)
     cockpit = Cockpit(tmp_path)
     yield cockpit
     cockpit.command("down", "--all")
 
 
-def run_until(cockpit: Cockpit, moment: str) -> tuple[subprocess.Popen[str], list[str]]:
+def run_until(cockpit: Cockpit, moment: str, file: str = "endless.yaml") -> tuple[subprocess.Popen[str], list[str]]:
     """A run that has come to `moment`, and the folders of its testbed."""
-    process = cockpit.start("run", "endless.yaml", "--verbose")
+    process = cockpit.start("run", file, "--verbose")
     assert process.stderr is not None
     for said in process.stderr:
         if moment in said:
@@ -107,8 +112,8 @@ def test_down_from_elsewhere_ends_a_run_with_three_and_leaves_nothing(cockpit: C
     cockpit.assert_nothing_left(places)
 
 
-def test_a_guest_that_dies_is_named_with_its_last_words(cockpit: Cockpit) -> None:
-    process, places = run_until(cockpit, MOMENTS["while the workload runs"])
+def test_a_guest_that_dies_is_named_with_its_last_words_and_the_other_goes_on(cockpit: Cockpit) -> None:
+    process, places = run_until(cockpit, MOMENTS["while the workload runs"], "mortal.yaml")
     machine = next(pid for pid, line in cockpit.processes(places).items() if "qemu-system-aarch64" in line)
     subprocess.run(["kill", "-KILL", str(machine)], check=True)
     _, said = process.communicate(timeout=200)

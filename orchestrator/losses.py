@@ -1,0 +1,74 @@
+"""What a point lost on its way: kernels and threads that died, and pages whose only valid copy died with them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from images.errors import Failure
+from orchestrator.words import counted
+from testbed.errors import GuestError
+
+_PAGES_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class DeadThread:
+    """A thread of the workload that ended before it was done."""
+
+    node: str
+    thread: int
+    how: str
+    """In words: `killed by SIGKILL`."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """All that is missing from a point; what is left has been run to the end, and checked."""
+
+    kernels: dict[str, str] = field(default_factory=dict)
+    """Nodes whose kernel died or was declared dead, and why, as far as is known."""
+    threads: tuple[DeadThread, ...] = ()
+    """Of nodes that live."""
+    pages: tuple[int, ...] = ()
+    """Pages that somebody asked for, and that no living kernel has."""
+
+    def __bool__(self) -> bool:
+        return bool(self.kernels or self.threads or self.pages)
+
+    def __str__(self) -> str:
+        return "\n".join(self._sentences())
+
+    def _sentences(self) -> Iterator[str]:
+        for node, why in self.kernels.items():
+            yield f"node {node} is gone: {why}"
+        for each in self.threads:
+            yield f"node {each.node}: thread {each.thread} ended before it was done: {each.how}"
+        if self.pages:
+            shown = ", ".join(map(str, self.pages[:_PAGES_SHOWN])) + (", …" if len(self.pages) > _PAGES_SHOWN else "")
+            yield f"{counted(len(self.pages), 'page')} lost, their only valid copy died: {shown}"
+
+
+def losses_of(
+    kernels: Sequence[str], answers: Mapping[str, Mapping[str, Any]], failures: Mapping[str, Failure]
+) -> Losses:
+    """From the answers of the nodes that came to the end, and the `failures` of those that did not."""
+    dead = sorted({kernel for answer in answers.values() for kernel in answer["dead_kernels"]})
+    threads = [
+        DeadThread(node, each["thread"], each["how"])
+        for node, answer in answers.items()
+        for each in answer["dead_threads"]
+    ]
+    unheard = {kernels[kernel]: "the others have not heard of it any more" for kernel in dead}
+    return Losses(
+        kernels=unheard | {node: failure.message for node, failure in failures.items()},
+        threads=tuple(threads),
+        pages=tuple(sorted({page for answer in answers.values() for page in answer["lost_pages"]})),
+    )
+
+
+def as_failure(losses: Losses, what: str) -> GuestError:
+    """The end of a run of which a point has losses."""
+    return GuestError(
+        f"{what}: not all of it came to the end\n{losses}",
+        "the others went on without them, and their values were checked: `testbed results show last` has the point",
+    )
