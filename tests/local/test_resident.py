@@ -2,6 +2,7 @@
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -71,22 +72,21 @@ def test_it_listens_when_its_first_process_has_ended_and_each_connection_has_an_
         assert ask(two, "hello")["event"] == "hello"
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def test_its_log_says_how_an_agent_ended(resident: Resident) -> None:
     before = set(resident.processes())
     with resident.connect() as connection:
         ask(connection, "hello")
-        # The supervisor, the agent, and the agent's launcher; the agent is the one that has the connection.
-        agents = [
-            pid
-            for pid in set(resident.processes()) - before
-            if Path(f"/proc/{pid}/fd/0").readlink().name.startswith("socket:")
-        ]
-        supervisor = min(set(resident.processes()) - before)
-        os.kill(min(agents), signal.SIGKILL)
+        parents = {pid: parent(pid) for pid in set(resident.processes()) - before}
+        # The supervisor is the resident program's child, the agent is the supervisor's; the launcher is the agent's.
+        (supervisor,) = (pid for pid, above in parents.items() if above not in parents)
+        (agent,) = (pid for pid, above in parents.items() if above == supervisor)
+        watched = os.pidfd_open(supervisor)
+        os.kill(agent, signal.SIGKILL)
         await_end(connection)
-        descriptor = os.pidfd_open(supervisor)
-        import select
-
-        select.select([descriptor], [], [], 30)
-        os.close(descriptor)
+        assert select.select([watched], [], [], 30)[0] == [watched]
+        os.close(watched)
     assert resident.log.read_text().splitlines()[-1] == f"{ENDED}killed by SIGKILL"
