@@ -30,6 +30,11 @@ class MessageName(IntEnum):
     JOIN = 8
     JOINED = 9
     LEAVE = 10
+    SPACE_LOCK = 11
+    """Of the address space: `guest.protocol.space` says what these four are for."""
+    SPACE_LOCKED = 12
+    SPACE_OP = 13
+    SPACE_DONE = 14
     BARRIER = 24
     """The test harness's, not the protocol's; counted apart."""
     CONTROL = 25

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from guest.protocol.address_space import Operation
 from guest.protocol.messages import Message
 from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
@@ -32,6 +33,8 @@ def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
         "give_ups": scenario.give_ups,
         "deaths": scenario.deaths,
         "returns": scenario.returns,
+        "space": [list(operation) for operation in scenario.space],
+        "mapped": scenario.mapped,
     }
 
 
@@ -102,6 +105,8 @@ def trace_from_json(saved: Any) -> Saved:
             give_ups=int(what["give_ups"]),
             deaths=int(what["deaths"]),
             returns=int(what.get("returns", 0)),
+            space=tuple(Operation.of(*map(int, fields)) for fields in what.get("space", ())),
+            mapped=what.get("mapped"),
         )
         return Saved(str(saved["protocol"]), scenario, str(saved["violation"]), list(map(_wanted, saved["moves"])))
     except (KeyError, TypeError, AttributeError) as error:

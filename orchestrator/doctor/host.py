@@ -93,10 +93,10 @@ def _group_limits() -> list[int]:
 def space(_say: Say) -> Iterator[Finding]:
     """Room for images and for testbeds, where they go."""
     built = all(present(key_of(DEFINITION), arch) for arch in ARCHITECTURES)
-    for check, folder, needed in (
-        ("space for images", store(), RUN_BYTES if built else IMAGES_BYTES),
-        ("space for testbeds", state_directory(), RUN_BYTES),
-        ("space for results", Path.cwd(), RUN_BYTES),
+    for check, folder, needed, elsewhere in (
+        ("space for images", store(), RUN_BYTES if built else IMAGES_BYTES, "export XDG_CACHE_HOME=DIR"),
+        ("space for testbeds", state_directory(), RUN_BYTES, "export XDG_STATE_HOME=DIR"),
+        ("space for results", Path.cwd(), RUN_BYTES, "testbed run configs/quickstart.yaml --results DIR"),
     ):
         place = folder
         while not place.exists():
@@ -104,8 +104,8 @@ def space(_say: Say) -> Iterator[Finding]:
         free = shutil.disk_usage(place).free
         shown = f"{free >> 20} MiB free at {place}, {needed >> 20} needed"
         if not os.access(place, os.W_OK | os.X_OK):
-            meaning, mend = "nothing can be written there", root_words(f'chown "$USER" {place}')
-            yield Finding(check, Level.PROBLEM, f"{place} belongs to somebody else", meaning, mend)
+            meaning = "nothing can be written there; DIR is a folder of yours"
+            yield Finding(check, Level.PROBLEM, f"{place} belongs to somebody else", meaning, elsewhere)
         elif free >= needed:
             yield Finding(check, Level.OK, shown)
         else:

@@ -129,6 +129,8 @@ def test_too_little_memory_or_room_is_a_problem(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(host, "IMAGES_BYTES", 1 << 60)
     assert found(host.space, "space for images").level is Level.PROBLEM
     assert found(host.space, "space for testbeds").level is Level.OK
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert found(host.space, "space for results").mend == "testbed run configs/quickstart.yaml --results DIR"
 
 
 def test_what_is_left_of_testbeds_is_named_with_the_command_that_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:
