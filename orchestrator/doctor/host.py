@@ -4,12 +4,13 @@ import ctypes
 import errno
 import os
 import resource
+import shlex
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from images.store import DEFINITION, key_of, present, store
+from images.store import DEFINITION, UNFINISHED, key_of, present, store
 from orchestrator.doctor import Finding, Level
 from orchestrator.doctor.programs import ARCHITECTURES, root_words
 from testbed import Condition, list_all
@@ -110,6 +111,19 @@ def space(_say: Say) -> Iterator[Finding]:
             yield Finding(check, Level.OK, shown)
         else:
             yield Finding(check, Level.PROBLEM, shown, "a run would end when it is full", f"du -xh {place} | sort -h")
+
+
+def cache(_say: Say) -> Iterator[Finding]:
+    """Images that guests no longer boot from. What a killed build has left is removed by the next one."""
+    current = (f"{key_of(DEFINITION)}-", UNFINISHED)
+    old = [each for each in sorted(store().glob("*")) if each.is_dir() and not each.name.startswith(current)]
+    if not old:
+        yield Finding("image cache", Level.OK, "nothing out of date")
+        return
+    size = sum(file.stat().st_size for folder in old for file in folder.rglob("*") if file.is_file())
+    meaning = "images of earlier definitions; running guests keep what they have open"
+    mend = f"rm -r {' '.join(shlex.quote(str(folder)) for folder in old)}"
+    yield Finding("image cache", Level.NOTE, f"{len(old)} images out of date, {size >> 20} MiB", meaning, mend)
 
 
 def limits(_say: Say) -> Iterator[Finding]:
