@@ -34,6 +34,8 @@ class Options:
 
     accelerator: str | None = None
     """Overrules that of every node."""
+    warm: bool | None = None
+    """Start machines from saved states, or boot; None: from saved states where there are some."""
     keep: bool = False
     """Leave the guests running."""
     pause: bool = False
@@ -97,7 +99,7 @@ def _run(
 
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
-                    stage_for = _stage_factory(stage, plan.name, directory, progress, options.accelerator)
+                    stage_for = _stage_factory(stage, plan.name, directory, progress, options.accelerator, options.warm)
                     at_failure = Pause(progress) if options.pause else no_pause
                     run(
                         plan,
@@ -162,7 +164,12 @@ def _architectures(plan: Plan) -> list[str]:
 
 
 def _stage_factory(
-    stage: str, experiment: str, directory: RunDirectory, progress: Progress, accelerator: str | None
+    stage: str,
+    experiment: str,
+    directory: RunDirectory,
+    progress: Progress,
+    accelerator: str | None,
+    warm: bool | None,
 ) -> Callable[[Testbed], Stage]:
     if stage == "local":
         from orchestrator.stage_local import LocalStage
@@ -170,6 +177,7 @@ def _stage_factory(
         return lambda testbed: LocalStage(testbed, progress.say)
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
+    from testbed.warm import Mode
 
     _remove_left_over(name_for(experiment, f"-{directory.run_id[-4:]}"), progress)
     wanted = Accelerator(accelerator) if accelerator else None
@@ -178,7 +186,7 @@ def _stage_factory(
     def stage_for(testbed: Testbed) -> Stage:
         number = next(numbers)
         ending = f"-{directory.run_id[-4:]}" + (f"-{number}" if number > 1 else "")
-        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress)
+        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress, Mode.wanted(warm))
 
     return stage_for
 
