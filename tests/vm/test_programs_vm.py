@@ -1,0 +1,39 @@
+"""Programs of the user's on real guests of both instruction sets: C, Python with NumPy, and command lines."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local.test_run_local import ROOT, command, environment
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def ran(tmp_path: Path, name: str, *words: str) -> tuple[dict[str, Any], Path]:
+    line = command("run", str(ROOT / "configs" / name), "--json", *words)
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=800, env=environment())
+    assert done.returncode == 0, done.stderr
+    summary: dict[str, Any] = json.loads(done.stdout)
+    assert all(point["verified"] for point in summary["points"])
+    return summary, Path(summary["results"]) / "output" / "1"
+
+
+def test_integer_sort_in_c_runs_on_both_isas_and_is_verified(tmp_path: Path) -> None:
+    _, output = ran(tmp_path, "integer-sort.yaml", "--set", "workload.threads={x86: sorter, arm: sorter}")
+    said = (output / "x86.txt").read_text()
+    assert "IS class S on 2 threads of 2 kernels: 65536 keys" in said
+    assert "0 wrong ranks" in said
+
+
+def test_a_numpy_stencil_runs_on_both_isas_and_is_right_to_the_last_bit(tmp_path: Path) -> None:
+    summary, _ = ran(tmp_path, "stencil.yaml", "--set", "workload.parameters.size=64")
+    assert summary["points"][0]["messages_total"] > 0
+
+
+def test_commands_run_on_both_isas_and_their_files_come_back(tmp_path: Path) -> None:
+    _, output = ran(tmp_path, "commands.yaml")
+    assert (output / "arm.txt").read_text() == "aarch64\n"
+    assert (output / "x86" / "sorted.txt").read_text() == "4\n5\n9\n15\n26\n31\n"
