@@ -53,3 +53,5 @@ def _more(scenario: Scenario) -> Iterator[str]:
         yield f"{scenario.deaths} kernel{'s die' if scenario.deaths > 1 else ' dies'}"
     if scenario.returns:
         yield f"{scenario.returns} return{'s' if scenario.returns > 1 else ''}"
+    if scenario.leaves:
+        yield f"{scenario.leaves} kernel{'s leave' if scenario.leaves > 1 else ' leaves'}"

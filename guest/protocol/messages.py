@@ -27,9 +27,8 @@ class MessageName(IntEnum):
     """A writer that lost a vote gives up: the winner must no longer wait for it (our addition)."""
     GRANT = 7
     """Write the copy that you have: the origin protocol's answer without a page."""
-    JOIN = 8
-    JOINED = 9
     LEAVE = 10
+    """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
     BARRIER = 24
     """The test harness's, not the protocol's; counted apart."""
     CONTROL = 25

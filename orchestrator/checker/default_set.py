@@ -17,16 +17,21 @@ QUICK = (
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),
     Scenario((1, 1), _REORDERED, deaths=1, returns=1),
+    Scenario((1, 1, 0), _REORDERED, _MODIFIED, leaves=2),
     Scenario((1, 1, 1), start=_SHARED, pages=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED),
 )
-"""Some seconds: every start and kind of links, pages, threads, give-ups, deaths and returns once at least."""
+"""Some seconds: every start and kind of links, pages, threads, give-ups, deaths, returns and leaves once at least."""
 
 DEFAULT = (
     Scenario((3, 3), _REORDERED),
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((2, 2), _REORDERED, give_ups=1, leaves=1),
+    Scenario((1, 0, 1), leaves=1, pages=2),
+    Scenario((1, 1, 0), start=_MODIFIED, leaves=1, deaths=1),
+    Scenario((1, 1, 0), start=_SHARED, leaves=2, returns=1),
     Scenario((2, 2), _REORDERED, deaths=2, returns=1),
     Scenario((1, 1, 1), start=_SHARED, pages=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
@@ -44,6 +49,7 @@ DEFAULT = (
     Scenario((1, 1, 0), start=_SHARED, deaths=2, returns=1),
     Scenario((1, 0, 1), deaths=1, returns=1),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED, deaths=1),
+    Scenario((1, 1, 1), start=_PARTLY_SHARED, leaves=1),
     Scenario((1, 1, 1), start=_PARTLY_SHARED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), _REORDERED, _SHARED, give_ups=1),
     Scenario((2, 1, 1), _REORDERED, _SHARED),

@@ -32,6 +32,7 @@ def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
         "give_ups": scenario.give_ups,
         "deaths": scenario.deaths,
         "returns": scenario.returns,
+        "leaves": scenario.leaves,
     }
 
 
@@ -102,6 +103,7 @@ def trace_from_json(saved: Any) -> Saved:
             give_ups=int(what["give_ups"]),
             deaths=int(what["deaths"]),
             returns=int(what.get("returns", 0)),
+            leaves=int(what.get("leaves", 0)),
         )
         return Saved(str(saved["protocol"]), scenario, str(saved["violation"]), list(map(_wanted, saved["moves"])))
     except (KeyError, TypeError, AttributeError) as error:

@@ -47,6 +47,8 @@ class Scenario:
     """How many kernels may die."""
     returns: int = 0
     """How many times a dead kernel may come back, with nothing mapped, and its threads with their operations anew."""
+    leaves: int = 0
+    """How many kernels may leave: their threads do nothing more, and another kernel reads every page that they have."""
     engine: Callable[[int, range, int], Engine] = VotingEngine
 
     @property
@@ -57,7 +59,12 @@ class Scenario:
     def __str__(self) -> str:
         extras = "".join(
             f", {count} {word}"
-            for count, word in ((self.give_ups, "give-ups"), (self.deaths, "deaths"), (self.returns, "returns"))
+            for count, word in (
+                (self.give_ups, "give-ups"),
+                (self.deaths, "deaths"),
+                (self.returns, "returns"),
+                (self.leaves, "leaves"),
+            )
             if count
         )
         threads = f" on {self.threads} threads each" if self.threads > 1 else ""
