@@ -1,11 +1,13 @@
 """Writes docs/commands.md, the reference of all commands, from the commands themselves.
 
-.venv/bin/python docs/commands.py
+.venv/bin/python docs/commands.py            writes it
+.venv/bin/python docs/commands.py --check    says by exit code 1 that it is out of date
 """
 
 import enum
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -116,5 +118,15 @@ def _value(kind: Any, told: Any) -> str:
     return f" `{'TEXT' if plain is str else plain.__name__.upper()}`"
 
 
+def main(words: list[str]) -> int:
+    """The exit code."""
+    if words != ["--check"]:
+        PAGE.write_text(page())
+    elif not PAGE.exists() or PAGE.read_text() != page():
+        sys.stderr.write("docs/commands.md is out of date: .venv/bin/python docs/commands.py\n")
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    PAGE.write_text(page())
+    sys.exit(main(sys.argv[1:]))

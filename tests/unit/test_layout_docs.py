@@ -10,7 +10,7 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from orchestrator import experiment
+from orchestrator import cli, experiment
 from orchestrator.expectation import NAMES
 from orchestrator.experiment import Experiment
 from orchestrator.plan import load
@@ -95,6 +95,12 @@ def test_the_examples_of_experiment_files_are_right(tmp_path: Path) -> None:
     assert len(load(file).points) == 3 * 6
 
 
-def test_the_reference_of_commands_is_what_the_commands_say() -> None:
+def test_the_reference_of_commands_finds_every_one_with_a_summary_and_examples() -> None:
+    """Whether the page in docs/ is what it writes is asked by `docs/commands.py --check`, with the linters."""
     program = runpy.run_path(str(ROOT / "docs" / "commands.py"))
-    assert program["PAGE"].read_text() == program["page"](), "`.venv/bin/python docs/commands.py` writes it anew"
+    text = program["page"]()
+    sections = dict(re.findall(r"^## testbed (\S.*)\n\n(.*)$", text, re.MULTILINE))
+    group = typer.main.get_command(cli.app)
+    assert {name.split()[0] for name in sections} == set(getattr(group, "commands", {}))
+    assert [name for name, summary in sections.items() if len(summary.split()) < 4] == []
+    assert [name for name in sections if f"\n    testbed {name}" not in text] == []
