@@ -18,14 +18,6 @@ class Stage(StrEnum):
     LOCAL = "local"
 
 
-class Notify(StrEnum):
-    """Mirrors `orchestrator.experiment.Notify`."""
-
-    POLL = "poll"
-    INTERRUPT = "interrupt"
-    ADAPTIVE = "adaptive"
-
-
 def add_to(app: typer.Typer) -> None:
     """Make the command one of `app`."""
     app.command()(litmus)
@@ -38,7 +30,10 @@ def litmus(
     stage: Annotated[Stage, typer.Option(help="Real guests, or processes of this host.")] = Stage.VM,
     shape: Annotated[str, typer.Option(metavar="NAME,…", help="Some of the shapes; all, if none.")] = "",
     iterations: Annotated[int, typer.Option(min=1, max=100_000, help="Instances of each row, at least.")] = 1000,
-    notify: Annotated[Notify | None, typer.Option(help="Overrule the file's coherency.notify.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Put a value into the file; may be repeated."),
+    ] = None,
     control: Annotated[bool, typer.Option(help="Run them on the bare segment too, without and with fences.")] = True,
     seed: Annotated[int, typer.Option(min=0, max=(1 << 32) - 1, help="Of the random pauses.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
@@ -53,7 +48,8 @@ def litmus(
     Examples:
       testbed litmus
       testbed litmus --stage local --iterations 10000
-      testbed litmus --shape SB,IRIW --notify poll --no-control
+      testbed litmus --set coherency.protocol=origin
+      testbed litmus --shape SB,IRIW --set coherency.notify=poll --no-control
       testbed litmus configs/quickstart.yaml --json | jq '.rows[] | {shape, outcomes}'
     """
     from images.errors import Failure
@@ -65,7 +61,7 @@ def litmus(
     from orchestrator.progress import Progress
     from orchestrator.results import RunDirectory
 
-    settings = settings_of(file, shape, iterations, notify.value if notify else None, control, seed, stage.value)
+    settings = settings_of(file, overrides or (), shape, iterations, control, seed, stage.value)
     coherency = settings.experiment.coherency
     assert coherency is not None
     directory = RunDirectory.create(results, "litmus")

@@ -30,7 +30,7 @@ def replay(
       testbed replay
       testbed replay 4f1c --point 3
     """
-    from orchestrator.errors import CheckFailed
+    from orchestrator.errors import CheckFailed, RunEnded
     from orchestrator.replay import read_traces
     from orchestrator.replay import replay as replayed
     from orchestrator.results import find
@@ -65,7 +65,8 @@ def replay(
         typer.echo(json.dumps({"outcome": "failed" if failed else "passed", "points": told}, indent=2))
     if failed:
         message = "\n".join([f"{len(failed)} of {len(folders)} points left the model", *failed])
-        raise CheckFailed(message, "a defect of the daemon or the rings, or the engine has changed since that run")
+        hint = "a defect of the daemon or the rings, or the engine has changed since that run"
+        raise RunEnded(message, hint, CheckFailed.exit_code)
 
 
 def _points(directory: Path, point: int | None) -> list[Path]:

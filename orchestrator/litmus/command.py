@@ -5,10 +5,10 @@ ends the command, the complete rows stay, with what ended it.
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import end_of
-from orchestrator.experiment import Notify
 from orchestrator.litmus.run import Litmus, Memory, Settings, check_runnable, run, shapes_named
 from orchestrator.litmus.table import as_json
 from orchestrator.plan import load
@@ -18,15 +18,12 @@ from orchestrator.stage import Stage
 
 
 def settings_of(
-    file: Path, shapes: str, iterations: int, notify: str | None, control: bool, seed: int, stage: str
+    file: Path, overrides: Sequence[str], shapes: str, iterations: int, control: bool, seed: int, stage: str
 ) -> Settings:
     """Raises InputError. Of a file with a matrix the first point is taken."""
     chosen = shapes_named(shapes)
-    experiment = load(file).points[0].experiment
+    experiment = load(file, overrides).points[0].experiment
     check_runnable(experiment, file.as_posix())
-    if notify is not None and experiment.coherency is not None:
-        coherency = experiment.coherency.model_copy(update={"notify": Notify(notify)})
-        experiment = experiment.model_copy(update={"coherency": coherency})
     memories = list(Memory) if control else [Memory.COHERENT]
     return Settings(experiment, chosen, iterations, memories, seed, clocks_agree=stage == "local")
 

@@ -53,10 +53,17 @@ def _lines(group: Sequence[Measured], names: Sequence[str]) -> list[Panel]:
         most = max(spread.high for spread in found[TOTAL].values())
         layout = {
             "xaxis": {"type": "log", "title": "iterations", "tickvals": list(steps), "ticktext": list(map(str, steps))},
-            "yaxis": {"type": "log", "title": "messages", "range": [log10(LEAST), log10(2 * most)]},
+            "yaxis": {"type": "log", "title": "messages", "range": [log10(LEAST), log10(2 * most)], **_ticks(most)},
         }
         panels.append(Panel(f"{sharing}, {pages_word(pages)}", traces, layout))
     return panels
+
+
+def _ticks(most: float) -> dict[str, Any]:
+    """Powers of ten, and 2 and 5 between them where there are few."""
+    decades = range(int(log10(2 * most)) + 1)
+    values = [step * 10**decade for decade in decades for step in ((1, 2, 5) if len(decades) < 3 else (1,))]
+    return {"tickvals": values, "ticktext": [f"{value:,}" for value in values]}
 
 
 def _line(name: str, spreads: dict[int, Spread]) -> dict[str, Any]:

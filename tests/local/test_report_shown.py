@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 from orchestrator.past_run import read_run
 from orchestrator.report.page import write
@@ -30,6 +32,8 @@ matrix:
   workload.iterations: [1, 4]
 """
 Summary = dict[str, Any]
+PATIENCE_S = 60
+"""How long the browser may take for a frame, on a machine with much else to do."""
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +56,21 @@ def browser() -> Iterator[Chrome]:
         yield chrome
 
 
-def show(browser: Chrome, page: Path, scheme: str = "light", width: int = 1280) -> None:
+shown: list[tuple[Path, str, int]] = []
+"""The page that is open as it was loaded, if there is one: tests that only look need not load it again."""
+
+
+def show(browser: Chrome, page: Path, scheme: str = "light", width: int = 1280, *, changes: bool = False) -> None:
+    """Open the page. A test that `changes` it, or the browser, has one of its own."""
+    if not changes and shown == [(page, scheme, width)]:
+        return
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(page.as_uri())
     assert browser.execute_script("return document.documentElement.dataset.drawn") == ""
+    shown[:] = [] if changes else [(page, scheme, width)]
 
 
 def logged(browser: Chrome, kind: str) -> list[dict[str, Any]]:
@@ -124,6 +136,24 @@ def test_the_lines_that_are_drawn_are_the_messages_of_the_run(ran: tuple[Path, S
             assert line.size["width"] > 20 or len(steps) == 1
 
 
+def test_who_does_not_see_it_is_told_the_same(ran: tuple[Path, Summary], browser: Chrome) -> None:
+    show(browser, ran[0])
+    assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
+    levels = [int(heading.tag_name[1]) for heading in browser.find_elements(By.CSS_SELECTOR, "h1, h2, h3")]
+    assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    pictures = browser.find_elements(By.CSS_SELECTOR, "[role=img]")
+    assert len(pictures) == 5
+    assert all(len(picture.get_attribute("aria-label") or "") > 40 for picture in pictures)
+    for chart in browser.find_elements(By.CSS_SELECTOR, ".chart"):
+        head = chart.find_elements(By.CSS_SELECTOR, "th[scope=col]")
+        cells = chart.find_elements(By.CSS_SELECTOR, "tbody tr:first-child td")
+        assert len(head) == len(cells) > 2
+    identifiers = browser.execute_script("return [...document.querySelectorAll('[id]')].map((each) => each.id)")
+    own = [name for name in identifiers if not re.search(r"\d", name)]
+    assert len(own) == len(set(own))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_and_series_can_be_told_from_their_ground(ran: tuple[Path, Summary], browser: Chrome, scheme: str) -> None:
     show(browser, ran[0], scheme)
@@ -140,12 +170,20 @@ def test_text_and_series_can_be_told_from_their_ground(ran: tuple[Path, Summary]
 
 
 def test_a_page_that_is_open_follows_the_scheme(ran: tuple[Path, Summary], browser: Chrome) -> None:
-    show(browser, ran[0], "light")
-    before = browser.find_element(By.CSS_SELECTOR, "#messages .xtick text").value_of_css_property("fill")
+    show(browser, ran[0], "light", changes=True)
+    tick = browser.find_element(By.CSS_SELECTOR, "#messages .xtick text")
+    before = tick.value_of_css_property("fill")
     media = {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    after = browser.find_element(By.CSS_SELECTOR, "#messages .xtick text").value_of_css_property("fill")
-    assert before != after
+
+    def ink(driver: Chrome) -> bool:
+        shown_now = driver.find_element(By.CSS_SELECTOR, "#messages .xtick text")
+        return shown_now.value_of_css_property("fill") != before
+
+    # The browser tells the page in its next frame; while it draws, an element may be gone.
+    WebDriverWait(
+        browser, PATIENCE_S, ignored_exceptions=[StaleElementReferenceException, NoSuchElementException]
+    ).until(ink)
 
 
 @pytest.mark.parametrize("width", [360, 768, 1280])
@@ -171,7 +209,7 @@ def test_it_fits_on_a_phone_and_no_panel_lies_on_another(
 
 
 def test_a_series_is_hidden_in_every_panel_by_mouse_and_by_keyboard(ran: tuple[Path, Summary], browser: Chrome) -> None:
-    show(browser, ran[0])
+    show(browser, ran[0], changes=True)
 
     def drawn() -> list[list[str]]:
         script = """return [...document.querySelectorAll("#messages .plot")].map(
@@ -193,24 +231,29 @@ def test_a_figure_tells_its_numbers_under_the_pointer_and_can_be_zoomed(
     ran: tuple[Path, Summary], browser: Chrome
 ) -> None:
     page, summary = ran
-    show(browser, page)
+    show(browser, page, changes=True)
     plot = browser.find_element(By.CSS_SELECTOR, "#messages .panel:nth-child(3) .plot")
     # The last mark of the first line: all messages of the last point.
     place = plot.find_elements(By.CSS_SELECTOR, "g.scatterlayer g.trace:first-child path.point")[-1]
     ActionChains(browser).scroll_to_element(plot).move_to_element(place).perform()
-    said = plot.find_element(By.CSS_SELECTOR, "g.hovertext").text
+    wait = WebDriverWait(browser, PATIENCE_S)  # figures answer the pointer in their next frame
+    said = wait.until(lambda _: plot.find_element(By.CSS_SELECTOR, "g.hovertext").text)
     assert f"{summary['points'][5]['messages_total']:,} at 4 iterations" in said.replace("\n", " ")
     before = browser.execute_script("return arguments[0].layout.xaxis.range", plot)
     surface = plot.find_element(By.CSS_SELECTOR, "rect.nsewdrag")
     ActionChains(browser).move_to_element_with_offset(surface, -60, -40).click_and_hold().move_by_offset(
         90, 60
     ).release().perform()
-    after = browser.execute_script("return arguments[0].layout.xaxis.range", plot)
-    assert after[1] - after[0] < before[1] - before[0]
+
+    def narrower(driver: Chrome) -> bool:
+        after = driver.execute_script("return arguments[0].layout.xaxis.range", plot)
+        return bool(after[1] - after[0] < before[1] - before[0])
+
+    wait.until(narrower)
 
 
 def test_another_point_can_be_chosen_for_the_timeline(ran: tuple[Path, Summary], browser: Chrome) -> None:
-    show(browser, ran[0])
+    show(browser, ran[0], changes=True)
     select = Select(browser.find_element(By.CSS_SELECTOR, "#timeline select"))
     names = [option.text for option in select.options]
     assert len(names) == 3  # R,R, R,W and W,W, each at 4 iterations
@@ -227,7 +270,7 @@ def test_another_point_can_be_chosen_for_the_timeline(ran: tuple[Path, Summary],
 
 
 def test_print_is_light_and_holds_the_tables(ran: tuple[Path, Summary], browser: Chrome) -> None:
-    show(browser, ran[0], "dark")
+    show(browser, ran[0], "dark", changes=True)
     browser.execute_script("dispatchEvent(new Event('beforeprint'))")
     assert contrast(variable(browser, "ground"), "#000000") > 10
     tables = browser.find_elements(By.CSS_SELECTOR, ".chart table")
@@ -235,21 +278,3 @@ def test_print_is_light_and_holds_the_tables(ran: tuple[Path, Summary], browser:
     assert all(table.is_displayed() for table in tables)
     browser.execute_script("dispatchEvent(new Event('afterprint'))")
     assert contrast(variable(browser, "ground"), "#ffffff") > 10
-
-
-def test_who_does_not_see_it_is_told_the_same(ran: tuple[Path, Summary], browser: Chrome) -> None:
-    show(browser, ran[0])
-    assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
-    levels = [int(heading.tag_name[1]) for heading in browser.find_elements(By.CSS_SELECTOR, "h1, h2, h3")]
-    assert levels[0] == 1
-    assert all(after - before <= 1 for before, after in pairwise(levels))
-    pictures = browser.find_elements(By.CSS_SELECTOR, "[role=img]")
-    assert len(pictures) == 5
-    assert all(len(picture.get_attribute("aria-label") or "") > 40 for picture in pictures)
-    for chart in browser.find_elements(By.CSS_SELECTOR, ".chart"):
-        head = chart.find_elements(By.CSS_SELECTOR, "th[scope=col]")
-        cells = chart.find_elements(By.CSS_SELECTOR, "tbody tr:first-child td")
-        assert len(head) == len(cells) > 2
-    identifiers = browser.execute_script("return [...document.querySelectorAll('[id]')].map((each) => each.id)")
-    own = [name for name in identifiers if not re.search(r"\d", name)]
-    assert len(own) == len(set(own))

@@ -170,6 +170,7 @@ def test_every_program_needs_exactly_one_thread() -> None:
         (["--shape", "SV"], "'SV', expected some of SB, MP"),
         (["--shape", "SB,,MP"], "'', expected some of"),
         (["nowhere.yaml"], "no such file"),
+        (["--set", "coherency.protocol=mesi"], "'mesi', expected"),
     ],
 )
 def test_wrong_words_are_refused_before_anything_starts(words: list[str], said: str, tmp_path: Path) -> None:
@@ -191,4 +192,4 @@ def test_files_without_room_are_refused(old: str, new: str, said: str, tmp_path:
     file = tmp_path / "small.yaml"
     file.write_text(CONFIG.read_text().replace(old, new))
     with pytest.raises(InputError, match=said):
-        settings_of(file, "", 1, None, True, 1, "local")
+        settings_of(file, (), "", 1, True, 1, "local")

@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.page import Page
 from guest.protocol.registry import PROTOCOLS
-from guest.protocol.trace import Entry, TracedEngine
+from guest.protocol.trace import TRACE_VERSION, Entry, TracedEngine
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal
 from orchestrator.cli import app
@@ -227,3 +230,21 @@ def test_the_command_prints_a_line_a_point_or_json(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, ["replay", directory, "--point", "2"])
     assert isinstance(refused.exception, InputError)
     assert "found no trace of point 2, expected one of 1" in str(refused.exception)
+
+
+def test_a_divergence_is_one_json_document_and_exit_code_one(tmp_path: Path) -> None:
+    run = tmp_path / "results" / "20260101T000000Z-pair-aaaa"
+    folder = run / "traces" / "1"
+    folder.mkdir(parents=True)
+    (run / "run.json").write_text('{"outcome": "passed"}')
+    request = list(Message(MessageName.PAGE_REQUEST))
+    for kernel, node in enumerate(("x86", "arm")):
+        header = {"version": TRACE_VERSION, "protocol": "voting", "kernel": kernel, "kernels": 2, "pages": 1,
+                  "dropped": 0, "node": node}  # fmt: skip
+        entries = [[1.0, "receive", [0, request], []]] if node == "arm" else []
+        (folder / f"{node}.jsonl").write_text("\n".join(map(json.dumps, [header, *entries])) + "\n")
+    line = [sys.executable, "-m", "orchestrator", "replay", "last", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["outcome"] == "failed"
