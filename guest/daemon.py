@@ -33,8 +33,8 @@ from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
 
-_LEAVE = int(MessageName.LEAVE)
-"""The first name that is not the engine's."""
+_BARRIER, _LEAVE = int(MessageName.BARRIER), int(MessageName.LEAVE)
+"""From the first of these on, names are not the engine's."""
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
@@ -301,7 +301,7 @@ class Daemon:
             while message is not None:
                 progress = True
                 name = message[0]
-                if name >= _LEAVE:
+                if name >= _BARRIER:
                     self._not_for_the_engine(receiver.sender, message)
                 elif name == _PAGE_DATA:
                     carrier.payload = receiver.payload_address(message)

@@ -42,6 +42,7 @@ def doctor(
         host.kernel,
         host.memory,
         host.space,
+        host.cache,
         host.limits,
         host.testbeds,
     )

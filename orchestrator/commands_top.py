@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from orchestrator.counters import Onlooker, Snapshot
     from testbed.machine import Testbed
 
+KIND_COLUMNS = ("local", "reads", "writes")
+"""Page faults by kind, in the order of `guest.samples.KINDS`."""
+WIDE_COLUMNS = 100
+"""Of a terminal that has room for totals beside the rates."""
 ONCE_S = 1.0
 """How long `--once` looks, to have rates to show."""
 
@@ -86,9 +90,9 @@ def _once(onlooker: "Onlooker", link: str, interval_s: float) -> None:
 
     first = onlooker.look()
     time.sleep(interval_s)
-    console = Console(width=None if sys.stdout.isatty() else 120)
+    console = Console(width=None if sys.stdout.isatty() else WIDE_COLUMNS)
     with console.capture() as captured:
-        console.print(_table(link, first, onlooker.look()))
+        console.print(_table(link, first, onlooker.look(), console.width))
     put(captured.get())
 
 
@@ -101,32 +105,32 @@ def _live(testbed: "Testbed", onlooker: "Onlooker", link: str, interval_s: float
 
     before = onlooker.look()
     try:
-        with Live(_table(link, None, before), auto_refresh=False, screen=False) as live:
+        with Live(_table(link, None, before), auto_refresh=False) as live:
             while directory(testbed.name).exists():
                 time.sleep(interval_s)
                 now = onlooker.look()
-                live.update(_table(link, before, now), refresh=True)
+                live.update(_table(link, before, now, live.console.width), refresh=True)
                 before = now
     except Stopped as stopped:
         raise typer.Exit(0) from stopped
     typer.echo(f"{testbed.name} is down")
 
 
-def _table(link: str, before: "Snapshot | None", now: "Snapshot | None") -> "Table":
-    """Totals, and rates a second where both looks were at the same formatted memory."""
+def _table(link: str, before: "Snapshot | None", now: "Snapshot | None", width: int = WIDE_COLUMNS) -> "Table":
+    """Rates a second where both looks were at the same formatted memory; totals too, where there is room."""
     from rich.table import Table
 
-    from guest.samples import KINDS
-
-    title = f"{link}: nothing is formatted there yet" if now is None else f"{link}, formatted {now.generation} times"
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("node", "ISA", "daemon"):
-        table.add_column(column)
-    numbers = ("beats/s", *(f"{kind.replace('_', ' ')}/s" for kind in KINDS), "messages/s", "doorbells/s", "sleeps/s")
-    for column in (*numbers, "faults", "messages", "queued"):
-        table.add_column(column, justify="right")
     if now is None:
-        return table
+        return Table(title=f"{link}: nothing is formatted there yet", title_justify="left")
+    table = Table(
+        title=f"{link}, formatted {now.generation} times; a second:", title_justify="left", box=None, pad_edge=False
+    )
+    wide = width >= WIDE_COLUMNS
+    for column in ("node", "daemon"):
+        table.add_column(column)
+    rates = ("beats", *KIND_COLUMNS, "messages", "bells", "sleeps")
+    for column in (*rates, "queued", *(("all faults", "all messages") if wide else ())):
+        table.add_column(column, justify="right")
     same = before is not None and before.generation == now.generation and len(before.kernels) == len(now.kernels)
     earlier = before.kernels if before is not None and same else now.kernels
     elapsed_s = now.time_s - before.time_s if before is not None and same else 0.0
@@ -135,17 +139,16 @@ def _table(link: str, before: "Snapshot | None", now: "Snapshot | None") -> "Tab
         return f"{(new - old) / elapsed_s:,.0f}" if elapsed_s > 0 and new >= old else "-"
 
     for kernel, old in zip(now.kernels, earlier, strict=True):
+        totals = (f"{sum(kernel.faults.values()):,}", f"{sum(kernel.messages.values()):,}")
         table.add_row(
             kernel.node,
-            kernel.isa,
-            f"{kernel.state}{', asleep' if kernel.waiting else ''}",
+            "asleep" if kernel.waiting and kernel.state == "running" else kernel.state,
             rate(kernel.heartbeat, old.heartbeat),
-            *(rate(kernel.faults[kind], old.faults[kind]) for kind in KINDS),
+            *(rate(kernel.faults[kind], old.faults[kind]) for kind in kernel.faults),
             rate(sum(kernel.messages.values()), sum(old.messages.values())),
             rate(kernel.doorbells, old.doorbells),
             rate(kernel.sleeps, old.sleeps),
-            f"{sum(kernel.faults.values()):,}",
-            f"{sum(kernel.messages.values()):,}",
             f"{kernel.queued}",
+            *(totals if wide else ()),
         )
     return table

@@ -1,21 +1,23 @@
-"""The diagrams of docs/protocol.md, drawn from the protocols' tables and from engines at work.
+"""Diagrams of the documentation, drawn from the protocols' tables and from engines at work.
 
-    python -m orchestrator.protocol_charts docs/protocol.md
+    python -m orchestrator.protocol_charts docs/protocol.md docs/address-space.md
 
-draws them again in place, between their marks; the tests fail while the page shows anything else.
+draws them again in place, between their marks; the tests fail while the pages show anything else.
 """
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from guest.protocol.address_space import AddressSpace, Kind, Operation
 from guest.protocol.engine import Engine
 from guest.protocol.messages import MessageName
 from guest.protocol.origin import OriginEngine
 from guest.protocol.origin_table import AWAY, HOME
+from guest.protocol.space import SpaceEngine
 from guest.protocol.table import TABLE, Event, Rule, State
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal, shared_array
@@ -70,6 +72,23 @@ def writers_meet(engine: type[Engine]) -> str:
     return sequence_chart(3, kernels.log)
 
 
+def unmapping() -> str:
+    """Two kernels share a page; the one that is not home writes it, and home's thread unmaps it meanwhile."""
+
+    def engine(kernel: int, kernels: Iterable[int], pages: int) -> SpaceEngine:
+        return SpaceEngine(VotingEngine(kernel, kernels, pages), kernel, kernels, AddressSpace.full(pages))
+
+    kernels = Rehearsal(2, 1, engine)
+    for kernel in range(2):
+        kernels.access(kernel, 0, write=False)
+        kernels.settle()
+    kernels.log.clear()
+    kernels.access(1, 0, write=True)
+    kernels.operate(0, Operation(Kind.UNMAP, 0, 1))
+    kernels.settle()
+    return sequence_chart(2, kernels.log)
+
+
 def message_counts() -> str:
     """Messages of the three workloads on two kernels, engines only."""
     runs = [(pages, iterations) for pages in (1, 64) for iterations in (1, 4, 16)]
@@ -121,6 +140,7 @@ CHARTS: dict[str, Callable[[], str]] = {
     "origin-away-rules": partial(rule_table, AWAY),
     "origin-writers": partial(writers_meet, OriginEngine),
     "protocols-compared": protocols_compared,
+    "unmapping": unmapping,
 }
 """What stands between `<!-- drawn: NAME -->` and `<!-- end -->`."""
 

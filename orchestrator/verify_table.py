@@ -51,6 +51,8 @@ def _more(scenario: Scenario) -> Iterator[str]:
         yield f"{scenario.give_ups} process{'es die' if scenario.give_ups > 1 else ' dies'}"
     if scenario.deaths:
         yield f"{scenario.deaths} kernel{'s die' if scenario.deaths > 1 else ' dies'}"
+    if scenario.space:
+        yield "may " + ", ".join(dict.fromkeys(operation.kind.name.lower() for operation in scenario.space))
     if scenario.returns:
         yield f"{scenario.returns} return{'s' if scenario.returns > 1 else ''}"
     if scenario.leaves:

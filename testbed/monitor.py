@@ -91,7 +91,12 @@ class Monitor:
             if len(self._rest) > LINE_MAX_BYTES:
                 raise GuestError(f"node {self.node}: its monitor sends a line of more than {LINE_MAX_BYTES >> 20} MiB")
         line, _, self._rest = self._rest.partition(b"\n")
-        answer: dict[str, Any] = json.loads(line)
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise GuestError(f"node {self.node}: its monitor says {line[:80]!r}, expected an object of JSON")
         return answer
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ to it. The daemon carries them out with userfaultfd and rings, the simulator and
 
 from typing import NamedTuple
 
+from guest.protocol.address_space import Access, Refusal
 from guest.protocol.messages import Message
 
 
@@ -75,4 +76,31 @@ class Poison(NamedTuple):
     page: int
 
 
-Effect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison
+class Allow(NamedTuple):
+    """What threads may do with these pages from now on; with `Access.NONE` what they hold is gone too."""
+
+    first: int
+    length: int
+    access: Access
+
+
+class Relocate(NamedTuple):
+    """These pages, with all that they hold and allow, have other numbers now, the first one `to`."""
+
+    first: int
+    length: int
+    to: int
+
+
+class SpaceDone(NamedTuple):
+    """The operation on the address space that was asked for under this number is done on every kernel, or refused."""
+
+    request: int
+    refusal: Refusal
+    epoch: int = 0
+    """Every kernel has reached it."""
+
+
+PageEffect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison
+SpaceEffect = Allow | Relocate | SpaceDone
+Effect = PageEffect | SpaceEffect

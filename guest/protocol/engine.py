@@ -57,6 +57,14 @@ class Engine(Protocol):
         """An address-space operation was applied; requests that waited for it are answered now."""
         ...
 
+    def forget(self, pages: range) -> None:
+        """The pages were unmapped, everywhere in this epoch: they are as if never touched. None of them is pending."""
+        ...
+
+    def move(self, pages: range, to: int) -> None:
+        """The pages have other numbers now, the first one `to`; they are unmapped. None of them is pending."""
+        ...
+
     @property
     def origin(self) -> int | None:
         """The kernel without which no page can be had that is not here already; None if there is no such kernel."""

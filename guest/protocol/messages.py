@@ -27,11 +27,16 @@ class MessageName(IntEnum):
     """A writer that lost a vote gives up: the winner must no longer wait for it (our addition)."""
     GRANT = 7
     """Write the copy that you have: the origin protocol's answer without a page."""
-    LEAVE = 10
-    """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
+    SPACE_LOCK = 11
+    """Of the address space: `guest.protocol.space` says what these four are for."""
+    SPACE_LOCKED = 12
+    SPACE_OP = 13
+    SPACE_DONE = 14
     BARRIER = 24
     """The test harness's, not the protocol's; counted apart."""
     CONTROL = 25
+    LEAVE = 26
+    """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
 
 
 class Flag(IntFlag):

@@ -117,6 +117,19 @@ class OriginEngine(Home, Away):
         later, self._later = self._later, ()
         return [effect for sender, message in later for effect in self.receive(sender, message)]
 
+    def forget(self, pages: range) -> None:
+        """The pages were unmapped. See `Engine.forget`."""
+        for page in pages:
+            self._pages[page] = None
+
+    def move(self, pages: range, to: int) -> None:
+        """The pages have other numbers now. See `Engine.move`."""
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            record, self._pages[page] = self._pages[page], None
+            if record is not None:
+                record.number = number
+            self._pages[number] = record
+
     def state(self, page: int) -> State:
         """State of the page here."""
         record = self._pages[page]

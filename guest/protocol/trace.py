@@ -107,6 +107,14 @@ class TracedEngine:
         """See `Engine.enter_epoch`."""
         return self._noted("enter_epoch", epoch)
 
+    def forget(self, pages: range) -> None:
+        """See `Engine.forget`."""
+        self._engine.forget(pages)
+
+    def move(self, pages: range, to: int) -> None:
+        """See `Engine.move`."""
+        self._engine.move(pages, to)
+
     def state(self, page: int) -> State:
         """See `Engine.state`."""
         return self._engine.state(page)

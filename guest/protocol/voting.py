@@ -124,6 +124,19 @@ class VotingEngine(Votes):
         self.epoch = epoch
         return self._catch_up()
 
+    def forget(self, pages: range) -> None:
+        """The pages were unmapped. See `Engine.forget`."""
+        for page in pages:
+            self._pages[page] = None
+
+    def move(self, pages: range, to: int) -> None:
+        """The pages have other numbers now. See `Engine.move`."""
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            record, self._pages[page] = self._pages[page], None
+            if record is not None:
+                record.number = number
+            self._pages[number] = record
+
     def _is_ahead(self, message: Message) -> bool:
         """Whether its sender knows of an address-space operation, or of a death, that we have not heard of yet."""
         return message.epoch > self.epoch or (message.name == _REQUEST and message.copyset & ~self._dead != 0)

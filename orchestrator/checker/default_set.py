@@ -4,6 +4,7 @@ Both sets go from small to large, by the number of states of the voting protocol
 reordered ones can do too: in order is searched where reordered would be too much.
 """
 
+from guest.protocol.address_space import Access, Kind, Operation
 from orchestrator.checker.scenario import Links, Scenario, Start
 
 _REORDERED = Links.REORDERED
@@ -24,7 +25,15 @@ QUICK = (
 )
 """Some seconds: every start and kind of links, pages, threads, give-ups, deaths, returns and leaves once at least."""
 
+_UNMAP, _MAP, _MOVE = Operation(Kind.UNMAP, 0, 1), Operation(Kind.MAP, 0, 1), Operation(Kind.MOVE, 0, 1, to=1)
+_READ_ONLY, _WRITABLE = Operation(Kind.PROTECT, 0, 1, Access.READ), Operation(Kind.PROTECT, 0, 1, Access.WRITE)
+
 DEFAULT = (
+    Scenario((2, 2), _REORDERED, space=(_UNMAP, _MAP), give_ups=1),
+    Scenario((2, 2), _REORDERED, space=(_READ_ONLY, _WRITABLE)),
+    Scenario((2, 1), space=(_UNMAP, _MAP), deaths=1),
+    Scenario((1, 1, 1), _REORDERED, _SHARED, space=(_UNMAP,)),
+    Scenario((1, 1, 1), start=_MODIFIED, pages=2, mapped=1, space=(_MOVE,)),
     Scenario((3, 3), _REORDERED),
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),

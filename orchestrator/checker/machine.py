@@ -11,7 +11,9 @@ it is computed once: the search mostly looks up.
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from guest.protocol.address_space import Access, Operation
 from guest.protocol.engine import Engine
+from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 from orchestrator.checker.step import (
     NONE,
@@ -39,6 +41,10 @@ class Outcome(NamedTuple):
     """Pages that became pages of zeros."""
     poisoned: tuple[int, ...] = ()
     """Pages given up as lost."""
+    unmapped: tuple[int, ...] = ()
+    moved: tuple[tuple[int, int], ...] = ()
+    done: int = 0
+    """The epoch that every kernel has reached, by the word that a thread got of its operation on the address space."""
 
 
 class Numbering:
@@ -71,13 +77,17 @@ class Summary(NamedTuple):
     asleep: bool
     awake: bool
     pending: bool
+    epoch: int
+    orphaned: bool
+    """Whether it ends, as nobody can tell it what the address space is."""
 
 
 class Machine:
     """One kernel."""
 
-    def __init__(self, kernel: int, engine: Engine, parcels: Numbering) -> None:
+    def __init__(self, kernel: int, engine: Engine, parcels: Numbering, space: tuple[Operation, ...] = ()) -> None:
         self.kernel = kernel
+        self.space = space
         self.locals = Numbering()
         self.summaries: list[Summary] = []
         self.engine = engine
@@ -90,7 +100,8 @@ class Machine:
 
     def begin(self, pages: int, threads: int, operations: int) -> int:
         """The number of the first state."""
-        return self.number(Local(self.engine.freeze(), (Frame(),) * pages, (Thread(operations),) * threads))
+        allowed = self.engine.space.pages if isinstance(self.engine, SpaceEngine) else ()
+        return self.number(Local(self.engine.freeze(), (Frame(),) * pages, (Thread(operations),) * threads, allowed))
 
     def rearm(self, local: int, threads: int, operations: int) -> int:
         """The same state, but with these operations to come."""
@@ -155,7 +166,7 @@ class Machine:
         found = self._give_ups.get(local)
         if found is None:
             threads: tuple[Thread, ...] = self.locals.values[local].threads
-            pages = sorted({thread.page for thread in threads if thread.asleep})
+            pages = sorted({thread.page for thread in threads if thread.asleep and thread.page >= 0})
             found = tuple((f"stops waiting for page {page}", self._give_up(local, page)) for page in pages)
             self._give_ups[local] = found
         return found
@@ -195,9 +206,14 @@ class Machine:
                 present |= bit
                 writable |= bit if frame.access == WRITABLE else 0
                 stale |= 0 if frame.fresh else bit
+        orphaned = False
+        if isinstance(engine, SpaceEngine):
+            orphaned = engine.orphaned
+            if state.allowed != engine.space.pages:
+                raise Violation(f"kernel {self.kernel}: its memory allows something else than its address space")
         asleep = any(thread.asleep for thread in state.threads)
         awake = any(thread.page >= 0 and not thread.asleep for thread in state.threads)
-        return Summary(readable, writable, stale, alone, present, asleep, awake, pending)
+        return Summary(readable, writable, stale, alone, present, asleep, awake, pending, engine.epoch, orphaned)
 
     def _agree(self, state: State, frame: Frame, page: int) -> None:
         expected = {State.N: WRITABLE, State.M: WRITABLE, State.S: READABLE}.get(state, NONE)
@@ -214,6 +230,9 @@ class Machine:
             tuple(step.stored),
             tuple(step.zeroed),
             tuple(step.poisoned),
+            tuple(step.unmapped),
+            tuple(step.moved),
+            step.done,
         )
 
     def _deliver(self, local: int, sender: int, number: int) -> Outcome:
@@ -240,12 +259,23 @@ class Machine:
                         f"tries page {thread.page} again{which}",
                         self._access(local, index, thread.page, thread.write),
                     )
-            elif thread.remaining:
+            elif thread.remaining and not thread.asking:
+                for operation in self.space:
+                    yield f"asks to {operation}{which}", self._operate(local, index, operation)
                 for page, frame in enumerate(state.memory):
-                    if frame.access == NONE:
+                    if frame.access == NONE or (state.allowed and state.allowed[page] == Access.NONE):
                         yield f"reads page {page}{which}", self._access(local, index, page, False)
                     if frame.access != POISONED:
                         yield f"writes page {page}{which}", self._access(local, index, page, True)
+
+    def _operate(self, local: int, index: int, operation: Operation) -> Outcome:
+        step = self._step(local)
+        asked = self.engine.thaw(self.locals.values[local].engine)
+        assert isinstance(asked, SpaceEngine)
+        request = asked.requests + 1
+        step.threads[index] = Thread(step.threads[index].remaining, asleep=True, asking=request)
+        step.event(lambda engine: engine.operate(operation))  # type: ignore[attr-defined]
+        return self._outcome(step)
 
     def _access(self, local: int, index: int, page: int, write: bool) -> Outcome:
         step = self._step(local)

@@ -1,12 +1,14 @@
 """Production engines that talk to each other directly, one chosen order of events: for examples and message counts."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from guest.protocol.address_space import Operation
 from guest.protocol.effects import Grant, Install, Poison, Send, Wake, Zero
 from guest.protocol.engine import Engine
 from guest.protocol.messages import Message
+from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 from guest.protocol.voting import VotingEngine
 
@@ -22,7 +24,7 @@ class Sent(NamedTuple):
 class Rehearsal:
     """Kernels with in-order links and threads that only fault. Messages arrive in the order in which they were sent."""
 
-    def __init__(self, kernels: int, pages: int, engine: type[Engine] = VotingEngine) -> None:
+    def __init__(self, kernels: int, pages: int, engine: Callable[[int, range, int], Engine] = VotingEngine) -> None:
         self.engines = [engine(kernel, range(kernels), pages) for kernel in range(kernels)]
         self.log: list[Sent] = []
         """All messages so far, in the order in which they were sent."""
@@ -35,6 +37,12 @@ class Rehearsal:
         state = self.engines[kernel].state(page)
         if state not in (State.N, State.M) and (write or state is not State.S):
             self.carry_out(kernel, self.engines[kernel].fault(page, write))
+
+    def operate(self, kernel: int, operation: Operation) -> None:
+        """A thread asks for an operation on the address space; the engines are `SpaceEngine`s."""
+        engine = self.engines[kernel]
+        assert isinstance(engine, SpaceEngine)
+        self.carry_out(kernel, engine.operate(operation))
 
     def abandon(self, kernel: int, page: int) -> None:
         """Nobody on this kernel waits for the page any more."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from guest.protocol.address_space import Operation
 from guest.protocol.messages import Message
 from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
@@ -33,6 +34,8 @@ def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
         "deaths": scenario.deaths,
         "returns": scenario.returns,
         "leaves": scenario.leaves,
+        "space": [list(operation) for operation in scenario.space],
+        "mapped": scenario.mapped,
     }
 
 
@@ -104,6 +107,8 @@ def trace_from_json(saved: Any) -> Saved:
             deaths=int(what["deaths"]),
             returns=int(what.get("returns", 0)),
             leaves=int(what.get("leaves", 0)),
+            space=tuple(Operation.of(*map(int, fields)) for fields in what.get("space", ())),
+            mapped=what.get("mapped"),
         )
         return Saved(str(saved["protocol"]), scenario, str(saved["violation"]), list(map(_wanted, saved["moves"])))
     except (KeyError, TypeError, AttributeError) as error:

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from guest.protocol.address_space import AddressSpace, Operation
 from guest.protocol.engine import Engine
+from guest.protocol.space import SpaceEngine
 from guest.protocol.voting import VotingEngine
 
 
@@ -49,12 +51,30 @@ class Scenario:
     """How many times a dead kernel may come back, with nothing mapped, and its threads with their operations anew."""
     leaves: int = 0
     """How many kernels may leave: their threads do nothing more, and another kernel reads every page that they have."""
+    space: tuple[Operation, ...] = ()
+    """Operations on the address space that any thread may ask for, in the place of a read or write."""
+    mapped: int | None = None
+    """With `space`: so many pages are mapped at the start, the first ones; all of them, if not said."""
     engine: Callable[[int, range, int], Engine] = VotingEngine
 
     @property
     def kernels(self) -> int:
         """How many kernels there are."""
         return len(self.operations)
+
+    @property
+    def mapped_pages(self) -> int:
+        """How many pages are mapped at the start."""
+        return self.pages if self.mapped is None else self.mapped
+
+    def engine_of(self, kernel: int) -> Engine:
+        """A new engine for this kernel."""
+        kernels = range(self.kernels)
+        engine = self.engine(kernel, kernels, self.pages)
+        if not self.space:
+            return engine
+        space = AddressSpace.full(self.pages).trimmed(self.mapped_pages)
+        return SpaceEngine(engine, kernel, kernels, space)
 
     def __str__(self) -> str:
         extras = "".join(

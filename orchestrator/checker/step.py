@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from guest.protocol import effects as fx
+from guest.protocol.address_space import Access
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
 
@@ -33,6 +34,8 @@ class Thread(NamedTuple):
     write: bool = False
     asleep: bool = False
     """Whether it waits to be woken; awake, it will try again."""
+    asking: int = 0
+    """Number of the operation on the address space that it waits for."""
 
 
 class Local(NamedTuple):
@@ -41,6 +44,8 @@ class Local(NamedTuple):
     engine: Any
     memory: tuple[Frame, ...]
     threads: tuple[Thread, ...]
+    allowed: tuple[Access, ...] = ()
+    """By page, what threads may do, whatever the memory has; with address spaces only."""
 
 
 class Parcel(NamedTuple):
@@ -58,6 +63,7 @@ class Step:
         self._engine = engine
         self._frozen = state.engine
         self.memory = list(state.memory)
+        self.allowed = list(state.allowed)
         self.threads = list(state.threads)
         self._parcel = parcel
         self.sends: list[tuple[int, Parcel]] = []
@@ -66,6 +72,11 @@ class Step:
         """Pages that a thread stored to."""
         self.zeroed: list[int] = []
         self.poisoned: list[int] = []
+        self.unmapped: list[int] = []
+        self.moved: list[tuple[int, int]] = []
+        """(old number, new number)."""
+        self.done = 0
+        """The epoch that every kernel has reached, by the word that a thread got of its operation."""
 
     def event(self, call: Callable[[Engine], list[fx.Effect]]) -> None:
         """Let the engine have an event, and carry out what it wants."""
@@ -82,13 +93,14 @@ class Step:
 
     def state(self) -> Local:
         """The state it led to."""
-        return Local(self._frozen, tuple(self.memory), tuple(self.threads))
+        return Local(self._frozen, tuple(self.memory), tuple(self.threads), tuple(self.allowed))
 
     def try_access(self, index: int, page: int, write: bool) -> bool:
         """Whether the memory lets the thread do it; if so, it is done."""
         access = self.memory[page].access
-        if access == POISONED:
-            self.threads[index] = Thread(0)
+        forbidden = bool(self.allowed) and self.allowed[page] < (Access.WRITE if write else Access.READ)
+        if access == POISONED or forbidden:
+            self.threads[index] = Thread(0)  # a signal ends it
             return True
         if access == NONE or (write and access != WRITABLE):
             return False
@@ -108,9 +120,42 @@ class Step:
                 self.threads[index] = thread._replace(asleep=False)
 
     def _carry_out(self, effect: fx.Effect) -> None:
-        if isinstance(effect, fx.Send):
-            self._send(effect)
-            return
+        match effect:
+            case fx.Send():
+                self._send(effect)
+            case fx.Allow(first, count, access):
+                self._allow(range(first, first + count), access)
+            case fx.Relocate(first, count, to):
+                self._relocate(range(first, first + count), to)
+            case fx.SpaceDone():
+                self._end_operation(effect)
+            case _:
+                self._carry_out_page(effect)
+
+    def _allow(self, pages: range, access: Access) -> None:
+        for page in pages:
+            self.allowed[page] = access
+            if access == Access.NONE:
+                self.memory[page] = Frame()
+                self.unmapped.append(page)
+
+    def _relocate(self, pages: range, to: int) -> None:
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            self._expect(self.memory[number] == Frame(), f"page {page} moved to {number}, where there is one")
+            self.memory[number], self.memory[page] = self.memory[page], Frame()
+            self.allowed[number], self.allowed[page] = self.allowed[page], Access.NONE
+            self.moved.append((page, number))
+
+    def _end_operation(self, done: fx.SpaceDone) -> None:
+        for index, thread in enumerate(self.threads):
+            if thread.asking == done.request:
+                self.threads[index] = Thread(thread.remaining - 1)
+                self.done = done.epoch
+                return
+        self._expect(False, f"operation {done.request} ends, which nobody waits for")
+
+    def _carry_out_page(self, effect: fx.PageEffect) -> None:
+        assert not isinstance(effect, fx.Send)
         page = effect.page
         frame = self.memory[page]
         wakes = isinstance(effect, fx.Grant | fx.Zero | fx.Wake | fx.Poison)

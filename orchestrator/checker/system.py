@@ -73,9 +73,7 @@ class System:
         self.scenario = scenario
         self.parcels = parcels
         kernels = range(scenario.kernels)
-        self.machines = [
-            Machine(kernel, scenario.engine(kernel, kernels, scenario.pages), parcels) for kernel in kernels
-        ]
+        self.machines = [Machine(kernel, scenario.engine_of(kernel), parcels, scenario.space) for kernel in kernels]
         self.network: Network = InOrder() if scenario.links is Links.IN_ORDER else Reordered()
         self._trying: tuple[int, str, Flight | None] = (0, "", None)
 
@@ -86,7 +84,7 @@ class System:
         world = World(tuple(machine.begin(scenario.pages, 1, 8) for machine in machines), (), (0,) * scenario.pages)
         if scenario.start is not Start.UNMAPPED:
             holders = range(int(scenario.start is Start.PARTLY_SHARED), scenario.kernels)
-            for page in range(scenario.pages):
+            for page in range(scenario.mapped_pages):
                 for kernel in reversed(holders):
                     world = self._settle(self._operation(world, kernel, f"reads page {page}"))
                 if scenario.start is Start.MODIFIED:
@@ -282,6 +280,12 @@ class System:
         for page in outcome.stored:
             written |= 1 << page
             net = self._age(page, net, locals_, kernel)
+        for page in outcome.unmapped:
+            touched, written = _put(touched, page, 0), written & ~(1 << page)
+        for page, number in outcome.moved:
+            touched, written = self._move(kernel, page, number, touched, written)
+        if outcome.done:
+            self._check_done(locals_, outcome.done)
         present = self.machines[kernel].summaries[outcome.local].present
         for page, mask in enumerate(touched):
             if present >> page & 1 and not mask >> kernel & 1:
@@ -319,6 +323,22 @@ class System:
                 f"invariant 4: page {page} becomes zeros though it was written, kernels {holders:#b} know it"
             )
         return self._age(page, net, locals_, kernel)
+
+    def _move(
+        self, kernel: int, page: int, number: int, touched: tuple[int, ...], written: int
+    ) -> tuple[tuple[int, ...], int]:
+        """One kernel's page has another number; what is known of the old one goes on for those that still have it."""
+        bit = 1 << kernel
+        touched = _put(touched, number, touched[number] | (touched[page] & bit))
+        touched = _put(touched, page, touched[page] & ~bit)
+        written |= (written >> page & 1) << number
+        return touched, written if touched[page] else written & ~(1 << page)
+
+    def _check_done(self, locals_: list[int], epoch: int) -> None:
+        """What an operation is said to have done, it has done on every kernel."""
+        for kernel, local in enumerate(locals_):
+            if local != DEAD and self.machines[kernel].summaries[local].epoch < epoch:
+                raise Violation(f"an operation is said to be done, but kernel {kernel} has not carried it out")
 
     def _living(self, world: World) -> int:
         return sum(1 << kernel for kernel, local in enumerate(world.locals) if local != DEAD)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from guest.protocol.messages import Flag, Message, MessageName
+from guest.protocol.space import operation_of
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.rehearsal import Sent
 from orchestrator.checker.search import Report
@@ -15,6 +16,10 @@ def describe(message: Message) -> str:
     """A message in a few words: name, what it says, version, timestamp."""
     name = MessageName(message.name)
     words = [name.name]
+    if name in (MessageName.SPACE_LOCK, MessageName.SPACE_OP):
+        words.append(str(operation_of(message)))
+    if name is MessageName.SPACE_OP:
+        words.append(f"epoch {message.epoch}")
     if name is MessageName.PAGE_REQUEST:
         words.append(_access(message.flags))
     if name is MessageName.VOTE:

@@ -4,12 +4,13 @@ import ctypes
 import errno
 import os
 import resource
+import shlex
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from images.store import DEFINITION, key_of, present, store
+from images.store import DEFINITION, UNFINISHED, key_of, present, store
 from orchestrator.doctor import Finding, Level
 from orchestrator.doctor.programs import ARCHITECTURES, root_words
 from testbed import Condition, list_all
@@ -93,10 +94,10 @@ def _group_limits() -> list[int]:
 def space(_say: Say) -> Iterator[Finding]:
     """Room for images and for testbeds, where they go."""
     built = all(present(key_of(DEFINITION), arch) for arch in ARCHITECTURES)
-    for check, folder, needed in (
-        ("space for images", store(), RUN_BYTES if built else IMAGES_BYTES),
-        ("space for testbeds", state_directory(), RUN_BYTES),
-        ("space for results", Path.cwd(), RUN_BYTES),
+    for check, folder, needed, elsewhere in (
+        ("space for images", store(), RUN_BYTES if built else IMAGES_BYTES, "export XDG_CACHE_HOME=DIR"),
+        ("space for testbeds", state_directory(), RUN_BYTES, "export XDG_STATE_HOME=DIR"),
+        ("space for results", Path.cwd(), RUN_BYTES, "testbed run configs/quickstart.yaml --results DIR"),
     ):
         place = folder
         while not place.exists():
@@ -104,12 +105,25 @@ def space(_say: Say) -> Iterator[Finding]:
         free = shutil.disk_usage(place).free
         shown = f"{free >> 20} MiB free at {place}, {needed >> 20} needed"
         if not os.access(place, os.W_OK | os.X_OK):
-            meaning, mend = "nothing can be written there", root_words(f'chown "$USER" {place}')
-            yield Finding(check, Level.PROBLEM, f"{place} belongs to somebody else", meaning, mend)
+            meaning = "nothing can be written there; DIR is a folder of yours"
+            yield Finding(check, Level.PROBLEM, f"{place} belongs to somebody else", meaning, elsewhere)
         elif free >= needed:
             yield Finding(check, Level.OK, shown)
         else:
             yield Finding(check, Level.PROBLEM, shown, "a run would end when it is full", f"du -xh {place} | sort -h")
+
+
+def cache(_say: Say) -> Iterator[Finding]:
+    """Images that guests no longer boot from. What a killed build has left is removed by the next one."""
+    current = (f"{key_of(DEFINITION)}-", UNFINISHED)
+    old = [each for each in sorted(store().glob("*")) if each.is_dir() and not each.name.startswith(current)]
+    if not old:
+        yield Finding("image cache", Level.OK, "nothing out of date")
+        return
+    size = sum(file.stat().st_size for folder in old for file in folder.rglob("*") if file.is_file())
+    meaning = "images of earlier definitions; running guests keep what they have open"
+    mend = f"rm -r {' '.join(shlex.quote(str(folder)) for folder in old)}"
+    yield Finding("image cache", Level.NOTE, f"{len(old)} images out of date, {size >> 20} MiB", meaning, mend)
 
 
 def limits(_say: Say) -> Iterator[Finding]:

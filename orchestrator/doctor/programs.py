@@ -180,10 +180,10 @@ def _namespaces(*, needed: bool) -> Finding:
         return Finding(check, level, f"unshare does not run: {error}", "only root can build images", "")
     if done.returncode == 0:
         return Finding(check, Level.OK, "all programs are there, and user namespaces work")
-    if Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
-        mend = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-    elif "subuid" in done.stderr or "map" in done.stderr:
+    if "subuid" in done.stderr or "subgid" in done.stderr:
         mend = 'sudo usermod --add-subuids 100000-165535 --add-subgids 100000-165535 "$USER"'
+    elif Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns").exists():
+        mend = "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     else:
         mend = "sudo sysctl -w kernel.unprivileged_userns_clone=1"
     said = done.stderr.strip() or f"exit code {done.returncode}"

@@ -3,6 +3,7 @@
 import mmap
 import os
 import random
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 
 from guest.protocol.messages import MessageName
 from guest.segment import PAIR_HEAD, format_segment
+from orchestrator import commands_top
 from orchestrator.commands_top import _table
 from orchestrator.counters import Onlooker, Snapshot
 from testbed import record
@@ -96,10 +98,10 @@ def test_rates_are_shown_only_between_looks_at_the_same_memory(testbed: Testbed,
     before = look(testbed)
     for _ in range(5):
         segment.nodes[0].count_sleep()
-    assert _column(_table("shm0", before, look(testbed)), "sleeps/s")[0] != "-"
+    assert _column(_table("shm0", before, look(testbed)), "sleeps")[0] != "-"
     format_segment(memory, 2)
-    assert _column(_table("shm0", before, look(testbed)), "sleeps/s") == ["-", "-"]
-    assert _column(_table("shm0", None, None), "sleeps/s") == []
+    assert _column(_table("shm0", before, look(testbed)), "sleeps") == ["-", "-"]
+    assert _table("shm0", None, None).row_count == 0
 
 
 def _column(table: object, name: str) -> list[str]:
@@ -119,3 +121,23 @@ def test_whatever_a_guest_scribbles_is_shown_or_skipped(testbed: Testbed, memory
         assert _table("shm0", found, look(testbed)).row_count == 2
     memory[:4096] = chance.randbytes(4096)
     assert look(testbed) is None
+
+
+def test_the_live_table_ends_with_the_testbed(
+    testbed: Testbed, memory: memoryview, capsys: pytest.CaptureFixture[str]
+) -> None:
+    format_segment(memory, 2)
+    onlooker = Onlooker(testbed, "shm0", memoryview(watch(testbed, "shm0")))
+    looks = iter(range(3))
+    look_once = onlooker.look
+
+    def look_and_leave() -> Snapshot | None:
+        if next(looks) == 2:
+            shutil.rmtree(record.directory("mine"))
+        return look_once()
+
+    onlooker.look = look_and_leave  # type: ignore[method-assign]
+    commands_top._live(testbed, onlooker, "shm0", 0.01)
+    said = capsys.readouterr().out
+    assert said.endswith("mine is down\n")
+    assert "beats" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from images.program import PACKAGES
+from images.store import DEFINITION, key_of
 from orchestrator import cli
 from orchestrator.doctor import Finding, Level, host, programs
 from testbed import record
@@ -129,6 +131,24 @@ def test_too_little_memory_or_room_is_a_problem(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(host, "IMAGES_BYTES", 1 << 60)
     assert found(host.space, "space for images").level is Level.PROBLEM
     assert found(host.space, "space for testbeds").level is Level.OK
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert found(host.space, "space for results").mend == "testbed run configs/quickstart.yaml --results DIR"
+
+
+def test_images_out_of_date_are_named_with_their_size(place: Path) -> None:
+    images = place / "cache" / "testbed" / "images"
+    current = images / f"{key_of(DEFINITION)}-aarch64"
+    current.mkdir(parents=True)
+    (images / "build.lock").touch()
+    assert found(host.cache, "image cache").level is Level.OK
+    (images / ".unfinished-1").mkdir()
+    for name in ("0123-x86_64", "it's-x86_64"):
+        (images / name).mkdir()
+        (images / name / "root.erofs").write_bytes(b"\0" * (3 << 20))
+    finding = found(host.cache, "image cache")
+    assert (finding.level, finding.found) == (Level.NOTE, "2 images out of date, 6 MiB")
+    subprocess.run(finding.mend, shell=True, check=True, env={"PATH": "/usr/bin:/bin"})  # noqa: S602 - as people do
+    assert sorted(path.name for path in images.iterdir()) == sorted([".unfinished-1", "build.lock", current.name])
 
 
 def test_what_is_left_of_testbeds_is_named_with_the_command_that_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,8 +179,9 @@ def test_the_exit_code_is_zero_only_when_the_quickstart_will_run(
     def nothing(_say: Any) -> Iterator[Finding]:
         yield from ()
 
+    others = "packages libvirt tools accelerator kernel memory space cache limits testbeds"
     for module in (programs, host):
-        for name in ("packages", "libvirt", "tools", "accelerator", "kernel", "memory", "space", "limits", "testbeds"):
+        for name in others.split():
             monkeypatch.setattr(module, name, nothing, raising=False)
     monkeypatch.setattr(programs, "qemu", one)
     for words in (["doctor"], ["doctor", "--json"]):

@@ -177,6 +177,8 @@ class Machine(RuleBasedStateMachine):
                     message = effect.message
                     value = kernel.value[message.page] if message.name == MessageName.PAGE_DATA else 0
                     self.links[k, effect.to].append((message, value))
+            elif isinstance(effect, fx.Allow | fx.Relocate | fx.SpaceDone):
+                raise TypeError(f"{effect} without an address space")
             elif self.change(kernel, effect, payload):
                 woken.add(effect.page)
         self.check_writers()

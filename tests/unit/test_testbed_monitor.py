@@ -106,6 +106,24 @@ def test_a_monitor_that_is_not_there_or_goes_is_the_guests_failure(tmp_path: Pat
         Monitor("arm", tmp_path / "m")
 
 
+@pytest.mark.parametrize("said", [b"hello\n", b"[1]\n", b"\xff\n"])
+def test_what_is_no_monitor_is_told_from_one(tmp_path: Path, said: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(str(tmp_path / "m"))
+        listener.listen(1)
+
+        def speak() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(said)
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        with pytest.raises(GuestError, match="expected an object of JSON"):
+            Monitor("arm", tmp_path / "m")
+        speaker.join()
+
+
 def test_sockets_are_taken_from_everybody_else_and_files_are_left_as_they_are(tmp_path: Path) -> None:
     deep = tmp_path / "l" / "lib"
     deep.mkdir(parents=True)

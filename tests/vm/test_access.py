@@ -146,7 +146,7 @@ def test_top_sees_what_guests_write_to_the_shared_memory_and_no_guest_notices(pa
         seen = json.loads(command("top", "pair", "--json").stdout)
         assert [(kernel["node"], kernel["heartbeat"]) for kernel in seen["kernels"]] == [("x86", 0), ("arm", 41)]
         once = command("top", "--once", "--interval", "0.1").stdout
-        assert "beats/s" in once
+        assert "beats" in once
         assert "arm" in once
         peer.refresh()
         assert len(peer.doorbells) == peers, "an onlooker is no peer"

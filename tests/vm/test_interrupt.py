@@ -80,6 +80,23 @@ def test_killed_without_warning_ps_shows_what_is_left_and_down_removes_it(cockpi
     assert shared_memory_files() <= before
 
 
+def test_top_watches_a_run_which_does_not_notice(cockpit: Cockpit) -> None:
+    process, places = run_until(cockpit, MOMENTS["while the workload runs"])
+    for _ in range(100):  # each look takes a third of a second
+        seen = json.loads(cockpit.command("top", "--json").stdout)
+        faults = {each["node"]: each["faults"]["remote_read"] for each in seen["kernels"]}
+        if all(faults.values()) and faults:
+            break
+    assert set(faults) == {"x86", "arm"}
+    assert all(each["messages"] for each in seen["kernels"])
+    assert {each["state"] for each in seen["kernels"]} == {"running"}
+    assert "reads" in cockpit.command("top", "--once").stdout
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    cockpit.assert_nothing_left(places)
+
+
 def test_killed_while_it_tidies_up_the_rest_is_left_to_down(cockpit: Cockpit) -> None:
     process, places = run_until(cockpit, MOMENTS["while the workload runs"])
     process.send_signal(signal.SIGINT)

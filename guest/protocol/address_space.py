@@ -1,0 +1,120 @@
+"""Which pages an address space has and what threads may do with them: a value, the same on every kernel of an epoch."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+
+class Access(IntEnum):
+    """What threads may do with a page."""
+
+    NONE = 0
+    """It is not mapped."""
+    READ = 1
+    WRITE = 2
+    """And read."""
+
+
+class Kind(IntEnum):
+    """What an operation does with its range."""
+
+    MAP = 0
+    UNMAP = 1
+    PROTECT = 2
+    MOVE = 3
+
+
+class Refusal(IntEnum):
+    """Why an operation was not carried out."""
+
+    NONE = 0
+    NOT_IN_REGION = 1
+    MAPPED_ALREADY = 2
+    NOT_MAPPED = 3
+    HOME_DIED = 4
+    """Nobody is left to order the operations."""
+
+
+class Operation(NamedTuple):
+    """One operation on a range of pages."""
+
+    kind: Kind
+    first: int
+    length: int
+    access: Access = Access.WRITE
+    """MAP, PROTECT: what may be done with them from now on. One that is to be mapped allows reading at least."""
+    to: int = 0
+    """MOVE: the new number of the first page."""
+
+    @classmethod
+    def of(cls, kind: int, first: int, length: int, access: int, to: int) -> "Operation":
+        """From plain numbers. Raises ValueError on a kind or an access that there is not."""
+        return cls(Kind(kind), first, length, Access(access), to)
+
+    def __str__(self) -> str:
+        pages = f"page {self.first}" if self.length == 1 else f"pages {self.first} to {self.first + self.length - 1}"
+        what = f"{self.kind.name.lower()} {pages}"
+        if self.kind is Kind.MOVE:
+            return f"{what} to {self.to}"
+        return f"{what} to {self.access.name.lower()}" if self.kind in (Kind.MAP, Kind.PROTECT) else what
+
+    def pages(self) -> list[range]:
+        """The ranges of pages it is about."""
+        found = [range(self.first, self.first + self.length)]
+        if self.kind is Kind.MOVE:
+            found.append(range(self.to, self.to + self.length))
+        return found
+
+    def touches(self, page: int) -> bool:
+        """Whether it is about this page."""
+        return any(page in pages for pages in self.pages())
+
+
+class AddressSpace(NamedTuple):
+    """What may be done with each page of the region."""
+
+    pages: tuple[Access, ...]
+
+    @classmethod
+    def empty(cls, pages: int) -> "AddressSpace":
+        """Nothing is mapped."""
+        return cls((Access.NONE,) * pages)
+
+    @classmethod
+    def full(cls, pages: int) -> "AddressSpace":
+        """All is mapped and may be written."""
+        return cls((Access.WRITE,) * pages)
+
+    def trimmed(self, pages: int) -> "AddressSpace":
+        """Of the same size, but with only the first `pages` mapped."""
+        return AddressSpace(self.pages[:pages] + (Access.NONE,) * (len(self.pages) - pages))
+
+    def refusal(self, operation: Operation) -> Refusal:
+        """Why the operation cannot be carried out; `Refusal.NONE` if it can."""
+        source = operation.pages()[0]
+        for pages in operation.pages():
+            if not 0 <= pages.start < pages.stop <= len(self.pages):
+                return Refusal.NOT_IN_REGION
+        accesses = self.pages[source.start : source.stop]
+        match operation.kind:
+            case Kind.MAP:
+                wrong = Refusal.MAPPED_ALREADY if any(accesses) else Refusal.NONE
+            case Kind.UNMAP:
+                wrong = Refusal.NONE  # what is not there is gone already, as with munmap(2)
+            case Kind.PROTECT:
+                wrong = Refusal.NONE if all(accesses) else Refusal.NOT_MAPPED
+            case Kind.MOVE:
+                taken = any(self.pages[page] for page in operation.pages()[1])
+                wrong = Refusal.MAPPED_ALREADY if taken else Refusal.NONE if all(accesses) else Refusal.NOT_MAPPED
+        return wrong
+
+    def after(self, operation: Operation) -> "AddressSpace":
+        """The space once the operation, which is not refused, has been carried out."""
+        pages = list(self.pages)
+        source = slice(operation.first, operation.first + operation.length)
+        if operation.kind is Kind.MOVE:
+            pages[operation.to : operation.to + operation.length] = pages[source]
+            pages[source] = [Access.NONE] * operation.length
+        else:
+            access = Access.NONE if operation.kind is Kind.UNMAP else operation.access
+            pages[source] = [access] * operation.length
+        return AddressSpace(tuple(pages))

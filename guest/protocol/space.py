@@ -1,0 +1,296 @@
+"""The protocol of the address space: one kernel's side of mapping, unmapping, protecting and moving ranges of pages.
+
+Operations are ordered by the *home kernel*, one at a time, in two rounds:
+
+    SPACE_LOCK     somebody → home     asks for an operation; home puts it in its queue
+    SPACE_LOCK     home → all          threads that fault on these pages wait from now on
+    SPACE_LOCKED   each → home         no fault of ours is in flight for them any more
+    SPACE_OP       home → all          carry it out: this is epoch E
+    SPACE_DONE     each → home         done; when all are, home tells the one who asked
+
+Each kernel counts the operations it has carried out, its *epoch*, and puts it into every page message. A request of a
+later epoch than one's own waits until that is reached. Messages of an earlier epoch need no care: when an operation is
+carried out, nothing that still expects an answer is in flight for its pages, and a writer that gives up is known by its
+timestamp, which no other write has.
+
+What threads may do is enforced beside the states of pages, as memory protection is in hardware: a page that may
+only be read is in whatever state the page protocol has it, and stores to it never get that far.
+
+Pure, like the page engine that it has inside and whose events and effects pass through it.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Any, Self
+
+from guest.protocol.address_space import Access, AddressSpace, Kind, Operation, Refusal
+from guest.protocol.effects import Allow, Effect, Relocate, Send, SpaceDone, Wake
+from guest.protocol.engine import Engine, ProtocolError
+from guest.protocol.messages import Message, MessageName
+from guest.protocol.table import State
+
+_LOCK, _LOCKED = int(MessageName.SPACE_LOCK), int(MessageName.SPACE_LOCKED)
+_OP, _DONE = int(MessageName.SPACE_OP), int(MessageName.SPACE_DONE)
+_ACCESS_SHIFT, _REFUSAL_SHIFT = 4, 8
+"""Where `Message.flags` of these messages has the access and the refusal; the kind is below them."""
+
+
+def message_of(name: int, operation: Operation, request: int, epoch: int, refusal: Refusal = Refusal.NONE) -> Message:
+    """The operation on the wire: first page in `page`, count in `version`, new number of the first page in `stamp`."""
+    flags = operation.kind | operation.access << _ACCESS_SHIFT | refusal << _REFUSAL_SHIFT
+    return Message(name, operation.first, request, flags, operation.length, 0, operation.to, epoch)
+
+
+def operation_of(message: Message) -> Operation:
+    """The operation that a message is about."""
+    access = message.flags >> _ACCESS_SHIFT & 3
+    return Operation.of(message.flags & 3, message.page, message.version, access, message.stamp)
+
+
+class SpaceEngine:
+    """A page engine and the address space around it, behind the page engine's own interface.
+
+    The home kernel is the lowest of `kernels`. When it dies, nothing can be mapped any more, and operations that were
+    asked for are refused; all else goes on, but for kernels that it had locked: they wait for a decision that nobody
+    can make, so their `orphaned` tells them to end.
+    """
+
+    def __init__(self, pages: Engine, kernel: int, kernels: Iterable[int], space: AddressSpace) -> None:
+        self.kernel = kernel
+        self.space = space
+        self._pages = pages
+        self._others = tuple(sorted({*kernels} - {kernel}))
+        self.home = min(kernel, *self._others) if self._others else kernel
+        self.orphaned = False
+        self._home_alive = True
+        # As a member
+        self._locked: Operation | None = None
+        self._owing = False
+        """Whether the home kernel waits for our word that nothing is in flight."""
+        self._held: tuple[int, ...] = ()
+        """Pages that threads wait for until the operation is carried out."""
+        # As the one who asks
+        self.requests = 0
+        """How many operations were asked for here."""
+        self._asked: tuple[int, ...] = ()
+        # As the home kernel
+        self._queue: tuple[tuple[int, int, Operation], ...] = ()
+        """(who asks, request, operation); the first one is being carried out if `_awaiting` or `_owing`."""
+        self._awaiting: tuple[int, ...] = ()
+        self._carried_out = False
+        """Whether the first of the queue is in its second round."""
+
+    # Operations -------------------------------------------------------------------------------------------------------
+
+    def operate(self, operation: Operation) -> list[Effect]:
+        """A local thread asks for an operation; a `SpaceDone` with the number it is given here (from 1, in the order
+        asked) says what came of it."""
+        effects: list[Effect] = []
+        self.requests += 1
+        if not self._home_alive:
+            effects.append(SpaceDone(self.requests, Refusal.HOME_DIED))
+        elif self.kernel == self.home:
+            self._enqueue(self.kernel, self.requests, operation, effects)
+        else:
+            self._asked = (*self._asked, self.requests)
+            effects.append(Send(self.home, message_of(_LOCK, operation, self.requests, self.epoch)))
+        return effects
+
+    def _enqueue(self, asker: int, request: int, operation: Operation, effects: list[Effect]) -> None:
+        self._queue = (*self._queue, (asker, request, operation))
+        if len(self._queue) == 1:
+            self._begin(effects)
+
+    def _begin(self, effects: list[Effect]) -> None:
+        """Home: the first round of the first operation that is not refused."""
+        while self._queue:
+            asker, request, operation = self._queue[0]
+            refusal = self.space.refusal(operation)
+            if refusal is Refusal.NONE:
+                self._carried_out = False
+                self._awaiting = self._others
+                message = message_of(_LOCK, operation, request, self.epoch)
+                effects += [Send(other, message) for other in self._others]
+                self._lock(operation, effects)
+                return
+            self._queue = self._queue[1:]
+            self._tell(asker, request, operation, refusal, effects)
+
+    def _tell(self, asker: int, request: int, operation: Operation, refusal: Refusal, effects: list[Effect]) -> None:
+        if asker == self.kernel:
+            effects.append(SpaceDone(request, refusal, self.epoch))
+        elif asker in self._others:
+            effects.append(Send(asker, message_of(_DONE, operation, request, self.epoch, refusal)))
+
+    def _lock(self, operation: Operation, effects: list[Effect]) -> None:
+        self._locked = operation
+        self._owing = True
+        self._settle(effects)
+
+    def _settle(self, effects: list[Effect]) -> None:
+        """Once nothing is in flight for the locked pages, say so; home goes on when all have."""
+        operation = self._locked
+        if not self._owing or operation is None:
+            return
+        if any(self._pages.pending(page) for pages in operation.pages() for page in pages):
+            return
+        self._owing = False
+        if self.kernel == self.home:
+            self._go_on(effects)
+        else:
+            effects.append(Send(self.home, Message(_LOCKED, operation.first, epoch=self.epoch)))
+
+    def _go_on(self, effects: list[Effect]) -> None:
+        """Home: the next round, or the next operation, if this round is over."""
+        if not self._queue or self._awaiting or self._owing:
+            return
+        asker, request, operation = self._queue[0]
+        if not self._carried_out:
+            self._carried_out = True
+            self._awaiting = self._others
+            message = message_of(_OP, operation, request, self.epoch + 1)
+            effects += [Send(other, message) for other in self._others]
+            self._carry_out(operation, effects)
+            if self._awaiting:
+                return
+        self._queue = self._queue[1:]
+        self._tell(asker, request, operation, Refusal.NONE, effects)
+        self._begin(effects)
+
+    def _carry_out(self, operation: Operation, effects: list[Effect]) -> None:
+        self.space = self.space.after(operation)
+        epoch = self.epoch + 1
+        first, count = operation.first, operation.length
+        if operation.kind is Kind.MOVE:
+            self._pages.move(range(first, first + count), operation.to)
+            effects.append(Relocate(first, count, operation.to))
+        elif operation.kind is Kind.UNMAP:
+            self._pages.forget(range(first, first + count))
+            effects.append(Allow(first, count, Access.NONE))
+        else:
+            effects.append(Allow(first, count, operation.access))
+        self._locked = None
+        held, self._held = self._held, ()
+        effects += self._pages.enter_epoch(epoch)
+        effects += [Wake(page) for page in held]
+
+    # Messages ---------------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: int, message: Message) -> list[Effect]:
+        """One message of another kernel. See `Engine.receive`."""
+        if message.name not in (_LOCK, _LOCKED, _OP, _DONE):
+            return self._page_message(sender, message)
+        effects: list[Effect] = []
+        if sender not in self._others:
+            return effects  # it is dead
+        if message.name == _LOCK and self.kernel == self.home:
+            self._enqueue(sender, message.request, operation_of(message), effects)
+        elif message.name in (_LOCKED, _DONE) and self.kernel == self.home:
+            self._awaiting = tuple(other for other in self._awaiting if other != sender)
+            self._go_on(effects)
+        elif sender != self.home:
+            raise ProtocolError(f"kernel {sender} sends {MessageName(message.name).name}, which only home may send")
+        elif message.name == _LOCK:
+            self._lock(operation_of(message), effects)
+        elif message.name == _OP:
+            self._carry_out(operation_of(message), effects)
+            effects.append(Send(self.home, Message(_DONE, message.page, epoch=self.epoch)))
+        else:
+            self._asked = tuple(request for request in self._asked if request != message.request)
+            effects.append(SpaceDone(message.request, Refusal(message.flags >> _REFUSAL_SHIFT), message.epoch))
+        return effects
+
+    def _page_message(self, sender: int, message: Message) -> list[Effect]:
+        effects = self._pages.receive(sender, message)
+        self._settle(effects)
+        return effects
+
+    # What the page engine's surroundings tell -------------------------------------------------------------------------
+
+    def fault(self, page: int, write: bool) -> list[Effect]:
+        """A local thread cannot access the page. See `Engine.fault`."""
+        if self._locked is not None and self._locked.touches(page):
+            self._held = (*self._held, page)
+            return []
+        if self.space.pages[page] < (Access.WRITE if write else Access.READ):
+            return [Wake(page)]  # it tries again, and finds what has been taken from it meanwhile
+        return self._pages.fault(page, write)
+
+    def abandon(self, page: int) -> list[Effect]:
+        """No local thread waits for the page any more. See `Engine.abandon`."""
+        self._held = tuple(held for held in self._held if held != page)
+        effects = self._pages.abandon(page)
+        self._settle(effects)
+        return effects
+
+    def peer_down(self, kernel: int) -> list[Effect]:
+        """Another kernel died. See `Engine.peer_down`."""
+        effects = self._pages.peer_down(kernel)
+        if kernel not in self._others:
+            return effects
+        self._others = tuple(other for other in self._others if other != kernel)
+        if kernel == self.home:
+            self._home_alive = False
+            self.orphaned = self._locked is not None
+            effects += [SpaceDone(request, Refusal.HOME_DIED) for request in self._asked]
+            self._asked = ()
+        elif self.kernel == self.home:
+            self._awaiting = tuple(other for other in self._awaiting if other != kernel)
+            begun, waiting = self._queue[:1], self._queue[1:]
+            self._queue = begun + tuple(entry for entry in waiting if entry[0] != kernel)
+            self._go_on(effects)
+        self._settle(effects)
+        return effects
+
+    def peer_up(self, kernel: int) -> list[Effect]:
+        """The kernel is there, with nothing mapped. See `Engine.peer_up`."""
+        return self._pages.peer_up(kernel)
+
+    def enter_epoch(self, epoch: int) -> list[Effect]:
+        """Operations are the only way from one epoch to the next. See `Engine.enter_epoch`."""
+        raise ProtocolError(f"kernel {self.kernel} is told to enter epoch {epoch} without an operation")
+
+    def forget(self, pages: range) -> None:
+        """Pages are unmapped by operations. See `Engine.forget`."""
+        raise ProtocolError(f"kernel {self.kernel} is told to forget {pages} without an operation")
+
+    def move(self, pages: range, to: int) -> None:
+        """Pages are moved by operations. See `Engine.move`."""
+        raise ProtocolError(f"kernel {self.kernel} is told to move {pages} to {to} without an operation")
+
+    @property
+    def epoch(self) -> int:
+        """See `Engine.epoch`."""
+        return self._pages.epoch
+
+    @property
+    def origin(self) -> int | None:
+        """See `Engine.origin`."""
+        return self._pages.origin
+
+    def state(self, page: int) -> State:
+        """See `Engine.state`."""
+        return self._pages.state(page)
+
+    def pending(self, page: int) -> bool:
+        """See `Engine.pending`."""
+        return page in self._held or self._pages.pending(page)
+
+    def freeze(self) -> Hashable:
+        """See `Engine.freeze`."""
+        own = self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held
+        asked = (
+            self.requests,
+            self._asked,
+            self._queue,
+            self._awaiting,
+            self._carried_out,
+        )
+        return self._pages.freeze(), own, asked
+
+    def thaw(self, frozen: Any) -> Self:
+        """See `Engine.thaw`."""
+        pages, own, asked = frozen
+        self._pages.thaw(pages)
+        self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held = own
+        self.requests, self._asked, self._queue, self._awaiting, self._carried_out = asked
+        return self
