@@ -32,13 +32,16 @@ def report(
       testbed report 4f1c 77aa -o both.html
     """
     from orchestrator.past_run import read_run
+    from orchestrator.progress import Progress
     from orchestrator.report.page import write
     from orchestrator.results import find
+    from orchestrator.words import counted
 
     directories = [find(results, run) for run in runs or ["last"]]
     beside = directories[0] if len(directories) == 1 else results
     file = output or beside / "report.html"
-    write([read_run(directory) for directory in directories], file)
+    with Progress() as progress, progress.step(f"drawing {counted(len(directories), 'run')}", announced=False):
+        write([read_run(directory) for directory in directories], file)
     typer.echo(file)
 
 
@@ -58,11 +61,12 @@ def trace(run: RunArgument = "last", output: OutputOption = None, results: Resul
     from images.errors import writing
     from orchestrator.past_run import read_run
     from orchestrator.perfetto import trace_events
+    from orchestrator.progress import Progress
     from orchestrator.results import find
 
     directory = find(results, run)
     file = output or directory / "trace.json"
-    told = trace_events(read_run(directory))
-    with writing(file):
+    with Progress() as progress, progress.step(f"reading {directory.name}", announced=False), writing(file):
+        told = trace_events(read_run(directory))
         file.write_text(json.dumps(told, separators=(",", ":")) + "\n", encoding="utf-8")
     typer.echo(file)

@@ -17,7 +17,7 @@ from testbed.console import Console
 from testbed.deadline import Deadline
 from testbed.errors import Failure, GuestError
 from testbed.ivshmem_client import HostPeer
-from testbed.monitor import Monitor
+from testbed.monitor import HELD, Monitor
 from testbed.process import arguments_of
 from testbed.record import NodeRecord, Record
 from testbed.spec import Accelerator, LinkKind, NodeSpec, TestbedSpec
@@ -34,6 +34,10 @@ def console_log(directory: Path, node: str) -> Path:
 def domain_file(directory: Path, node: str) -> Path:
     """Where a node's domain XML is kept."""
     return directory / f"{node}.xml"
+
+
+STATUS_S = 0.5
+"""A question on the way to something else must not wait for a monitor that somebody uses."""
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,26 @@ class Node:
     def ssh_command(self, line: str = "") -> list[str]:
         """The command line of the real ssh into this node, whose shell runs `line`; it is interactive without one."""
         self._port()
+        self._check_awake()
         return ssh_config.command(record.directory(self.testbed), f"{self.name}.{self.testbed}", line)
 
     def monitor(self, deadline: Deadline | None = None) -> Monitor:
         """A connection to the machine's monitor. Raises GuestError when it has ended or does not answer."""
         self.check()
         return Monitor(self.name, sockets.monitor(self.directory, self.name), deadline)
+
+    def _check_awake(self) -> None:
+        """Raises GuestError when somebody holds the machine: whoever logs in would wait without a word."""
+        try:
+            with self.monitor(Deadline(STATUS_S)) as monitor:
+                status = monitor.status
+        except GuestError:
+            return  # the monitor is taken: then ssh has to find out
+        if status in HELD:
+            raise GuestError(
+                f"node {self.name} is {status}",
+                f"`testbed fault resume {self.name}.{self.testbed}`, or let gdb go of it",
+            )
 
     def _port(self) -> int:
         self.check()

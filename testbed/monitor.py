@@ -17,6 +17,8 @@ from testbed.errors import GuestError
 
 ANSWER_S = 5.0
 """QEMU answers in a millisecond, and on a busy host within a second."""
+HELD = ("paused", "debug", "prelaunch", "inmigrate")
+"""States of a machine that stands still because somebody wants it to, or is about to go on."""
 LINE_MAX_BYTES = 64 << 20
 
 

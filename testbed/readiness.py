@@ -17,7 +17,7 @@ from testbed.activity import Activity
 from testbed.console import READY, Console
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
-from testbed.monitor import Monitor
+from testbed.monitor import HELD, Monitor
 from testbed.process import ProcessId
 
 LOOK_S = 0.02
@@ -123,7 +123,7 @@ def _ask_why_still(boot: Boot, activity: Activity) -> None:
     if boot.monitor is not None:
         with contextlib.suppress(GuestError), Monitor(boot.node, boot.monitor) as monitor:
             status = monitor.status
-    if status in ("paused", "debug", "inmigrate", "prelaunch"):
+    if status in HELD:
         activity.forget()  # somebody holds it: `testbed fault pause`, or a debugger
     elif status != "running":
         fail(boot, f"has stopped: QEMU calls its state {status}")

@@ -46,6 +46,8 @@ def entry(testbed: str, node: str, port: int, directory: Path) -> str:
         "    ForwardAgent no",
         "    ForwardX11 no",
         "    PermitLocalCommand no",
+        # A machine that is held accepts, and answers when it goes on; a busy emulated one answers within seconds.
+        "    ConnectTimeout 60",
         "    LogLevel ERROR",
     ]
     return "\n".join(lines) + "\n"

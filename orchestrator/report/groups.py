@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.parameters import head, show_value
 from orchestrator.past_run import PastPoint, PastRun
+from orchestrator.report.chart import number
 
 _SHOWN = ("workload.threads", "workload.array", "workload.iterations")
 """Parameters that charts have an axis or a panel for."""
@@ -52,6 +53,17 @@ class Spread:
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         return cls(statistics.median(values), min(values), max(values), len(values))
+
+    @property
+    def shown(self) -> str:
+        """`18 (18–22)`; where all are the same, `18`."""
+        spread = f" ({number(self.low)}–{number(self.high)})" if self.low < self.high else ""
+        return number(self.median) + spread
+
+    @property
+    def whiskers(self) -> tuple[float, float]:
+        """Above and below the median."""
+        return self.high - self.median, self.median - self.low
 
 
 def measured(runs: Sequence[PastRun]) -> list[Measured]:

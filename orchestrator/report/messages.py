@@ -98,8 +98,8 @@ def _bars(group: Sequence[Measured], names: Sequence[str]) -> list[Panel]:
                 "error_y": {
                     "type": "data",
                     "symmetric": False,
-                    "array": [spread.high - spread.median for spread in spreads],
-                    "arrayminus": [spread.median - spread.low for spread in spreads],
+                    "array": [spread.whiskers[0] for spread in spreads],
+                    "arrayminus": [spread.whiskers[1] for spread in spreads],
                 },
                 "hovertemplate": f"{name}: %{{y:,}} in %{{x}}<extra></extra>",
             }
@@ -122,9 +122,7 @@ def _table(points: Sequence[Measured], names: Sequence[str]) -> Table:
         total = _spread(own, TOTAL)
         kinds = [number(_spread(own, name).median) for name in names]
         each = number(total.median / pages / iterations) if pages and iterations else "–"
-        spread = number(total.median) + (
-            f" ({number(total.low)}–{number(total.high)})" if total.low < total.high else ""
-        )
+        spread = total.shown
         rows.append((setting, sharing, pages, iterations, total.count, spread, each, *kinds))
     head = ("setting", "sharing", "pages", "iterations", "repetitions", "all messages", "a page and iteration", *names)
     return Table(head, rows).trimmed()

@@ -15,6 +15,7 @@ from orchestrator.report.latencies import latencies
 from orchestrator.report.messages import messages
 from orchestrator.report.pages import pages
 from orchestrator.report.sequence import sequence
+from orchestrator.report.settings import settings
 from orchestrator.report.times import times
 from orchestrator.words import counted
 
@@ -28,7 +29,7 @@ def render(runs: Sequence[PastRun]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     points = measured(runs)
-    drawn = [messages(points), latencies(points), pages(points), sequence(points), times(runs)]
+    drawn = [messages(points), settings(points), latencies(points), pages(points), sequence(points), times(runs)]
     charts = [chart for chart in drawn if chart is not None]
     environment = Environment(
         loader=PackageLoader("orchestrator.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

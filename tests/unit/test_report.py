@@ -1,7 +1,10 @@
 """What a report says, before a browser draws it. What is shown is looked at in tests/local/test_report_shown.py."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +46,11 @@ def test_the_outcome_stands_before_every_figure(run: Path) -> None:
 
 def test_every_figure_has_what_the_run_measured(run: Path) -> None:
     charts = charts_of(page_of(run))
-    assert list(charts) == ["messages", "latencies", "pages", "timeline", "times"]
+    assert list(charts) == ["messages", "settings", "latencies", "pages", "timeline", "times"]
+    assert [choice["name"] for choice in charts["settings"]["choices"]][:2] == ["messages", "duration, s"]
+    (compared,) = charts["settings"]["choices"][0]["panels"]
+    totals = [(trace["series"], trace["y"]) for trace in compared["traces"]]
+    assert totals == [("poll", [10, 18]), ("adaptive", [10, 18])]
     messages = charts["messages"]
     assert [choice["name"] for choice in messages["choices"]] == ["poll", "adaptive"]
     (panel,) = messages["choices"][0]["panels"]
@@ -112,3 +119,20 @@ def test_the_page_needs_nothing_but_itself(run: Path, tmp_path: Path) -> None:
 def test_figures_are_as_long_as_a_person_needs() -> None:
     assert [number(value) for value in (None, 0, 12.0, 1234.56, 0.123456)] == ["–", "0", "12", "1,235", "0.1235"]
     assert Spread.of([3, 1, 2, 10]) == Spread(2.5, 1, 10, 4)
+
+
+def test_the_commands_say_where_the_file_is_and_a_run_that_is_not_there_is_an_input_error(
+    tmp_path: Path, run: Path
+) -> None:
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [sys.executable, "-m", "orchestrator", *words]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert command("report").stdout == f"results/{run.name}/report.html\n"
+    assert command("report", run.name, run.name).stdout == "results/report.html\n"
+    assert command("trace", "last", "-o", "trace.json").stdout == "trace.json\n"
+    assert json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    missing = command("report", "nothing")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert f"the latest are {run.name}" in missing.stderr

@@ -16,7 +16,11 @@ from orchestrator.monitor_session import ask
 from testbed import sockets
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
+from testbed.machine import Node
 from testbed.monitor import Monitor, Refused
+from testbed.process import ProcessId
+from testbed.record import NodeRecord
+from testbed.spec import NodeSpec
 
 GREETING: dict[str, Any] = {"QMP": {"version": {}, "capabilities": []}}
 
@@ -73,6 +77,17 @@ def test_answers_are_told_from_events_and_refusals_from_answers(tmp_path: Path) 
         with pytest.raises(Refused, match="node arm: QEMU refuses 'fly': The command fly has not been found"):
             monitor.execute("fly")
         assert monitor.status == "paused"
+
+
+def test_whoever_logs_in_to_a_machine_that_is_held_is_told_so_at_once(tmp_path: Path) -> None:
+    node = Node(
+        "mine", NodeSpec("arm", "aarch64", 512 << 20), NodeRecord(qemu=ProcessId.of(os.getpid()), ssh_port=1), tmp_path
+    )
+    assert node.ssh_command()[-1] == "arm.mine"  # no monitor there: ssh has to find out
+    path = sockets.monitor(tmp_path, "arm")
+    with qemu(path, answers), pytest.raises(GuestError, match="node arm is paused") as caught:
+        node.ssh_command()
+    assert "testbed fault resume arm.mine" in caught.value.hint
 
 
 def test_a_question_may_be_hmp_or_qmp_by_name_or_as_json(tmp_path: Path) -> None:

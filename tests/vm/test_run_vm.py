@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.past_run import read_run
+from orchestrator.timeline import Timeline, timeline
 from tests.vm.leftovers import ROOT, Cockpit, shared_memory_files
 
 pytestmark = pytest.mark.timeout(300)
@@ -162,3 +164,26 @@ def test_what_up_starts_is_found_by_the_next_command_and_its_name_is_taken(cockp
     assert cockpit.command("down", "by-hnad").returncode == 2
     assert cockpit.command("down", "by-hand").returncode == 0
     cockpit.assert_nothing_left([testbed["run_directory"]])
+
+
+def straddling(told: Timeline, late_s: float = 0.0) -> int:
+    """How many faults of the last kernel, moved by `late_s`, begin before a barrier and end after it."""
+    error_s = told.error_s
+    faults = [fault for fault in told.faults if fault.node == told.nodes[-1]]
+    return sum(
+        fault.begin_s + late_s + error_s < barrier_s < fault.begin_s + fault.duration_s + late_s - error_s
+        for fault in faults
+        for _, barrier_s in told.barriers
+    )
+
+
+def test_on_the_common_clock_no_fault_reaches_across_a_barrier(ran: Ran) -> None:
+    """A thread in a fault is not at the barrier, and a barrier has all threads of both machines: cause and effect."""
+    run = read_run(ran.directory)
+    told = [found for point in run.points if (found := timeline(point, run.directory)) is not None]
+    assert len(told) == 6
+    assert all(len({fault.node for fault in each.faults}) == 2 for each in told)
+    assert sum(straddling(each) for each in told) == 0
+    # Were the clocks wrong by the length of a fault, it would show.
+    longest_s = [max(fault.duration_s for fault in each.faults) for each in told]
+    assert sum(straddling(each, 2 * each.error_s + long_s) for each, long_s in zip(told, longest_s, strict=True)) > 0
