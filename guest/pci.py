@@ -60,8 +60,7 @@ def find_devices(vendor: int, device: int, sysfs: Path = _SYSFS) -> list[PciDevi
 
 def bind_to_vfio(device: PciDevice) -> None:
     """Load vfio-pci and hand `device` to it, from whichever driver has it. Raises LinkError if it is not taken."""
-    for module in _MODULES:
-        _load(module, device.sysfs)
+    load_drivers(device.sysfs)
     device.iommu_group()  # says what is missing, which the failing probe would not
     _allow_interrupts(device.sysfs)
     if device.driver == "vfio-pci":
@@ -75,6 +74,12 @@ def bind_to_vfio(device: PciDevice) -> None:
             f"vfio-pci did not take {device.address}; its driver is {device.driver or 'none'}",
             "the guest's kernel log (dmesg) says why; a device behind a bridge shares its IOMMU group with others",
         )
+
+
+def load_drivers(sysfs: Path = _SYSFS) -> None:
+    """Have the kernel load what `bind_to_vfio` needs, as far as it has not. Raises LinkError when it cannot."""
+    for module in _MODULES:
+        _load(module, sysfs)
 
 
 def _allow_interrupts(sysfs: Path) -> None:

@@ -15,17 +15,23 @@ So a change goes to every registered process, and in the order in which no proce
 put into the others *before* a page for reading appears, and taken from them *after* a page for writing has. The
 protection of a page outlives its absence (the kernel keeps it as a mark in the page table, even over a discard).
 
+**What is allowed** at all is beside the states: the address space (`Region.allow`) is enforced by the protection of the
+mapping, so that a thread that may not load or store gets SIGSEGV and no fault comes here.
+
 **One page, one moment.** Install is a single UFFDIO_COPY: the page is there complete or not at all. For the same reason
 a zero page for reading is copied, not zeroed: UFFDIO_ZEROPAGE cannot protect.
 """
 
 import ctypes
+import itertools
 import mmap
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from guest.errors import RegionError
+from guest.protection import Protector
+from guest.protocol.address_space import Access
 from guest.segment import address_of
 from guest.userfaultfd import FAULT_WRITE, FAULT_WRITE_PROTECT, PAGE_BYTES, ProcessGone, Userfaultfd
 
@@ -53,9 +59,11 @@ class Region:
     """
 
     __slots__ = (
+        "_allowed",
         "_memory_fd",
         "_offset",
         "_processes",
+        "_protectors",
         "_registered",
         "_state",
         "_zero",
@@ -75,7 +83,9 @@ class Region:
         self._memory_fd = ctypes.c_int(self.memory_fd)
         self._offset = ctypes.c_long(0)
         self._state = bytearray(pages)
+        self._allowed = [Access.WRITE] * pages
         self._registered: dict[int, Userfaultfd] = {}
+        self._protectors: dict[int, Protector] = {}
         self._processes: list[Userfaultfd] = []  # those of them that live
         self._zero = mmap.mmap(-1, PAGE_BYTES)
 
@@ -84,11 +94,17 @@ class Region:
         """The userfaultfds of the registered processes, to be watched for faults."""
         return tuple(self._registered)
 
-    def register(self, fd: int) -> None:
+    def register(self, fd: int, protector: Protector | None = None) -> None:
         """Serve one more process, which has mapped the region at BASE and registered it with the userfaultfd `fd`.
 
-        The process must not touch the region before this is done. The descriptor is this object's from now on.
+        The process must not touch the region before this is done. The descriptor is this object's from now on, and so
+        is the `protector`, which `allow` and `relocate` need.
         """
+        if protector is not None:
+            self._protectors[fd] = protector
+            for access in (Access.NONE, Access.READ):
+                for start, count in _runs(self._allowed, access):
+                    protector.allow(BASE + start * PAGE_BYTES, count * PAGE_BYTES, access)
         process = Userfaultfd(fd)
         for start, count in _runs(self._state, _PROTECTED):
             process.write_protect_range(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
@@ -104,6 +120,9 @@ class Region:
         if process in self._processes:
             self._processes.remove(process)
         process.close()
+        protector = self._protectors.pop(fd, None)
+        if protector is not None:
+            protector.close()
 
     def faults(self, fd: int) -> list[tuple[int, bool]]:
         """The faults that wait in the process of `fd`: page, and whether it is a write. Never blocks; often empty."""
@@ -184,6 +203,42 @@ class Region:
         self._state[page] = _POISONED
         address = BASE + page * PAGE_BYTES
         self._apply(Userfaultfd.poison, address)
+
+    def allow(self, first: int, length: int, access: Access) -> None:
+        """From the return of this on, threads do no more with these pages than `access` says, whatever their state is.
+
+        `Access.NONE` drops what they held, poison too: mapped again, they are absent pages.
+        """
+        self._let(first, length, access)
+        if access == Access.NONE:
+            for page in range(first, first + length):
+                self.discard(page)
+            for protector in self._protectors.values():
+                protector.forget(BASE + first * PAGE_BYTES, length * PAGE_BYTES)
+
+    def relocate(self, first: int, length: int, to: int) -> None:
+        """Give the pages other numbers, the first one `to`, with what they hold and allow; nothing is mapped there yet.
+
+        No thread sees them at both places, or a part of them.
+        """
+        allowed = self._allowed[first : first + length]
+        self._let(first, length, Access.NONE)
+        held = memoryview(bytearray(PAGE_BYTES))
+        for page, number in zip(range(first, first + length), range(to, to + length), strict=True):
+            state = self._state[page]
+            if state in _PRESENT:
+                self.read_out(page, held)
+                self.install(number, address_of(held), state == _WRITABLE, wake=False)
+            elif state == _POISONED:
+                self.poison(number)
+        self.allow(first, length, Access.NONE)
+        for number, access in zip(range(to, to + length), allowed, strict=True):
+            self._let(number, 1, access)
+
+    def _let(self, first: int, length: int, access: Access) -> None:
+        self._allowed[first : first + length] = [access] * length
+        for protector in self._protectors.values():
+            protector.allow(BASE + first * PAGE_BYTES, length * PAGE_BYTES, access)
 
     def read_out(self, page: int, into: memoryview) -> None:
         """Copy the present page into the 4096 bytes of `into`. Write-protect it first, or it may change meanwhile.
@@ -277,11 +332,11 @@ def map_shared(memory_fd: int, size_bytes: int, address: int = BASE, offset: int
     return memoryview((ctypes.c_char * size_bytes).from_address(address)).cast("B")
 
 
-def _runs(states: bytearray, wanted: int) -> Iterator[tuple[int, int]]:
-    """First page and length of every run of pages in state `wanted`."""
-    end = 0
-    while (start := states.find(wanted, end)) >= 0:
-        end = start + 1
-        while end < len(states) and states[end] == wanted:
-            end += 1
-        yield start, end - start
+def _runs(values: Sequence[int], wanted: int) -> Iterator[tuple[int, int]]:
+    """First page and length of every run of pages that have the value `wanted`."""
+    start = 0
+    for value, run in itertools.groupby(values):
+        length = len(list(run))
+        if value == wanted:
+            yield start, length
+        start += length

@@ -14,7 +14,7 @@ from pathlib import Path
 from images import bytecode, initramfs, kernel, packages, root
 from images.definition import Architecture, Definition
 from images.errors import Failure
-from images.image import RECORD
+from images.image import RECORD, digests_of
 from images.program import run, stop_all
 
 # A file system needs an identifier; made from the image's key, so that the same input gives the same bytes.
@@ -115,6 +115,7 @@ def _finish(
         "python_version": python_version,
         "command_line": arch.command_line,
         "packages": [asdict(package) for package in found],
+        "digests": digests_of(target.directory),
     }
     (target.directory / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     size = sum(file.stat().st_size for file in target.directory.iterdir() if file.is_file())

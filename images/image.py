@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 RECORD = "image.json"
@@ -14,7 +16,7 @@ class Image:
     """A complete, read-only image in the store.
 
     `key` is the hash of all that went into it; `kernel`, `initramfs` and `root` (erofs) are the files to boot;
-    `command_line` holds the kernel arguments that it needs.
+    `command_line` holds the kernel arguments that it needs; `digests` are the SHA-256 of its files by name.
     """
 
     arch: str
@@ -26,11 +28,48 @@ class Image:
     kernel_release: str
     python_version: str
     command_line: tuple[str, ...]
+    digests: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the files that guests boot."""
+        return sum(file.stat().st_size for file in (self.kernel, self.initramfs, self.root))
+
+    @property
+    def packages(self) -> list[dict[str, str]]:
+        """What it was unpacked from: name and version of each package."""
+        packages: list[dict[str, str]] = json.loads((self.directory / RECORD).read_bytes()).get("packages", [])
+        return packages
+
+    def damage(self) -> list[str]:
+        """What is not as it was when the image was built, in words; empty if all is. Reads every byte of it."""
+        if not self.digests:
+            return [f"{self.directory / RECORD}: knows no digests; it was written by an older version"]
+        found = []
+        for name, digest in self.digests.items():
+            file = self.directory / name
+            if not file.is_file():
+                found.append(f"{file}: is not there")
+            elif (now := digest_of(file)) != digest:
+                found.append(f"{file}: SHA-256 {now}, expected {digest}")
+        return found
 
     @property
     def host_python(self) -> Path:
         """Folder with this image's own interpreter for programs of the host; only the host's ISA has one."""
         return self.directory / "python"
+
+
+def digest_of(file: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def digests_of(directory: Path) -> dict[str, str]:
+    """Of the files in a folder that is to be an image, but for its record."""
+    files = sorted(file for file in directory.rglob("*") if file.is_file() and file.name != RECORD)
+    return {str(file.relative_to(directory)): digest_of(file) for file in files}
 
 
 def read(directory: Path) -> Image:
@@ -46,4 +85,5 @@ def read(directory: Path) -> Image:
         kernel_release=record["kernel_release"],
         python_version=record["python_version"],
         command_line=tuple(record["command_line"]),
+        digests=record.get("digests", {}),
     )

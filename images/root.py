@@ -68,6 +68,7 @@ def _applets(root: Path) -> None:
 def _own_files(root: Path) -> None:
     installed = {
         "init": ("usr/lib/testbed/init", 0o755),
+        "await-identity": ("usr/lib/testbed/await-identity", 0o755),
         "inittab": ("etc/inittab", 0o644),
         "fstab": ("etc/fstab", 0o644),
         "sshd_config": ("etc/ssh/sshd_config", 0o644),

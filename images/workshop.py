@@ -40,6 +40,14 @@ def build_missing(path: Path, key: str, archs: list[str], say: Callable[[str], N
                 target.directory.rename(store() / f"{key}-{target.arch}")
 
 
+def remove_leftovers(say: Callable[[str], None]) -> None:
+    """Removes what killed builds have left, when no build is at work. Raises HostError."""
+    if not store().exists():
+        return
+    with _locked(say):
+        _sweep()
+
+
 @contextlib.contextmanager
 def _locked(say: Callable[[str], None]) -> Iterator[None]:
     """One build at a time; says so when another one is waited for. The kernel frees the lock of a killed build."""
@@ -59,11 +67,15 @@ def _locked(say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
+def _sweep() -> None:
+    for left in store().glob(f"{UNFINISHED}*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _workshop() -> Iterator[Path]:
     """A folder beside the images that is gone afterwards, as are those that killed builds left. Needs the lock."""
-    for left in store().glob(f"{UNFINISHED}*"):
-        shutil.rmtree(left, ignore_errors=True)
+    _sweep()
     try:
         shop = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=store()))
     except OSError as error:

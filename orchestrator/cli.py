@@ -31,6 +31,7 @@ from orchestrator import (
     commands_verify,
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, RunEnded, Stopped
+from orchestrator.options import WarmOption
 from orchestrator.output import open_missing, printable, put, tell
 from orchestrator.signals import signals_raise
 from orchestrator.words import counted
@@ -117,6 +118,7 @@ def run(
         typer.Option("--pause-on-failure", help="At a failure, leave all as it is until you have looked in."),
     ] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
+    warm: WarmOption = None,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
 
@@ -129,6 +131,7 @@ def run(
       testbed run configs/quickstart.yaml --accel tcg --keep
       testbed run configs/quickstart.yaml --pause-on-failure
       testbed run configs/quickstart.yaml --set workload.iterations=4 --set coherency.protocol=origin
+      testbed run configs/quickstart.yaml --warm
     """
     from orchestrator.run_command import run_file
 
@@ -137,6 +140,7 @@ def run(
         overrides or (),
         stage.value,
         accelerator=accel.value if accel else None,
+        warm=warm,
         results=results,
         keep=keep,
         pause=pause_on_failure,

@@ -16,6 +16,7 @@ class Part(StrEnum):
     """Mirrors `orchestrator.bench.measure.Section`, which needs the machines' libraries."""
 
     BOOT = "boot"
+    WARM = "warm"
     FAULT = "fault"
     RING = "ring"
     TCP = "tcp"
@@ -36,10 +37,10 @@ def add_to(app: typer.Typer) -> None:
 
 def bench(
     parts: Annotated[
-        list[Part] | None, typer.Argument(metavar="[boot|fault|ring|tcp]...", help="All, if none.")
+        list[Part] | None, typer.Argument(metavar="[boot|warm|fault|ring|tcp]...", help="All, if none.")
     ] = None,
     repeat: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="How often each is measured; 5 for boot alone, else 1.")
+        int | None, typer.Option(min=1, max=1000, help="How often each is measured; 5 for starts alone, else 1.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
     accel: Annotated[Accel | None, typer.Option(help="Insist on an accelerator.")] = None,
@@ -48,12 +49,14 @@ def bench(
 ) -> None:
     """Measure page faults, rings, TCP and booting on an x86_64 and an aarch64 guest, in one run.
 
-    Boot times come with what they consist of: machine, kernel, initramfs, init, sshd.
+    Boot times come with what they consist of: machine, kernel, initramfs, init, sshd. `warm` is starting from
+    saved states, agents included.
 
     \b
     Examples:
       testbed bench
       testbed bench boot
+      testbed bench boot warm
       testbed bench fault ring --json > bench.json
     """
     from orchestrator.bench.measure import Section
@@ -64,7 +67,7 @@ def bench(
     from orchestrator.results import RunDirectory
 
     sections = [Section(part.value) for part in parts] if parts else list(Section)
-    repeat = repeat or (BOOTS if sections == [Section.BOOT] else 1)
+    repeat = repeat or (BOOTS if set(sections) <= {Section.BOOT, Section.WARM} else 1)
     directory = RunDirectory.create(results, "bench")
     with Progress(quiet=quiet) as progress:
         found = measure(sections, repeat, Accelerator(accel.value) if accel else None, directory, progress)

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from orchestrator.naming import complete_node, complete_testbed, the_name, the_node
+from orchestrator.options import WarmOption
 
 if TYPE_CHECKING:
     from testbed.lifecycle import NodeSummary, Summary
@@ -37,6 +38,7 @@ def up(
     accel: Annotated[
         str | None, typer.Option(metavar="auto|kvm|tcg", help="Overrule every node's accelerator.")
     ] = None,
+    warm: WarmOption = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Bring up the machines of a file and leave them running.
@@ -44,6 +46,7 @@ def up(
     \b
     Examples:
       testbed up configs/quickstart.yaml
+      testbed up configs/quickstart.yaml --warm
       testbed up configs/quickstart.yaml --name mine
     """
     from orchestrator.errors import InputError
@@ -57,12 +60,13 @@ def up(
     shape = plan.testbeds[0][0]
     from orchestrator.machines import bring_up, checked_name, name_for  # libvirt: not before the file is right
     from testbed import list_all
+    from testbed.warm import Mode
 
     name = checked_name(name) if name is not None else name_for(plan.name)
     if name in [each.name for each in list_all()]:
         raise InputError(f"found a testbed {name} already, expected a new name", f"--name, or `testbed down {name}`")
     with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
-        bring_up(name, shape, Accelerator(accel) if accel else None, progress.say)
+        bring_up(name, shape, Accelerator(accel) if accel else None, progress.say, mode=Mode.wanted(warm))
     which = f" --name {name}" if len(list_all()) > 1 else ""
     way_in = f"testbed ssh{which} {next(iter(shape.nodes))}"
     typer.echo(f"{name} is up: `{way_in}` goes in, `testbed down {name}` removes it")
@@ -121,7 +125,8 @@ def _state(summary: "Summary", node: "NodeSummary") -> str:
     state = _machine_state(summary, node)
     if state == "not started":
         return state
-    return node.accelerator if state == "running" else f"{node.accelerator}, {state}"
+    how = f"{node.accelerator}, {'warm' if node.warm else 'cold'} start"
+    return how if state == "running" else f"{how}, {state}"
 
 
 def _machine_state(summary: "Summary", node: "NodeSummary") -> str:

@@ -5,15 +5,27 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 from images import Image, compile_tree
 from orchestrator.agents import AgentProcess
 from testbed import Deadline, GuestError
 from testbed.machine import Node
-from testbed.shell import Process, Shell
+from testbed.states import Resident
+
+if TYPE_CHECKING:
+    from paramiko import Channel
+
+    from testbed.shell import Process, Shell
 
 SOURCES = Path(__file__).parents[1] / "guest"
 TARGET = "/opt/testbed"
+RESIDENT_PORT = 7
+"""On the guest's own loopback, which has nobody else's services."""
+LOG = "/run/agent.log"
+ENDED = "agent ended: "
+"""Begins the last line of it, as in `guest.resident`."""
+SAID_BYTES, SAID_S = 65536, 10.0
 # One command a node: each costs an emulated guest a process of its shell and another of its SSH server. The archive's
 # length is known, so what follows it on standard input is left for the agent. `-S`: there are no site packages.
 _START = 'mkdir -p "$2" && cd "$2" && head -c "$1" | tar -x -f - && exec python3 -S -m guest.agent'
@@ -48,10 +60,15 @@ def _hash(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-class GuestAgent:
-    """An agent on a guest; implements `orchestrator.agents.AgentProcess`."""
+def resident(code: bytes) -> Resident:
+    """What a guest's state is saved with, so that whoever restores it has agents at once."""
+    return Resident(code, TARGET, ("python3", "-S", "-m", "guest.resident", str(RESIDENT_PORT), LOG))
 
-    def __init__(self, node: Node, shell: Shell, process: Process) -> None:
+
+class GuestAgent:
+    """An agent started on a guest; implements `orchestrator.agents.AgentProcess`."""
+
+    def __init__(self, node: Node, shell: "Shell", process: "Process") -> None:
         self._node, self._shell, self._process = node, shell, process
         self.stdin, self.stdout = process.stdin, process.stdout
 
@@ -71,10 +88,40 @@ class GuestAgent:
         self._shell.close()
 
 
+class ResidentAgent:
+    """An agent of the resident program (`guest.resident`); implements `orchestrator.agents.AgentProcess`."""
+
+    def __init__(self, node: Node, shell: "Shell", channel: "Channel") -> None:
+        self._node, self._shell, self._channel = node, shell, channel
+        self.stdin, self.stdout = cast(BinaryIO, channel.makefile("wb", 0)), cast(BinaryIO, channel.makefile("rb", -1))
+
+    def said(self) -> str:
+        try:
+            return self._shell.run(["tail", "-c", str(SAID_BYTES), LOG], deadline=Deadline(SAID_S)).stdout.decode(
+                errors="replace"
+            )
+        except GuestError:
+            return ""
+
+    def ended(self) -> str:
+        try:
+            self._node.check()
+        except GuestError as error:
+            return error.message
+        lines = self.said().splitlines()
+        return lines[-1].removeprefix(ENDED) if lines and lines[-1].startswith(ENDED) else "it closed its connection"
+
+    def close(self) -> None:
+        self._channel.close()
+        self._shell.close()
+
+
 def start_agent(node: Node, code: bytes, deadline: Deadline) -> AgentProcess:
-    """Log in to the node, unpack the code, and start the agent from it. Raises GuestError."""
+    """Log in to the node, and have an agent: of the resident program, else from the code. Raises GuestError."""
     shell = node.shell(deadline)
     try:
+        if node.warm:
+            return ResidentAgent(node, shell, shell.connect(RESIDENT_PORT, deadline))
         process = shell.spawn(["sh", "-c", _START, "start", str(len(code)), TARGET], deadline)
         process.stdin.write(code)
     except (OSError, EOFError) as error:

@@ -1,16 +1,19 @@
 """From the `testbed:` part of an experiment file to running machines."""
 
+import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from images import Image, ensure_all
 from images.errors import Failure
+from orchestrator.deployment import archive, resident
 from orchestrator.errors import InputError
 from orchestrator.experiment import Accelerator, IvshmemLink, Testbed
 from testbed import LinkKind, LinkSpec, NodeSpec, TestbedSpec, up
 from testbed import Testbed as RunningTestbed
 from testbed.spec import Accelerator as SpecAccelerator
 from testbed.spec import Driver, check_name
+from testbed.warm import Mode
 
 Say = Callable[[str], None]
 
@@ -24,14 +27,18 @@ def bring_up(
     images: Mapping[str, Image] | None = None,
     *,
     kept: bool = True,
+    mode: Mode = Mode.AUTO,
 ) -> RunningTestbed:
     """Start the machines, and wait until they can be logged in to. Images that are missing are built.
 
     When they do not come up nothing is left of them, but their last words are copied to `evidence`. Those that are not
-    `kept` end with this process; if it is killed, they are listed as left over.
+    `kept` end with this process; if it is killed, they are listed as left over. Those that go on from a saved state
+    (`mode`) have the resident agent of `orchestrator.deployment`.
     """
     specified = specification(name, shape, accelerator)
-    return up(specified, images or images_for(shape, say), say, evidence=evidence, kept=kept)
+    images = images or images_for(shape, say, platform.machine())
+    agent = None if mode is Mode.COLD else resident(archive(images[platform.machine()], say))
+    return up(specified, images, say, evidence=evidence, kept=kept, mode=mode, resident=agent)
 
 
 def images_for(shape: Testbed, say: Say, *others: str) -> dict[str, Image]:

@@ -30,6 +30,7 @@ def run_file(
     stage: str,
     *,
     accelerator: str | None,
+    warm: bool | None,
     results: Path,
     keep: bool,
     pause: bool,
@@ -62,7 +63,7 @@ def run_file(
 
                     run_simulated(plan, record, progress)
                 else:
-                    stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator)
+                    stage_for = _stage_factory(stage, plan.name, directory, progress, accelerator, warm)
                     at_failure = Pause(progress) if pause else no_pause
                     run(plan, stage_for, record, progress, keep=keep, at_failure=at_failure)
         except Failure as failure:
@@ -102,7 +103,12 @@ def _architectures(plan: Plan) -> list[str]:
 
 
 def _stage_factory(
-    stage: str, experiment: str, directory: RunDirectory, progress: Progress, accelerator: str | None
+    stage: str,
+    experiment: str,
+    directory: RunDirectory,
+    progress: Progress,
+    accelerator: str | None,
+    warm: bool | None,
 ) -> Callable[[Testbed], Stage]:
     if stage == "local":
         from orchestrator.stage_local import LocalStage
@@ -110,6 +116,7 @@ def _stage_factory(
         return lambda testbed: LocalStage(testbed, progress.say)
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
+    from testbed.warm import Mode
 
     wanted = Accelerator(accelerator) if accelerator else None
     numbers = itertools.count(1)  # with --keep the testbed before is still there
@@ -117,7 +124,7 @@ def _stage_factory(
     def stage_for(testbed: Testbed) -> Stage:
         number = next(numbers)
         ending = f"-{directory.run_id[-4:]}" + (f"-{number}" if number > 1 else "")
-        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress)
+        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress, Mode.wanted(warm))
 
     return stage_for
 

@@ -18,6 +18,8 @@ from testbed import Deadline, LinkKind, record
 from testbed import Testbed as RunningTestbed
 from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.ivshmem_client import HostPeer
+from testbed.machine import Node
+from testbed.warm import Mode
 
 DEPLOY_S = 20.0
 EVIDENCE = "evidence"
@@ -34,12 +36,14 @@ class VmStage:
         accelerator: Accelerator | None,
         directory: RunDirectory,
         progress: Progress,
+        mode: Mode = Mode.AUTO,
     ) -> None:
         self._name = name
         self._shape = shape
         self._accelerator = accelerator
         self._directory = directory
         self._progress = progress
+        self._mode = mode
         self._running: RunningTestbed | None = None
         self._images: dict[str, Image] = {}
         self._segments: dict[str, HostPeer] = {}
@@ -51,6 +55,7 @@ class VmStage:
 
     def provision(self) -> list[NodeSummary]:
         """Boot all nodes, and join each shared memory as a peer, to format it."""
+        Node.prepare_shell()
         self._images = images_for(self._shape, self._progress.say, platform.machine())
         self._running = bring_up(
             self._name,
@@ -60,6 +65,7 @@ class VmStage:
             self._directory.path / EVIDENCE,
             self._images,
             kept=False,
+            mode=self._mode,
         )
         for link, settings in self._shape.links.items():
             if settings.kind == "ivshmem-doorbell":
@@ -68,11 +74,22 @@ class VmStage:
         for node in self._running.nodes.values():
             boot_s = node.boot_s or 0.0
             reason = node.accelerator_reason
-            self._progress.say(f"{node.name}: {node.arch}, ready in {boot_s:.1f} s, {node.accelerator} ({reason})")
+            how = f"{'warm' if node.warm else 'cold'} start in {boot_s:.1f} s"
+            self._progress.say(f"{node.name}: {node.arch}, {how}, {node.accelerator} ({reason})")
             stages = dict(node.stages)
             image = self._images[node.arch].key
             summaries.append(
-                NodeSummary(node.name, node.arch, node.accelerator.value, reason, round(boot_s, 3), stages, image=image)
+                NodeSummary(
+                    node.name,
+                    node.arch,
+                    node.accelerator.value,
+                    reason,
+                    round(boot_s, 3),
+                    stages,
+                    node.warm,
+                    node.warm_reason,
+                    image=image,
+                )
             )
         return summaries
 

@@ -32,6 +32,10 @@ class NodeSummary:
     """From the start of the machine to the moment it said that it can be logged in to."""
     boot_stages_s: dict[str, float] = field(default_factory=dict)
     """When each stage of booting was reached, in seconds since the start."""
+    warm: bool = False
+    """Whether it was started from a saved state; then the stages are in seconds of the saved guest's time."""
+    warm_reason: str = ""
+    """Which state, or why none."""
     facts: dict[str, Any] = field(default_factory=dict)
     """What its agent says of itself: kernel, Python, ISA."""
     image: str = ""

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import re
 import selectors
 import subprocess
 import time
@@ -22,6 +21,7 @@ from images import Image
 from testbed.deadline import Deadline
 from testbed.driver import emulator
 from testbed.errors import HostError
+from testbed.host import build_of, processor
 from testbed.spec import Accelerator, NodeSpec
 
 KVM = Path("/dev/kvm")
@@ -77,13 +77,6 @@ def obstacle(arch: str) -> str:
     return ""
 
 
-def _processor() -> str:
-    text = Path("/proc/cpuinfo").read_text()
-    # x86 names its model; arm64 gives numbers of the vendor and the part.
-    wanted = re.findall(r"^(?:model name|CPU implementer|CPU part)\s*:\s*(.*)$", text, re.MULTILINE)
-    return " ".join(dict.fromkeys(wanted)) or platform.machine()
-
-
 def verdicts() -> Path:
     """The folder where verdicts are remembered; without it they are found anew."""
     from platformdirs import user_cache_path
@@ -93,9 +86,7 @@ def verdicts() -> Path:
 
 def _verdict_file(image: Image) -> Path:
     """Named by all that the verdict depends on; QEMU is told by its file, as asking for its version takes longer."""
-    program = emulator(image.arch).resolve()
-    status = program.stat()
-    facts = [str(program), status.st_size, status.st_mtime_ns, platform.release(), _processor(), image.key]
+    facts = [build_of(emulator(image.arch)), platform.release(), processor(), image.key]
     return verdicts() / hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:20]
 
 

@@ -7,6 +7,9 @@ import time
 SLOWDOWN = {"kvm": 1.0, "tcg": 10.0}
 """What an allowance is multiplied by for guests of an accelerator: emulation is about ten times slower than KVM."""
 
+BOOT_S = 15.0
+"""What a guest may take to be ready under KVM, on a host that is busy with others."""
+
 
 class Deadline:
     """`seconds` from now, on the monotonic clock."""

@@ -36,6 +36,7 @@ class Domain:
     """All that differs between two machines of the project.
 
     `maximum_cpus` can be more than `cpus` (see `cpus_to_declare`); `arguments` are appended to QEMU's command line.
+    `placeholders` are slots of the root bus that are empty, and in which restored guests will find shared memory.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Domain:
     console_log: Path
     console_socket: Path
     shared_memory: tuple[SharedMemory, ...] = ()
+    placeholders: tuple[int, ...] = ()
     arguments: tuple[str, ...] = ()
 
     @property

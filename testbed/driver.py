@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from testbed import migration
 from testbed.errors import HostError
 from testbed.process import ProcessId, arguments_of, naming
 from testbed.spec import Accelerator, Driver
@@ -80,19 +82,45 @@ class Connection:
         if self.driver is Driver.EMBEDDED:
             _keep_capabilities(self.root)
 
-    def start(self, xml: str) -> str:
+    def start(self, xml: str, state: Path | None = None, incoming: Path | None = None) -> str:
         """Starts a machine that is gone when it ends; returns what its monitor says about its user-mode network.
 
-        Raises HostError with what QEMU said.
+        Its QEMU waits at the socket `incoming`, if that is given, for the saved state to go on from. Raises HostError
+        with what QEMU said.
         """
         import libvirt_qemu
 
         human = libvirt_qemu.VIR_DOMAIN_QEMU_MONITOR_COMMAND_HMP
         try:
-            domain = self._connection.createXML(xml, 0)
+            with migration.feeding(state, incoming):
+                domain = self._connection.createXML(xml, 0)
+            if state is not None:
+                migration.await_running(self._monitor(domain))
             return str(libvirt_qemu.qemuMonitorCommand(domain, "info usernet", human))
-        except self._libvirt.libvirtError as error:
+        except (self._libvirt.libvirtError, migration.MigrationError, OSError) as error:
             raise HostError(str(error)) from error
+
+    def save(self, name: str, draft: Path, outgoing: Path) -> None:
+        """Appends the state of a running machine to `draft`, by way of the socket `outgoing`; the machine is paused.
+
+        Raises HostError.
+        """
+        try:
+            migration.save(self._monitor(self._connection.lookupByName(name)), draft, outgoing)
+        except (self._libvirt.libvirtError, migration.MigrationError, OSError) as error:
+            raise HostError(f"the state of {name} cannot be saved: {error}") from error
+
+    def _monitor(self, domain: Any) -> migration.Ask:
+        import libvirt_qemu
+
+        def ask(command: str, **arguments: Any) -> Any:
+            request = json.dumps({"execute": command, "arguments": arguments})
+            answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, request, 0))
+            if "error" in answer:
+                raise migration.MigrationError(f"{command}: {answer['error'].get('desc')}")
+            return answer["return"]
+
+        return ask
 
     def log(self, name: str) -> list[str]:
         """The embedded driver's log of a machine: QEMU's command line and what it said; empty when there is none."""

@@ -7,9 +7,10 @@ a process for each. Afterwards nobody needs libvirt any more: machines run by th
 
 The words at the end are what will be asked for: libvirt learns first what those QEMUs can do, which can take seconds.
 
-Standard input: a JSON line for each machine to start (the fields of `Order`); its end is the end of the launcher.
-Standard output: a line for each, in any order, with the `name` and either `usernet`, what QEMU's monitor says about the
-forwarded port, or `error` and `command_line`.
+Standard input: a JSON line for each machine to start (the fields of `Order`) or to save (those of `Save`); its end is
+the end of the launcher.
+Standard output: a line for each, in any order, with the `name` and either `answer` (of a start, what QEMU's monitor
+says about the forwarded port), or `error` and `command_line`.
 """
 
 from __future__ import annotations
@@ -36,11 +37,23 @@ PARALLEL_STARTS_MAX = 16
 
 @dataclass(frozen=True)
 class Order:
-    """A machine to start. `domain` is its name in `xml`."""
+    """A machine to start. `domain` is its name in `xml`. With `state` it goes on from that, fed to `incoming`."""
 
     name: str
     domain: str
     xml: str
+    state: str = ""
+    incoming: str = ""
+
+
+@dataclass(frozen=True)
+class Save:
+    """A machine whose state is to be appended to the file `draft`, by way of the socket `outgoing`."""
+
+    name: str
+    domain: str
+    draft: str
+    outgoing: str
 
 
 class Launcher:
@@ -67,6 +80,13 @@ class Launcher:
 
         Raises GuestError when QEMU refuses it, HostError when libvirt cannot be used.
         """
+        return self._ask(order)
+
+    def save(self, order: Save) -> None:
+        """Saves a machine, which is paused afterwards. Raises GuestError or HostError."""
+        self._ask(order)
+
+    def _ask(self, order: Order | Save) -> str:
         answer: Future[str] = Future()
         assert self._process.stdin is not None
         with self._lock:
@@ -92,14 +112,17 @@ class Launcher:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         for line in self._process.stdout:
-            answer = json.loads(line)
-            if answer["name"] is None:
-                return HostError(answer["error"], answer["hint"])
-            future = self._answers[answer["name"]]
-            if "error" in answer:
-                future.set_exception(_refused(answer))
-            else:
-                future.set_result(answer["usernet"])
+            try:
+                answer = json.loads(line)
+                if answer["name"] is None:
+                    return HostError(answer["error"], answer["hint"])
+                future = self._answers[answer["name"]]
+                if "error" in answer:
+                    future.set_exception(_refused(answer))
+                else:
+                    future.set_result(answer["answer"])
+            except (ValueError, KeyError, TypeError):
+                return HostError(f"libvirt's process said what is no answer: {line.strip()[:200]}")
         said = self._process.stderr.read().strip()
         return HostError(f"libvirt's process ended ({self._process.wait()}): {said[-2000:] or 'silently'}")
 
@@ -126,10 +149,14 @@ def _refused(answer: dict[str, Any]) -> GuestError:
     )
 
 
-def _start(connection: Connection, order: Order) -> dict[str, object]:
+def _carry_out(connection: Connection, order: Order | Save) -> dict[str, object]:
     answer: dict[str, object] = {"name": order.name}
     try:
-        return answer | {"usernet": connection.start(order.xml)}
+        if isinstance(order, Save):
+            connection.save(order.domain, Path(order.draft), Path(order.outgoing))
+            return answer | {"answer": ""}
+        state = (Path(order.state), Path(order.incoming)) if order.state else (None, None)
+        return answer | {"answer": connection.start(order.xml, *state)}
     except HostError as error:
         return answer | {"error": error.message, "command_line": command_line(connection.log(order.domain))}
 
@@ -154,9 +181,9 @@ def main() -> int:
         return failure.exit_code
     with ThreadPoolExecutor(PARALLEL_STARTS_MAX) as pool:
         for line in sys.stdin:
-            pool.submit(_start, connection, Order(**json.loads(line))).add_done_callback(
-                lambda done: say(done.result())
-            )
+            fields = json.loads(line)
+            order = Order(**fields) if "xml" in fields else Save(**fields)
+            pool.submit(_carry_out, connection, order).add_done_callback(lambda done: say(done.result()))
     connection.close()
     return 0
 

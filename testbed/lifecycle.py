@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from images import Image, boot_archive, seed_archive
 from images.errors import writing
-from testbed import accelerator, ivshmem_server, keys, monitor, network, process, readiness, record, sockets, ssh_config
+from testbed import (
+    accelerator,
+    identity,
+    ivshmem_server,
+    keys,
+    monitor,
+    network,
+    process,
+    readiness,
+    record,
+    sockets,
+    ssh_config,
+    warm,
+)
 from testbed.accelerator import Choice
 from testbed.console import Console
-from testbed.deadline import Deadline
+from testbed.deadline import BOOT_S, Deadline
 from testbed.domain import SHARED_MEMORY_SLOT, Domain, SharedMemory, render
 from testbed.driver import emulator, process_of
 from testbed.errors import Failure, GuestError, HostError
@@ -29,10 +44,15 @@ from testbed.machine import Testbed, console_log, domain_file
 from testbed.process import ProcessId
 from testbed.record import Journal, Record, State
 from testbed.spec import LinkKind, NodeSpec, TestbedSpec
+from testbed.states import Resident
+from testbed.states import State as SavedState
+from testbed.warm import Mode, Template, Way
 
 Say = Callable[[str], None]
-BOOT_S = 15.0
-"""What a guest may take to be ready under KVM, on a host that is busy with others."""
+Seed = Mapping[str, tuple[int, bytes]]
+"""Files for a guest's init: name → mode, content."""
+PARALLEL_BOOTS_MAX = min(PARALLEL_STARTS_MAX, max(2, os.cpu_count() or 1))
+"""Machines that boot at a time: more than there are cores would only slow one another down."""
 
 
 class Condition(StrEnum):
@@ -57,6 +77,7 @@ class NodeSummary:
     accelerator: str
     started: bool
     alive: bool
+    warm: bool
     memory_bytes: int
     """What it was promised."""
     resident_bytes: int
@@ -99,6 +120,7 @@ def _summary(name: str, found: Record | None) -> Summary:
             found.nodes[node.name].accelerator or "",
             found.nodes[node.name].qemu is not None,
             (qemu := found.nodes[node.name].qemu) is not None and qemu.alive(),
+            found.nodes[node.name].warm,
             node.memory_bytes,
             qemu.resident_bytes() if qemu else 0,
         )
@@ -125,10 +147,13 @@ def up(
     evidence: Path | None = None,
     *,
     kept: bool = True,
+    mode: Mode = Mode.AUTO,
+    resident: Resident | None = None,
 ) -> Testbed:
     """Starts a testbed and waits until every node answers SSH; it then lives on until `down`.
 
-    One that is not `kept` is to be taken down by this process: without it, it is listed as left over.
+    One that is not `kept` is to be taken down by this process: without it, it is listed as left over. Nodes that are
+    started from a saved state (`mode`) have the program `resident` running.
 
     `images` are by architecture. Without a `deadline` each node has the time that its accelerator usually needs, with a
     wide margin. On any failure nothing is left behind, except that consoles and logs are copied to `evidence`. Raises
@@ -141,7 +166,7 @@ def up(
     say(f"{spec.name}: recorded, files in {journal.record.run_directory}")
     try:
         with writing(journal.record.run_directory):
-            Start(journal, images, say, deadline).run()
+            Start(journal, images, say, deadline, mode, resident).run()
     except BaseException:
         testbed = Testbed(journal.record)
         if evidence is not None:
@@ -156,13 +181,23 @@ def up(
 class Start:
     """One start of one testbed."""
 
-    def __init__(self, journal: Journal, images: Mapping[str, Image], say: Say, deadline: Deadline | None) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        images: Mapping[str, Image],
+        say: Say,
+        deadline: Deadline | None,
+        mode: Mode,
+        resident: Resident | None,
+    ) -> None:
         self.journal = journal
         self.spec = journal.record.spec
         self.directory = journal.record.run_directory
         self.images = images
         self.say = say
         self.deadline = deadline
+        self.mode = mode
+        self.resident = resident
         self.cancel = threading.Event()
         self._ports = threading.Lock()
 
@@ -177,10 +212,15 @@ class Start:
         try:
             host_keys = self._make_keys()
             self._start_servers()
-            domains = {
-                node.name: self._domain(node, choices[node.name], host_keys[node.name]) for node in self.spec.nodes
-            }
-            self._in_parallel(launcher, lambda node: self._boot(launcher, node, domains[node.name]))
+            domains = {node.name: self._domain(node, choices[node.name]) for node in self.spec.nodes}
+            ways = self._choose_ways(launcher, domains)
+            self._in_parallel(
+                launcher,
+                [
+                    partial(self._start, launcher, node, domains[node.name], host_keys[node.name], ways[node.name])
+                    for node in self.spec.nodes
+                ],
+            )
         finally:
             launcher.close()
         self.journal.change(lambda record: replace(record, state=State.RUNNING))
@@ -220,21 +260,42 @@ class Start:
                 )
             )
 
-    def _domain(self, node: NodeSpec, choice: Choice, host_key: KeyPair) -> Domain:
+    def _choose_ways(self, launcher: Launcher, domains: Mapping[str, Domain]) -> dict[str, Way]:
+        """Which nodes start from saved states; those that are missing are made first if that was asked for."""
+        if self.mode is Mode.COLD:
+            ways = {name: Way(None, "asked for") for name in domains}
+        else:
+            templates = {
+                name: Template.of(name, domain, self.directory, self.images[domain.arch], self.resident)
+                for name, domain in domains.items()
+            }
+            if self.mode is Mode.WARM:
+                making = [
+                    partial(template.make, launcher, self.directory, self.say, self.cancel)
+                    for template in warm.missing(templates)
+                ]
+                self._in_parallel(launcher, making)
+            ways = {name: template.way() for name, template in templates.items()}
+        for name, way in ways.items():
+            self.say(f"{name}: {'warm' if way.warm else 'cold'} start ({way.reason})")
+            self.journal.change_node(name, warm=way.warm, warm_reason=way.reason)
+        return ways
+
+    def _seed(self, node: NodeSpec, host_key: KeyPair, *, warm: bool) -> Seed:
+        """What makes a guest this node. In one that was restored, the interface for SSH is up already."""
+        interfaces = network.interfaces(self.spec, node.name, self.directory)[1 if warm else 0 :]
+        client = (self.directory / f"{keys.CLIENT_KEY}.pub").read_bytes()
+        return {
+            "hostname": (0o644, f"{node.name}\n".encode()),
+            "ssh_host_ed25519_key": (0o600, host_key.private),
+            "ssh_host_ed25519_key.pub": (0o644, f"{host_key.public}\n".encode()),
+            "authorized_keys": (0o600, client),
+            "network": (0o644, "".join(f"{each.seed_line}\n" for each in interfaces).encode()),
+        }
+
+    def _domain(self, node: NodeSpec, choice: Choice) -> Domain:
         image = self.images[node.arch]
         interfaces = network.interfaces(self.spec, node.name, self.directory)
-        initramfs = self.directory / f"{node.name}.initramfs"
-        client = (self.directory / f"{keys.CLIENT_KEY}.pub").read_bytes()
-        seed = seed_archive(
-            {
-                "hostname": (0o644, f"{node.name}\n".encode()),
-                "ssh_host_ed25519_key": (0o600, host_key.private),
-                "ssh_host_ed25519_key.pub": (0o644, f"{host_key.public}\n".encode()),
-                "authorized_keys": (0o600, client),
-                "network": (0o644, "".join(f"{each.seed_line}\n" for each in interfaces).encode()),
-            }
-        )
-        keys.write_private(initramfs, boot_archive(image, seed))
         links = self.spec.links_of(node.name, LinkKind.IVSHMEM_DOORBELL)
         return Domain(
             name=f"{self.spec.name}-{node.name}",
@@ -245,7 +306,7 @@ class Start:
             cpus=node.cpus,
             emulator=emulator(node.arch),
             kernel=image.kernel,
-            initramfs=initramfs,
+            initramfs=self.directory / f"{node.name}.initramfs",
             command_line=" ".join(image.command_line),
             root=image.root,
             console_log=console_log(self.directory, node.name),
@@ -262,21 +323,44 @@ class Start:
             ),
         )
 
-    def _in_parallel(self, launcher: Launcher, boot: Callable[[NodeSpec], None]) -> None:
-        """Boots all nodes at once; the first failure stops the others and is raised."""
-        with ThreadPoolExecutor(PARALLEL_STARTS_MAX, thread_name_prefix="boot") as pool:
-            futures: list[Future[None]] = [pool.submit(boot, node) for node in self.spec.nodes]
+    def _in_parallel(self, launcher: Launcher, works: Iterable[Callable[[], None]]) -> None:
+        """As many at once as there are cores; the first failure stops the others and is raised."""
+        with ThreadPoolExecutor(PARALLEL_BOOTS_MAX, thread_name_prefix="boot") as pool:
+            futures: list[Future[None]] = [pool.submit(work) for work in works]
+            well = False
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 errors = [error for future in futures if future.done() and (error := future.exception())]
+                well = not errors
             finally:
-                # Also when we are interrupted while waiting: whoever waits for a console or for libvirt ends.
-                self.cancel.set()
-                launcher.close()
+                if not well:
+                    # Also when we are interrupted while waiting: whoever waits for a console or for libvirt ends.
+                    self.cancel.set()
+                    launcher.close()
         for error in errors:
             raise error
 
-    def _boot(self, launcher: Launcher, node: NodeSpec, domain: Domain) -> None:
+    def _start(self, launcher: Launcher, node: NodeSpec, domain: Domain, host_key: KeyPair, way: Way) -> None:
+        """From its saved state; should that turn out to be of no use, it is thrown away, and the node boots."""
+        seed = self._seed(node, host_key, warm=False)
+        # Not only to boot from now: a reset boots any machine from it.
+        keys.write_private(domain.initramfs, boot_archive(self.images[node.arch], seed_archive(seed)))
+        if way.state is not None:
+            try:
+                resumed = warm.resumed(domain, self._incoming(node))
+                self._boot(launcher, node, resumed, self._seed(node, host_key, warm=True), way.state)
+                return
+            except GuestError as error:
+                way.state.remove()
+                reason = f"its saved state was of no use: {error.message.splitlines()[0]}"
+            self.say(f"{node.name}: cold start after all, {reason}")
+            if qemu := process_of(domain.uuid):
+                process.end([qemu], 0.0)
+            self.journal.change_node(node.name, warm=False, warm_reason=reason, stages={})
+            domain = replace(domain, name=f"{domain.name}-cold", uuid=str(uuid.uuid4()))
+        self._boot(launcher, node, domain, seed, None)
+
+    def _boot(self, launcher: Launcher, node: NodeSpec, domain: Domain, seed: Seed, state: SavedState | None) -> None:
         if self.cancel.is_set():
             raise readiness.Cancelled
         xml = render(domain)
@@ -285,6 +369,8 @@ class Start:
         self.say(f"{node.name}: starting")
         begin = time.monotonic()
         order = Order(node.name, domain.name, xml)
+        if state is not None:
+            order = replace(order, state=str(state.file), incoming=str(self._incoming(node)))
         try:
             usernet = launcher.start(order)
         except GuestError as error:
@@ -306,9 +392,13 @@ class Start:
             self.say(f"{node.name}: {boot.elapsed_s:.1f} s, stage {next(reversed(stages))}")
             self.journal.change_node(node.name, stages=stages)
 
-        boot_s = readiness.await_ready(boot, deadline, self.say, self.cancel, on_stage)
+        with identity.handed_over(domain.console_socket, seed) if state else contextlib.nullcontext():
+            boot_s = readiness.await_ready(boot, deadline, self.say, self.cancel, on_stage)
         self.journal.change_node(node.name, boot_s=boot_s)
         self.say(f"{node.name}: ready for SSH {boot_s:.1f} s after its start")
+
+    def _incoming(self, node: NodeSpec) -> Path:
+        return self.directory / f"{node.name}.in"
 
     def _identify(self, node: NodeSpec, domain: Domain, usernet: str) -> tuple[ProcessId, int]:
         qemu = process_of(domain.uuid)

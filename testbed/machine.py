@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import shlex
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -70,6 +72,16 @@ class Node:
         return self.record.accelerator_reason
 
     @property
+    def warm(self) -> bool:
+        """Whether it was started from a saved state, and so has the resident program of that in it."""
+        return self.record.warm
+
+    @property
+    def warm_reason(self) -> str:
+        """Which state it was, or why none."""
+        return self.record.warm_reason
+
+    @property
     def boot_s(self) -> float | None:
         """Seconds from the machine's start to its SSH banner; None when it did not come that far."""
         return self.record.boot_s
@@ -115,6 +127,11 @@ class Node:
             f"node {self.name} ({self.arch}, {self.accelerator}) {what}\n  last lines of its console:\n{tail}",
             f"`testbed down {self.testbed}` removes what is left of the testbed",
         )
+
+    @staticmethod
+    def prepare_shell() -> None:
+        """Loads what `shell` needs in the background: a good use of the time that a guest takes to come up."""
+        threading.Thread(target=importlib.import_module, args=("testbed.shell",), name="shell", daemon=True).start()
 
     def shell(self, deadline: Deadline | None = None) -> Shell:
         """A new SSH connection for programs. Raises GuestError when the guest is gone or does not let us in."""

@@ -15,6 +15,7 @@ from testbed.spec import LinkKind, LinkSpec, TestbedSpec
 
 SSH_PORT = 22
 USER_NETDEV = "user0"
+USER_MAC = "52:54:00:00:00:00"
 # The addresses that QEMU's user-mode network gives by default; each guest has a network of its own.
 USER_ADDRESS, USER_GATEWAY = "10.0.2.15/24", "10.0.2.2"
 FORWARD = re.compile(r"TCP\[HOST_FORWARD\]\s+\d+\s+127\.0\.0\.1\s+(\d+)\s+\S+\s+22\b")
@@ -43,7 +44,7 @@ def ethernet_address(spec: TestbedSpec, link: LinkSpec, node: str) -> str:
 
 def interfaces(spec: TestbedSpec, node: str, directory: Path) -> list[Interface]:
     """All of a node's network devices in the order of their PCI slots."""
-    mine = [_user_network(spec, node)]
+    mine = [user_network()]
     for position, link in enumerate(spec.links_of(node, LinkKind.ETHERNET)):
         device = f"eth{position + 1}"
         mac = _mac(spec, node, spec.links.index(link) + 1)
@@ -73,12 +74,13 @@ def _mac(spec: TestbedSpec, node: str, network: int) -> str:
     return f"52:54:00:{network:02x}:{number >> 8:02x}:{number & 0xFF:02x}"
 
 
-def _user_network(spec: TestbedSpec, node: str) -> Interface:
-    mac = _mac(spec, node, 0)
+def user_network() -> Interface:
+    """The device for SSH. It is the same in all guests: each is alone on its network."""
     # Port 0: the kernel chooses, so that two testbeds never want the same. restrict: a guest reaches neither the
     # world nor the services on the host's loopback.
     netdev = f"user,id={USER_NETDEV},restrict=on,ipv6=off,hostfwd=tcp:127.0.0.1:0-:{SSH_PORT}"
-    return Interface(mac, USER_ADDRESS, USER_GATEWAY, ("-netdev", netdev, *_device(USER_NETDEV, mac, NETWORK_SLOT)))
+    arguments = ("-netdev", netdev, *_device(USER_NETDEV, USER_MAC, NETWORK_SLOT))
+    return Interface(USER_MAC, USER_ADDRESS, USER_GATEWAY, arguments)
 
 
 def _device(netdev: str, mac: str, slot: int) -> tuple[str, str]:

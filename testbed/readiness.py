@@ -37,15 +37,19 @@ class Cancelled(Exception):
 
 @dataclass
 class Boot:
-    """A guest on its way up. `started` is on the monotonic clock; `kind` and `command_line` are for messages."""
+    """A guest on its way up. `started` is on the monotonic clock; `kind` and `command_line` are for messages.
+
+    It is ready when it has reached the stage `awaited` and, if it has a `port`, sshd introduces itself there.
+    """
 
     node: str
     kind: str
     console: Console
     qemu: ProcessId
-    port: int
+    port: int | None
     started: float
     command_line: str
+    awaited: str = READY
     monitor: Path | None = None
     """Its monitor's socket, which is asked when the machine stands still."""
 
@@ -62,7 +66,7 @@ def await_ready(
     cancel: threading.Event,
     on_stage: Callable[[dict[str, float]], None],
 ) -> float:
-    """Returns the seconds from the machine's start to its SSH banner. `on_stage` is told of every stage on the way.
+    """Returns the seconds from the machine's start until it is ready. `on_stage` is told of every stage on the way.
 
     Raises GuestError as soon as the guest has ended, panicked or said that it cannot go on, or when the deadline has
     passed; Cancelled when `cancel` is set.
@@ -74,7 +78,7 @@ def await_ready(
     try:
         said = time.monotonic()
         activity = Activity(boot.qemu.pid)
-        while READY not in boot.console.stages or not _banner(boot.port, deadline):
+        while boot.awaited not in boot.console.stages or not _answers(boot, deadline):
             if boot.console.update():
                 on_stage(dict(boot.console.stages))
             elif _ended(descriptor):
@@ -99,7 +103,7 @@ def _ended(descriptor: int) -> bool:
 
 
 def _awaited(boot: Boot, deadline: Deadline) -> str:
-    awaited = "an SSH banner" if READY in boot.console.stages else f"stage {READY}"
+    awaited = "an SSH banner" if boot.awaited in boot.console.stages else f"stage {boot.awaited}"
     return (
         f"{boot.node}: {boot.elapsed_s:.0f} s, stage {boot.console.stage}, waiting for {awaited} "
         f"({deadline.remaining():.0f} s left)"
@@ -115,6 +119,10 @@ def _check(boot: Boot, deadline: Deadline, cancel: threading.Event) -> None:
         fail(boot, f"is not ready after {deadline.seconds:g} s")
     if cancel.is_set():
         raise Cancelled
+
+
+def _answers(boot: Boot, deadline: Deadline) -> bool:
+    return boot.port is None or _banner(boot.port, deadline)
 
 
 def _ask_why_still(boot: Boot, activity: Activity) -> None:

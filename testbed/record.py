@@ -40,12 +40,17 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class NodeRecord:
-    """What is known of a node; None for what is not known yet. `stages` are seconds of guest time."""
+    """What is known of a node; None for what is not known yet. `stages` are seconds of guest time.
+
+    `warm` says that it was started from a saved state, `warm_reason` why or why not.
+    """
 
     accelerator: Accelerator | None = None
     accelerator_reason: str = ""
     qemu: ProcessId | None = None
     ssh_port: int | None = None
+    warm: bool = False
+    warm_reason: str = ""
     boot_s: float | None = None
     stages: Mapping[str, float] = field(default_factory=dict)
 

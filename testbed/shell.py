@@ -130,6 +130,18 @@ class Shell:
             raise GuestError(f"node {self.node}: cannot run {shlex.join(argv)}: {_words(error)}") from error
         return Process(self.node, argv, channel)
 
+    def connect(self, port: int, deadline: Deadline | None = None) -> paramiko.Channel:
+        """A connection to a port of the guest's own loopback. Raises GuestError when nobody listens there."""
+        limit = deadline or Deadline(CONNECT_S)
+        try:
+            channel = self._transport.open_channel(
+                "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=max(limit.remaining(), 0.001)
+            )
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise GuestError(f"node {self.node}: no connection to port {port}: {_words(error)}") from error
+        channel.settimeout(None)
+        return channel
+
     def run(self, argv: Sequence[str], input: bytes | None = None, deadline: Deadline | None = None) -> Completed:  # noqa: A002
         """Runs a command to its end. Raises GuestError when the deadline passes; looking at the exit code is yours."""
         limit = deadline or Deadline(RUN_S)

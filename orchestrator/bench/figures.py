@@ -22,6 +22,8 @@ class Quantity(StrEnum):
     BOOT_INITRAMFS = "boot_initramfs"
     BOOT_INIT = "boot_init"
     BOOT_SSHD = "boot_sshd"
+    WARM_SSH = "warm_ssh"
+    WARM = "warm"
     C_ZERO = "c_zero"
     C_COPY = "c_copy"
     C_PROTECT = "c_protect"
@@ -41,6 +43,8 @@ MEANINGS = {
     Quantity.BOOT_INITRAMFS: "… the initramfs: modules, disk, root file system",
     Quantity.BOOT_INIT: "… init: name, network",
     Quantity.BOOT_SSHD: "… sshd, until it listens",
+    Quantity.WARM_SSH: "from the start out of a saved state until SSH answers",
+    Quantity.WARM: "from the command until the agents answer, out of saved states",
     Quantity.C_ZERO: "first touch, zero page from a handler in C",
     Quantity.C_COPY: "missing page, copied in by a handler in C",
     Quantity.C_PROTECT: "store to a write-protected page, handler in C",
@@ -96,7 +100,7 @@ class Figure:
     @property
     def place(self) -> str:
         """Where it was measured, in words."""
-        joint = " + " if self.quantity is Quantity.BOOT else " ← "
+        joint = " + " if self.unit is Unit.SECONDS else " ← "
         return joint.join(self.nodes)
 
 
@@ -156,10 +160,14 @@ class Bench:
     duration_s: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """What `--json` prints. `pair_s`: median time until both guests answer SSH; null if it was not measured."""
-        pairs = [each for each in self.figures if each.quantity is Quantity.BOOT and len(each.nodes) > 1]
+        """What `--json` prints, with medians of the pair, null if they were not measured.
+
+        `pair_s`: until both guests, booted, answer SSH; `warm_pair_s`: until both agents answer, out of saved states.
+        """
+        pairs = {each.quantity: round(each.median, 3) for each in self.figures if len(each.nodes) > 1}
         return {
             **asdict(self),
-            "pair_s": round(pairs[0].median, 3) if pairs else None,
+            "pair_s": pairs.get(Quantity.BOOT),
+            "warm_pair_s": pairs.get(Quantity.WARM),
             "ratios": [asdict(ratio) for ratio in ratios(self.figures)],
         }

@@ -30,6 +30,7 @@ class Section(StrEnum):
     """Parts of a bench run that can be had alone."""
 
     BOOT = "boot"
+    WARM = "warm"
     FAULT = "fault"
     RING = "ring"
     TCP = "tcp"

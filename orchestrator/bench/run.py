@@ -4,16 +4,16 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from orchestrator.bench.figures import Bench, Figure, Machine
-from orchestrator.bench.guests import NODES, SHAPE, Guests
+from orchestrator.bench.figures import Bench, Figure
+from orchestrator.bench.guests import NODES, Guests
 from orchestrator.bench.measure import MEASUREMENTS, Boot, Section, boots
+from orchestrator.bench.starts import Pair, warm
 from orchestrator.experiment import Accelerator
-from orchestrator.machines import bring_up
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
-from orchestrator.signals import signals_wait
 from orchestrator.versions import of_tools
 from testbed import Testbed
+from testbed.warm import Mode
 
 
 def bench(
@@ -28,28 +28,25 @@ def bench(
     Whatever ends it, the guests are removed. Consoles of guests that do not come up go to `directory`.
     """
     started = time.monotonic()
+    pair = Pair(accelerator, directory, progress)
     booted: dict[str, list[Boot]] = {node: [] for node in NODES}
-    figures: list[Figure] = []
-    machines: tuple[Machine, ...] = ()
+    figures: list[Figure] = warm(pair, repeat) if Section.WARM in sections else []
     wanted = [section for section in MEASUREMENTS if section in sections]
-    boot_count = repeat if Section.BOOT in sections else 1
+    boot_count = repeat if Section.BOOT in sections else 1 if wanted else 0
     for index in range(boot_count):
         with progress.step(f"booting {' and '.join(NODES)} ({index + 1} of {boot_count})"):
-            name = f"bench-{directory.run_id[-4:]}"
-            testbed = bring_up(name, SHAPE, accelerator, progress.detail, directory.path / "evidence")
+            testbed = pair.up(Mode.COLD if Section.BOOT in sections else Mode.AUTO)
         try:
-            machines = _machines(testbed)
             for node in NODES:
                 booted[node].append(Boot(testbed.nodes[node].boot_s or 0.0, testbed.nodes[node].stages))
             if index == boot_count - 1 and wanted:
                 figures += _measured(testbed, wanted, repeat, progress)
         finally:
-            with signals_wait(progress.say_soon), progress.step("removing the guests"):
-                testbed.down(progress.detail)
+            pair.down(testbed)
     if Section.BOOT in sections:
         figures = [*boots(booted), *figures]
-    versions = of_tools([machine.arch for machine in machines])
-    return Bench(machines, repeat, tuple(figures), versions, round(time.monotonic() - started, 3))
+    versions = of_tools([machine.arch for machine in pair.machines])
+    return Bench(pair.machines, repeat, tuple(figures), versions, round(time.monotonic() - started, 3))
 
 
 def _measured(testbed: Testbed, sections: Sequence[Section], repeat: int, progress: Progress) -> list[Figure]:
@@ -61,10 +58,3 @@ def _measured(testbed: Testbed, sections: Sequence[Section], repeat: int, progre
             with progress.step(f"measuring {section.value}"):
                 figures += MEASUREMENTS[section](guests, repeat)
     return figures
-
-
-def _machines(testbed: Testbed) -> tuple[Machine, ...]:
-    return tuple(
-        Machine(node.name, node.arch, node.accelerator.value, node.accelerator_reason)
-        for node in testbed.nodes.values()
-    )

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from guest.lost_pages import survive_lost_pages
+from guest.protection import Protector, serve_protection
 from guest.region import BASE, Region, map_shared
 from guest.userfaultfd import PAGE_BYTES, Userfaultfd
 
@@ -31,10 +32,10 @@ class RegionProcess:
         theirs.close()
         self._region = region
         self._exit: int | None = None
-        _, fds, _, _ = socket.recv_fds(self._socket, 16, 1)
+        _, fds, _, _ = socket.recv_fds(self._socket, 16, 2)
         assert fds, f"the process could not register: {self.exit_status()}"
         self.userfaultfd = fds[0]
-        region.register(self.userfaultfd)
+        region.register(self.userfaultfd, Protector(socket.socket(fileno=fds[1])))
 
     def __enter__(self) -> Self:
         return self
@@ -103,7 +104,8 @@ class RegionProcess:
             memory = map_shared(memory_fd, size_bytes)
             faults = Userfaultfd()
             faults.register(BASE, size_bytes)
-            socket.send_fds(commands, [b"faults"], [faults.fd])
+            with serve_protection() as protection:
+                socket.send_fds(commands, [b"faults"], [faults.fd, protection.fileno()])
             if survives:
                 survive_lost_pages(BASE, size_bytes, lambda _page: None)
             while packet := commands.recv(_COMMAND.size):

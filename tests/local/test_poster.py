@@ -53,7 +53,8 @@ def test_the_origin_protocols_counts_are_those_of_the_page(tmp_path: Path) -> No
     points = ran(tmp_path, "origin")
     for pages in (1, 64):
         for iterations in (1, 4):
-            assert points[0, pages, iterations]["messages_total"] == 2 * pages
+            # The origin asks nobody, unless both touch a page at once.
+            assert 2 * pages <= points[0, pages, iterations]["messages_total"] <= 4 * pages
             assert points[1, pages, iterations]["messages_total"] == 2 * pages + 4 * pages * (iterations - 1)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from guest.errors import RegionError
+from guest.protocol.address_space import Access
 from guest.region import BASE, Region, map_shared
 from guest.segment import address_of
 from guest.userfaultfd import PAGE_BYTES
@@ -344,3 +345,72 @@ def test_an_address_that_is_taken_is_refused(region: Region) -> None:
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(status, 0)[1]) == 0
+
+
+def test_an_unmapped_page_is_gone_for_every_process_and_a_page_of_its_own_when_mapped_again(
+    region: Region, first: RegionProcess, second: RegionProcess
+) -> None:
+    exclusive(region, 2)
+    region.allow(2, 1, Access.NONE)
+    first.start_load(2)
+    assert first.exit_status() == -signal.SIGSEGV
+    region.allow(2, 1, Access.WRITE)
+    second.start_load(2)
+    assert second.fault() == (2, False)
+    region.zero(2, writable=True)
+    assert second.result() == 0
+
+
+def test_a_page_that_may_only_be_read_ends_who_stores_to_it_whatever_state_it_is_in(
+    region: Region, first: RegionProcess, second: RegionProcess
+) -> None:
+    exclusive(region, 2)
+    region.allow(2, 1, Access.READ)
+    assert second.load(2, 5) == CONTENTS[5]
+    first.start_store(2, 1)
+    assert first.exit_status() == -signal.SIGSEGV
+    region.allow(2, 1, Access.WRITE)
+    second.store(2, 9)
+
+
+def test_a_thread_whose_page_is_unmapped_while_it_waits_for_it_ends(region: Region, first: RegionProcess) -> None:
+    first.start_store(3, 1)
+    assert first.fault() == (3, True)
+    region.allow(3, 1, Access.NONE)
+    region.wake(3)
+    assert first.exit_status() == -signal.SIGSEGV
+
+
+def test_moved_pages_take_along_what_they_hold_and_what_their_states_let_processes_do(
+    region: Region, first: RegionProcess, second: RegionProcess
+) -> None:
+    exclusive(region, 0)
+    shared(region, 1)
+    first.store(0, 77)
+    region.allow(4, 2, Access.NONE)
+    region.relocate(0, 2, 4)
+    second.store(4, 78, offset=1)
+    assert (first.load(4), first.load(4, 1), first.load(5, 9)) == (77, 78, CONTENTS[9])
+    second.start_store(5, 1)
+    assert second.fault() == (5, True)
+    first.start_load(0)
+    assert first.exit_status() == -signal.SIGSEGV
+
+
+def test_a_newcomer_may_do_what_the_others_may(region: Region, first: RegionProcess) -> None:
+    exclusive(region, 2)
+    region.allow(2, 1, Access.READ)
+    with RegionProcess(region) as newcomer:
+        assert newcomer.load(2, 5) == CONTENTS[5]
+        newcomer.start_store(2, 1)
+        assert newcomer.exit_status() == -signal.SIGSEGV
+
+
+def test_poison_goes_with_the_page_that_is_unmapped(region: Region, first: RegionProcess) -> None:
+    region.poison(1)
+    region.allow(1, 1, Access.NONE)
+    region.allow(1, 1, Access.WRITE)
+    first.start_load(1)
+    assert first.fault() == (1, False)
+    region.zero(1, writable=True)
+    assert first.result() == 0

@@ -24,7 +24,8 @@ def command_line(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 COMMANDS = [
     ["run"], ["up"], ["ps"], ["ssh"], ["down"], ["validate"], ["schema"],
-    ["simulate"], ["image", "list"], ["image", "build"], ["results", "show"],
+    ["simulate"], ["image", "list"], ["image", "build"], ["image", "inspect"], ["image", "verify"],
+    ["image", "prune"], ["results", "show"],
 ]  # fmt: skip
 
 

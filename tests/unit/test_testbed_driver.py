@@ -90,7 +90,7 @@ def program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_machine_runs_or_is_refused_with_reasons(program: Path, tmp_path: Path) -> None:
     program.write_text(
         "#!/bin/sh\n"
-        'read one; echo \'{"name": "x86", "usernet": "told"}\'\n'
+        'read one; echo \'{"name": "x86", "answer": "told"}\'\n'
         'read two; echo \'{"name": "arm", "error": "no machine", "command_line": "qemu -M odd"}\'\n'
         "read three\n"
     )
@@ -109,6 +109,8 @@ def test_a_machine_runs_or_is_refused_with_reasons(program: Path, tmp_path: Path
         ("read order; echo 'segmentation fault' >&2; exit 139", r"libvirt's process ended \(139\): segmentation fault"),
         ('read order; echo \'{"name": null, "error": "cannot open", "hint": "install it"}\'; read end', "cannot open"),
         ("exit 1", r"libvirt's process"),
+        ("read order; echo warning; read end", r"libvirt's process said what is no answer: warning"),
+        ('read order; echo \'{"name": "x86"}\'; read end', r"what is no answer: \{.name.: .x86.\}"),
     ],
 )
 def test_a_libvirt_that_dies_is_told_to_who_waits(program: Path, tmp_path: Path, script: str, message: str) -> None:

@@ -171,6 +171,8 @@ def test_what_is_unknown_is_null_and_not_a_guess() -> None:
         "accelerator_reason": "",
         "qemu": None,
         "ssh_port": None,
+        "warm": False,
+        "warm_reason": "",
         "boot_s": None,
         "stages": {},
     }
