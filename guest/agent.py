@@ -4,6 +4,7 @@
     {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels'
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
     {"op":"close"}                       → {"event":"closed"}
+    {"op":"leave"}                       → {"event":"left"}         closed too, and others have all its pages
     {"op":"put","name","offset","data"}  → {"event":"put",…}        a piece of a file, base64, for workloads to name
     {"op":"execute","commands":[…],…}    → {"event":"executed",…}   command lines in a folder of their own, in order
     {"op":"get","name","offset"}         → {"event":"got",…}        a piece of a file that they left there
@@ -68,6 +69,7 @@ class Agent:
         self._used = False
         self._files: dict[str, int] = {}
         self._execution: Execution | None = None
+        self._leaving = False
         self._trace: TracedEngine | None = None
         self._trace_header: dict[str, Any] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
@@ -75,6 +77,7 @@ class Agent:
             "open": self._open,
             "run": self._start,
             "close": self._close,
+            "leave": self._leave,
             "put": self._put,
             "execute": self._execute,
             "get": self._get,
@@ -102,6 +105,9 @@ class Agent:
             daemon.serve(self._tick)
         except (GuestFailure, ProtocolError, OSError, AssertionError) as error:
             self._broken(error)
+            return
+        if self._leaving:
+            self._left(daemon)
             return
         run = self._run
         if run is None:
@@ -134,7 +140,7 @@ class Agent:
 
     def _broken(self, error: Exception) -> None:
         """The memory can no longer be kept coherent: nothing may go on with it."""
-        operation = "open" if self._run is None else "run"
+        operation = "leave" if self._leaving else "open" if self._run is None else "run"
         self._close({})
         self._answer(error_answer(operation, error))
 
@@ -166,10 +172,12 @@ class Agent:
             operation = fields.get("op")
             if not isinstance(operation, str) or operation not in self._operations:
                 raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
-            if self._run is not None and operation not in ("abort", "exit", "trace"):
+            if self._run is not None and operation not in ("abort", "leave", "exit", "trace"):
                 raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
             if self._execution is not None and self._execution.running and operation not in ("abort", "exit"):
                 raise CommandError(f"{operation!r} while commands run", "wait for their answer, or send abort")
+            if self._leaving and operation not in ("exit", "trace"):
+                raise CommandError(f"{operation!r} while the kernel is leaving", "wait for its answer")
             answer = self._operations[operation](fields)
         except (GuestFailure, OSError) as error:
             answer = error_answer(operation, error)
@@ -331,14 +339,41 @@ class Agent:
         if self._daemon is None:
             raise CommandError("nothing is open")
         self._stop()
+        self._shut(self._daemon, NodeState.CLOSED)
+        return {"event": "closed", "op": "close"}
+
+    def _leave(self, _: dict[str, Any]) -> None:
+        daemon = self._daemon
+        if daemon is None:
+            raise CommandError("nothing is open")
+        if not daemon.may_leave:
+            raise CommandError(
+                "this kernel cannot leave: it is the origin, or the last one", "close it: its pages are lost"
+            )
+        self._end_run()
+        daemon.leave()
+        self._leaving = True
+
+    def _left(self, daemon: Daemon) -> None:
+        """All is handed over, or there is nobody any more to whom it could be."""
+        if daemon.leaving:
+            self._broken(CommandError("the last other kernel died", "what only this one had is lost"))
+            return
+        self._shut(daemon, NodeState.LEFT)
+        self._answer({"event": "left", "op": "leave"})
+
+    def _end_run(self) -> None:
         if self._run is not None:
             self._run.close()
             self._run = None
-        self._daemon.close()
+
+    def _shut(self, daemon: Daemon, state: NodeState) -> None:
+        self._end_run()
+        self._leaving = False
+        daemon.close(state)
         self._daemon = None
         gc.unfreeze()
         gc.collect()
-        return {"event": "closed", "op": "close"}
 
     def _exit(self, _: dict[str, Any]) -> Answer:
         self._ended = True

@@ -284,7 +284,8 @@ def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agent
     agent.send_line(b"open sesame")
     assert "this line is not JSON: b'open sesame'" in agent.answer()["message"]
     refused(
-        "command: op 'fly', expected one of: hello, open, run, close, put, execute, get, trace, abort, exit", op="fly"
+        "command: op 'fly', expected one of: hello, open, run, close, leave, put, execute, get, trace, abort, exit",
+        op="fly",
     )
     refused("data of 'own.py': Only base64 data is allowed", op="put", name="own.py", offset=0, data="%%%")
     refused("command: offset -1, expected a whole number", op="put", name="own.py", offset=-1, data="")
