@@ -4,6 +4,7 @@
     {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels'
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
     {"op":"close"}                       → {"event":"closed"}
+    {"op":"leave"}                       → {"event":"left"}         closed too, and others have all its pages
     {"op":"trace"}                       → {"event":"trace",…}      what the engine did since `open` with "trace":true
     {"op":"abort"}                       → {"event":"aborting"}     and the run's own answer, an error of kind `aborted`
     {"op":"exit"}                        → {"event":"exiting"}      and the end of the process, as at the end of input
@@ -58,6 +59,7 @@ class Agent:
         self._daemon: Daemon | None = None
         self._run: Run | None = None
         self._used = False
+        self._leaving = False
         self._trace: TracedEngine | None = None
         self._trace_header: dict[str, Any] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
@@ -65,6 +67,7 @@ class Agent:
             "open": self._open,
             "run": self._start,
             "close": self._close,
+            "leave": self._leave,
             "trace": self._traced,
             "abort": self._abort,
             "exit": self._exit,
@@ -88,6 +91,9 @@ class Agent:
         except (GuestFailure, ProtocolError, OSError, AssertionError) as error:
             self._broken(error)
             return
+        if self._leaving:
+            self._left(daemon)
+            return
         run = self._run
         if run is None:
             return
@@ -102,7 +108,7 @@ class Agent:
 
     def _broken(self, error: Exception) -> None:
         """The memory can no longer be kept coherent: nothing may go on with it."""
-        operation = "open" if self._run is None else "run"
+        operation = "leave" if self._leaving else "open" if self._run is None else "run"
         self._close({})
         self._answer(error_answer(operation, error))
 
@@ -134,8 +140,10 @@ class Agent:
             operation = fields.get("op")
             if not isinstance(operation, str) or operation not in self._operations:
                 raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
-            if self._run is not None and operation not in ("abort", "exit", "trace"):
+            if self._run is not None and operation not in ("abort", "leave", "exit", "trace"):
                 raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
+            if self._leaving and operation not in ("exit", "trace"):
+                raise CommandError(f"{operation!r} while the kernel is leaving", "wait for its answer")
             answer = self._operations[operation](fields)
         except (GuestFailure, OSError) as error:
             answer = error_answer(operation, error)
@@ -249,14 +257,41 @@ class Agent:
         if self._daemon is None:
             raise CommandError("nothing is open")
         self._stop()
+        self._shut(self._daemon, NodeState.CLOSED)
+        return {"event": "closed", "op": "close"}
+
+    def _leave(self, _: dict[str, Any]) -> None:
+        daemon = self._daemon
+        if daemon is None:
+            raise CommandError("nothing is open")
+        if not daemon.may_leave:
+            raise CommandError(
+                "this kernel cannot leave: it is the origin, or the last one", "close it: its pages are lost"
+            )
+        self._end_run()
+        daemon.leave()
+        self._leaving = True
+
+    def _left(self, daemon: Daemon) -> None:
+        """All is handed over, or there is nobody any more to whom it could be."""
+        if daemon.leaving:
+            self._broken(CommandError("the last other kernel died", "what only this one had is lost"))
+            return
+        self._shut(daemon, NodeState.LEFT)
+        self._answer({"event": "left", "op": "leave"})
+
+    def _end_run(self) -> None:
         if self._run is not None:
             self._run.close()
             self._run = None
-        self._daemon.close()
+
+    def _shut(self, daemon: Daemon, state: NodeState) -> None:
+        self._end_run()
+        self._leaving = False
+        daemon.close(state)
         self._daemon = None
         gc.unfreeze()
         gc.collect()
-        return {"event": "closed", "op": "close"}
 
     def _exit(self, _: dict[str, Any]) -> Answer:
         self._ended = True

@@ -19,6 +19,8 @@ from time import monotonic_ns
 
 from guest.carrier import Carrier
 from guest.faults import NOTES_KEPT, FaultsInFlight
+from guest.fence import full_fence
+from guest.leaving import Handover
 from guest.link import Link
 from guest.membership import BEAT_NS, FAILURE_DEADLINE_S, Membership
 from guest.notify import Notifier, Policy
@@ -31,7 +33,8 @@ from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
 
-_BARRIER = int(MessageName.BARRIER)
+_BARRIER, _LEAVE = int(MessageName.BARRIER), int(MessageName.LEAVE)
+"""From the first of these on, names are not the engine's."""
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
@@ -77,6 +80,7 @@ class Daemon:
         self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
         self._faults = FaultsInFlight(self.node.count_fault)
         self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
+        self._handover = Handover(engine, region.pages, self._carrier.carry_out)
         self._membership = Membership(segment, kernel, int(failure_deadline_s * 1e9))
         self._handlers: dict[int, Callable[[], object]] = {}
         self._epoll = select.epoll()
@@ -121,9 +125,8 @@ class Daemon:
 
     def send_harness(self, name: MessageName, number: int, mask: int = 0) -> None:
         """Send a message of the test harness to every other kernel that lives."""
-        for kernel in self.kernels:
-            if kernel != self.kernel and kernel not in self.dead:
-                self._carrier.carry_out([effects.Send(kernel, Message(name, request=number, copyset=mask))])
+        for kernel in self._others:
+            self._carrier.carry_out([effects.Send(kernel, Message(name, request=number, copyset=mask))])
 
     def watch_others(self, on_death: Callable[[int], None] | None) -> None:
         """Take silence for death from now on, and tell `on_death`; or no more, with None."""
@@ -139,7 +142,7 @@ class Daemon:
         """Give the harness's messages that came before anybody listened to `on_harness`."""
         kept, self._harness_kept = self._harness_kept, []
         for sender, message in kept:
-            self._harness(sender, message)
+            self._not_for_the_engine(sender, message)
 
     def woke(self) -> None:
         """A thread was woken by other means than a page: it gets the CPU."""
@@ -149,9 +152,29 @@ class Daemon:
         """(page, waiting since) of every fault in flight; times in ns of CLOCK_MONOTONIC."""
         return self._faults.since()
 
-    def close(self) -> None:
-        """Stop serving, for good. The link and its memory stay the caller's."""
-        self.node.state = NodeState.CLOSED
+    @property
+    def may_leave(self) -> bool:
+        """Whether others can go on without this kernel: there are some, and it is not their origin."""
+        return bool(self._others) and self._engine.origin != self.kernel
+
+    @property
+    def _others(self) -> list[int]:
+        return [kernel for kernel in self.kernels if kernel != self.kernel and kernel not in self.dead]
+
+    def leave(self) -> None:
+        """Hand over what this kernel has, while `serve` goes on; it returns when that is done. No thread may be
+        attached."""
+        self._handover.begin(min(self._others), self.stop)
+
+    @property
+    def leaving(self) -> bool:
+        """Whether something is still to be handed over."""
+        return self._handover.done is not None
+
+    def close(self, state: NodeState = NodeState.CLOSED) -> None:
+        """Stop serving, for good; LEFT only after `leave`. The link and its memory stay the caller's."""
+        full_fence()  # behind all that was sent
+        self.node.state = state
         self._handlers.clear()
         self._epoll.close()
         self.region.close()
@@ -167,7 +190,7 @@ class Daemon:
 
         Raises Fenced when the others have declared this kernel dead.
         """
-        carrier = self._carrier
+        carrier, handover = self._carrier, self._handover
         poll = self._epoll.poll
         progress_ns = tick_ns = monotonic_ns()
         passes = 0
@@ -176,8 +199,8 @@ class Daemon:
                 self._stopped = False
                 return
             progress = self._receive()
-            if carrier.backlog:
-                progress |= carrier.flush()
+            if carrier.backlog or handover.busy:
+                progress |= self._catch_up()
             if carrier.woken:
                 carrier.woken = False
                 self._let_run()
@@ -206,10 +229,17 @@ class Daemon:
             else:
                 self._spin()
 
+    def _catch_up(self) -> bool:
+        """Send what found no room; a kernel that leaves goes only when all it has to say is said."""
+        progress = self._carrier.flush() if self._carrier.backlog else False
+        if not self._carrier.backlog:
+            self._handover.settle()
+        return progress
+
     def _look_around(self, now_ns: int) -> None:
         membership = self._membership
         listened_to = membership.suspects
-        dead = membership.look(now_ns)
+        dead = membership.look(now_ns, sum(1 << each.sender for each in self._receivers if each.pending()))
         if membership.suspects != listened_to:
             self._receivers = [each for each in self._receivers if not membership.suspects >> each.sender & 1]
             self._notifier.ignore(membership.suspects)
@@ -220,6 +250,11 @@ class Daemon:
             self._carrier.carry_out(self._engine.peer_down(kernel))
             if self.on_death is not None:
                 self.on_death(kernel)
+        if dead and self.leaving:
+            if self.may_leave:
+                self.leave()
+            else:
+                self.stop()  # nobody is left to leave anything to
 
     def _let_run(self) -> None:
         """Give the CPU to threads that were woken, unless they have had it and are in their next fault already."""
@@ -267,7 +302,7 @@ class Daemon:
                 progress = True
                 name = message[0]
                 if name >= _BARRIER:
-                    self._harness(receiver.sender, message)
+                    self._not_for_the_engine(receiver.sender, message)
                 elif name == _PAGE_DATA:
                     carrier.payload = receiver.payload_address(message)
                     carrier.carry_out(self._engine.receive(receiver.sender, message))
@@ -279,8 +314,10 @@ class Daemon:
                 message = receiver.receive()
         return progress
 
-    def _harness(self, sender: int, message: Message) -> None:
-        if self.on_harness is None:
+    def _not_for_the_engine(self, sender: int, message: Message) -> None:
+        if message.name == _LEAVE:
+            self._handover.receive(sender, message)
+        elif self.on_harness is None:
             self._harness_kept.append((sender, message))
         else:
             self.on_harness(sender, message)

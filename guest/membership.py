@@ -6,8 +6,9 @@ Every kernel's page of the node table holds a *heartbeat*, a number that grows w
 1. It beats.
 2. If a kernel that it does not suspect suspects it, it is *fenced*: the others go on without it, so it stops at once.
    (Suspecting each other, the kernel with the lower id goes on.)
-3. It suspects whoever has shown no new heartbeat for the deadline, whoever has closed its memory, and whomever a
-   kernel suspects that it does not suspect itself. From then on it does not listen to them any more.
+3. It suspects whoever has shown no new heartbeat for the deadline, whoever has closed its memory, whoever had left at
+   the last look and of whom nothing is left to be read, and whomever a kernel suspects that it does not suspect
+   itself. From then on it does not listen to them any more.
 4. It publishes its suspects, fences, and looks at the others' once more, so that of two kernels which suspect each
    other at the same moment at least one sees it.
 5. When all kernels that it does not suspect have published the very same suspects, these are *dead*.
@@ -50,6 +51,7 @@ class Membership:
         self._deadline_ns = deadline_ns
         self._watching = False
         self._buried = 0
+        self._left = 0
         self._last_ns = 0
         self._heartbeats = dict.fromkeys(self._others, -1)
         self._silent_ns = dict.fromkeys(self._others, 0)
@@ -59,16 +61,18 @@ class Membership:
         self._watching = watching
         self._silent_ns = dict.fromkeys(self._others, 0)
 
-    def look(self, now_ns: int) -> list[int]:
+    def look(self, now_ns: int, unread: int = 0) -> list[int]:
         """Beat, and look around; returns the kernels whose death all survivors have just agreed upon.
 
-        `now_ns` is a time of CLOCK_MONOTONIC. Raises Fenced.
+        `now_ns` is a time of CLOCK_MONOTONIC, `unread` a mask of the kernels of which there are messages to be read.
+        Raises Fenced.
         """
         self._nodes[self._kernel].beat()
         passed_ns = min(now_ns - self._last_ns, 2 * BEAT_NS) if self._last_ns else 0
         self._last_ns = now_ns
         self._stop_if_fenced()
         before = self.suspects
+        self._suspect_those_who_left(unread)
         if self._watching:
             self._suspect_the_silent(passed_ns)
         self._join_suspicions()
@@ -91,13 +95,19 @@ class Membership:
                 "was it paused, or starved of processor time? coherency.failure_deadline_s is how long it may be",
             )
 
+    def _suspect_those_who_left(self, unread: int) -> None:
+        self.suspects |= self._left & ~unread
+        for other in self._others:
+            if self._nodes[other].state is NodeState.LEFT:
+                self._left |= 1 << other
+
     def _suspect_the_silent(self, passed_ns: int) -> None:
         for other in self._others:
             node = self._nodes[other]
             state, heartbeat = node.state, node.heartbeat
             if state is NodeState.CLOSED:
                 self.suspects |= 1 << other
-            elif heartbeat != self._heartbeats[other] or state is NodeState.ABSENT:
+            elif heartbeat != self._heartbeats[other] or state not in _SERVING:
                 self._heartbeats[other] = heartbeat
                 self._silent_ns[other] = 0
             else:

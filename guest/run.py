@@ -5,6 +5,7 @@ import os
 import zlib
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from socket import MSG_DONTWAIT, recv_fds, send_fds, socket
 from time import monotonic_ns
 from typing import Any
@@ -181,7 +182,7 @@ class Run:
         elif kind == application.FAULTS:
             thread.userfaultfd = fds[0]
             self._daemon.attach(thread.userfaultfd, thread.faults)
-            thread.socket.send(application.REGISTERED)
+            self._tell(thread, application.REGISTERED)
             self._daemon.woke()
         elif kind == application.ACCESSES:
             thread.accesses_fd = fds[0]
@@ -271,12 +272,14 @@ class Run:
         gone = [(kernel, thread) for kernel, mask in self._barrier.gone.items() for thread in members(mask)]
         packet = application.RELEASED + (json.dumps(gone).encode() if gone else b"")
         for thread in self._threads:
-            if not thread.died:
-                try:
-                    thread.socket.send(packet)
-                except OSError:
-                    pass  # it has just died: the end of its socket is the next thing that is read from there
+            self._tell(thread, packet)
         self._daemon.woke()
+
+    def _tell(self, thread: _Thread, packet: bytes) -> None:
+        """Nobody hears it if the thread has just died: the end of its socket is the next thing that is read there."""
+        if thread.socket.fileno() >= 0:
+            with suppress(ConnectionError):
+                thread.socket.send(packet)
 
     def _fail(self, failure: RunFailed) -> None:
         if self.failure is None:

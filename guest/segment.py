@@ -87,6 +87,8 @@ class NodeState(IntEnum):
     OPEN = 1
     RUNNING = 2
     CLOSED = 3
+    LEFT = 4
+    """Closed, and another kernel has all that it had."""
 
 
 class Layout(NamedTuple):

@@ -33,6 +33,12 @@ def add_to(app: typer.Typer) -> None:
     app.command()(verify)
 
 
+_GiveUps = Annotated[
+    int | None, typer.Option(metavar="N", help="Processes that may die while they wait.  [default: 0]")
+]
+_Deaths = Annotated[int | None, typer.Option(metavar="N", help="Kernels that may die.  [default: 0]")]
+_Returns = Annotated[int | None, typer.Option(metavar="N", help="Kernels that may come back.  [default: 0]")]
+_Leaves = Annotated[int | None, typer.Option(metavar="N", help="Kernels that may leave in order.  [default: 0]")]
 _OWN = "One scenario of your own (any of these instead of the default set)"
 
 
@@ -56,11 +62,10 @@ def verify(
     threads: Annotated[
         int | None, typer.Option(metavar="N", help="Threads of each kernel, each with those operations.  [default: 1]")
     ] = None,
-    give_ups: Annotated[
-        int | None, typer.Option(metavar="N", help="Processes that may die while they wait.  [default: 0]")
-    ] = None,
-    deaths: Annotated[int | None, typer.Option(metavar="N", help="Kernels that may die.  [default: 0]")] = None,
-    returns: Annotated[int | None, typer.Option(metavar="N", help="Dead kernels that return.  [default: 0]")] = None,
+    give_ups: _GiveUps = None,
+    deaths: _Deaths = None,
+    returns: _Returns = None,
+    leaves: _Leaves = None,
     limit: Annotated[
         int, typer.Option(min=1, metavar="STATES", help="Search at most so many states a scenario, some 1 KB each.")
     ] = 5_000_000,
@@ -79,7 +84,7 @@ def verify(
 ) -> None:
     """Search every interleaving of small systems, with the engine that runs in the guests.
 
-    A set of scenarios is searched, which takes minutes; with any of the options from --kernels to --returns, that one
+    A set of scenarios is searched, which takes minutes; with any of the options from --kernels to --leaves, that one
     scenario. Which operations are reads and which are writes is left open: all choices are searched.
 
     \b
@@ -94,7 +99,7 @@ def verify(
     from orchestrator import verify_command
     from orchestrator.checker import default_set
 
-    own = (kernels, operations, pages, links, start, threads, give_ups, deaths, returns)
+    own = (kernels, operations, pages, links, start, threads, give_ups, deaths, returns, leaves)
     one = own.count(None) < len(own)
     if replay is not None:
         if one or quick or protocol or save_trace:
@@ -118,6 +123,7 @@ def _scenario(
     give_ups: int | None,
     deaths: int | None,
     returns: int | None,
+    leaves: int | None,
 ) -> "Scenario":
     from orchestrator.checker import scenario
 
@@ -130,6 +136,7 @@ def _scenario(
         give_ups or 0,
         deaths or 0,
         returns or 0,
+        leaves or 0,
     )
 
 

@@ -26,7 +26,7 @@ from orchestrator.vocabulary import nearest
 
 MOST_KERNELS, MOST_PAGES, MOST_THREADS, MOST_OPERATIONS = 8, 8, 4, 16
 """Far beyond what can be searched to the end."""
-_HINTS = {"deaths": "one kernel must survive", "returns": "only a dead kernel can come back: see --deaths"}
+_HINTS = {"deaths": "one kernel must survive", "returns": "only a kernel that died or left can come back"}
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ def bounded(scenario: Scenario) -> Scenario:
         ("threads", scenario.threads, 1, MOST_THREADS),
         ("give-ups", scenario.give_ups, 0, MOST_OPERATIONS),
         ("deaths", scenario.deaths, 0, scenario.kernels - 1 + scenario.returns),
-        ("returns", scenario.returns, 0, scenario.deaths),
+        ("returns", scenario.returns, 0, scenario.deaths + scenario.leaves),
+        ("leaves", scenario.leaves, 0, MOST_OPERATIONS),
     ]
     for what, found, least, most in wrong:
         if not least <= found <= most:

@@ -55,3 +55,5 @@ def _more(scenario: Scenario) -> Iterator[str]:
         yield "may " + ", ".join(dict.fromkeys(operation.kind.name.lower() for operation in scenario.space))
     if scenario.returns:
         yield f"{scenario.returns} return{'s' if scenario.returns > 1 else ''}"
+    if scenario.leaves:
+        yield f"{scenario.leaves} kernel{'s leave' if scenario.leaves > 1 else ' leaves'}"

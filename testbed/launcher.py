@@ -9,7 +9,8 @@ The words at the end are what will be asked for: libvirt learns first what those
 
 Standard input: a JSON line for each machine to start (the fields of `Order`) or to save (those of `Save`); its end is
 the end of the launcher.
-Standard output: a line for each, in any order, with the `name` and either `answer` (of a start, what QEMU's monitor
+Standard output: a line without a name once libvirt is ready; then a line for each, in any order, with the `name` and
+either `answer` (of a start, what QEMU's monitor
 says about the forwarded port), or `error` and `command_line`.
 """
 
@@ -31,6 +32,8 @@ from testbed.errors import Failure, GuestError, HostError
 from testbed.process import python
 from testbed.spec import Accelerator, Driver
 
+_READY = ""
+"""In the place of a machine's name: libvirt has learnt what the QEMUs can do, which takes seconds the first time."""
 PARALLEL_STARTS_MAX = 16
 """Machines at a time: more of them would only slow one another down."""
 
@@ -60,7 +63,8 @@ class Launcher:
     """The launcher of a testbed, as seen by the command that starts it. Methods may be called by many threads."""
 
     def __init__(self, driver: Driver, directory: Path, kinds: Iterable[tuple[str, Accelerator]]) -> None:
-        self._answers: dict[str, Future[str]] = {}
+        self._ready: Future[str] = Future()
+        self._answers: dict[str, Future[str]] = {_READY: self._ready}
         self._lock = threading.Lock()
         self._end: Failure | None = None
         # In a session of its own: Ctrl-C must not hit libvirt halfway through a start.
@@ -74,6 +78,10 @@ class Launcher:
         )
         self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
         self._reader.start()
+
+    def wait_until_ready(self) -> None:
+        """Until libvirt knows what the QEMUs can do. Raises HostError when it cannot be used."""
+        self._ready.result()
 
     def start(self, order: Order) -> str:
         """Starts a machine; returns what its monitor says about its user-mode network.
@@ -175,6 +183,7 @@ def main() -> int:
         connection = Connection(driver, directory)
         for arch, _, accelerator in (word.partition(":") for word in sys.argv[3:]):
             connection.prepare(emulator(arch), arch, Accelerator(accelerator))
+        say({"name": _READY, "answer": ""})
     except (HostError, OSError) as error:
         failure = error if isinstance(error, HostError) else HostError(str(error))
         say({"name": None, "error": failure.message, "hint": failure.hint})

@@ -213,6 +213,7 @@ class Start:
             host_keys = self._make_keys()
             self._start_servers()
             domains = {node.name: self._domain(node, choices[node.name]) for node in self.spec.nodes}
+            launcher.wait_until_ready()  # not a part of any machine's boot
             ways = self._choose_ways(launcher, domains)
             self._in_parallel(
                 launcher,

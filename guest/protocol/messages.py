@@ -27,9 +27,6 @@ class MessageName(IntEnum):
     """A writer that lost a vote gives up: the winner must no longer wait for it (our addition)."""
     GRANT = 7
     """Write the copy that you have: the origin protocol's answer without a page."""
-    JOIN = 8
-    JOINED = 9
-    LEAVE = 10
     SPACE_LOCK = 11
     """Of the address space: `guest.protocol.space` says what these four are for."""
     SPACE_LOCKED = 12
@@ -38,6 +35,8 @@ class MessageName(IntEnum):
     BARRIER = 24
     """The test harness's, not the protocol's; counted apart."""
     CONTROL = 25
+    LEAVE = 26
+    """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
 
 
 class Flag(IntFlag):

@@ -29,9 +29,8 @@ MEETING_BYTES = 128
 _LOOKS = 4000
 """How often a thread looks at another's word before it lets others run: some ten microseconds."""
 _LOOKS_AGAIN = 64
-_YIELDS = 500
-"""How often it yields before it sleeps: for some milliseconds. On an emulated machine a sleeper is woken late; if the
-other one has gone to sleep by then in its turn, and so on, they never meet awake."""
+_YIELDS = 16
+"""How often it yields before it sleeps. Not for long: on a busy machine, who has used its time waits the longer."""
 _NAP_S = 50e-6
 _PAUSE_BITS = 16
 """The longest pause is 65,536 turns of an empty loop: 20 µs on a processor, 200 µs on an emulated one. A page fault

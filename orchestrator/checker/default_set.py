@@ -18,11 +18,12 @@ QUICK = (
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),
     Scenario((1, 1), _REORDERED, deaths=1, returns=1),
+    Scenario((1, 1, 0), _REORDERED, _MODIFIED, leaves=2),
     Scenario((1, 1, 1), start=_SHARED, pages=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED),
 )
-"""Some seconds: every start and kind of links, pages, threads, give-ups, deaths and returns once at least."""
+"""Some seconds: every start and kind of links, pages, threads, give-ups, deaths, returns and leaves once at least."""
 
 _UNMAP, _MAP, _MOVE = Operation(Kind.UNMAP, 0, 1), Operation(Kind.MAP, 0, 1), Operation(Kind.MOVE, 0, 1, to=1)
 _READ_ONLY, _WRITABLE = Operation(Kind.PROTECT, 0, 1, Access.READ), Operation(Kind.PROTECT, 0, 1, Access.WRITE)
@@ -36,6 +37,10 @@ DEFAULT = (
     Scenario((3, 3), _REORDERED),
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),
+    Scenario((2, 2), _REORDERED, give_ups=1, leaves=1),
+    Scenario((1, 0, 1), leaves=1, pages=2),
+    Scenario((1, 1, 0), start=_MODIFIED, leaves=1, deaths=1),
+    Scenario((1, 1, 0), start=_SHARED, leaves=2, returns=1),
     Scenario((2, 2), _REORDERED, deaths=2, returns=1),
     Scenario((1, 1, 1), start=_SHARED, pages=2),
     Scenario((1, 1, 1), _REORDERED, _PARTLY_SHARED),
@@ -53,6 +58,7 @@ DEFAULT = (
     Scenario((1, 1, 0), start=_SHARED, deaths=2, returns=1),
     Scenario((1, 0, 1), deaths=1, returns=1),
     Scenario((1, 1, 1), _REORDERED, _MODIFIED, deaths=1),
+    Scenario((1, 1, 1), start=_PARTLY_SHARED, leaves=1),
     Scenario((1, 1, 1), start=_PARTLY_SHARED, give_ups=1, deaths=1),
     Scenario((1, 1, 1), _REORDERED, _SHARED, give_ups=1),
     Scenario((2, 1, 1), _REORDERED, _SHARED),

@@ -144,6 +144,16 @@ class Machine:
             outcome = self._steps[key] = self._outcome(step)
         return outcome
 
+    def take_over(self, local: int, page: int) -> Outcome:
+        """It reads the page, though no thread of its own wants it."""
+        key = (local, page, -3)
+        outcome = self._steps.get(key)
+        if outcome is None:
+            step = self._step(local)
+            step.event(lambda engine: engine.fault(page, False))
+            outcome = self._steps[key] = self._outcome(step)
+        return outcome
+
     def moves(self, local: int) -> tuple[tuple[str, Outcome], ...]:
         """All that its threads may do now, each under a name of its own: start an operation, or try again."""
         found = self._moves.get(local)

@@ -36,28 +36,28 @@ class Rehearsal:
         """A thread loads or stores; if the page's state does not allow it, the engine gets a fault."""
         state = self.engines[kernel].state(page)
         if state not in (State.N, State.M) and (write or state is not State.S):
-            self._carry_out(kernel, self.engines[kernel].fault(page, write))
+            self.carry_out(kernel, self.engines[kernel].fault(page, write))
 
     def operate(self, kernel: int, operation: Operation) -> None:
         """A thread asks for an operation on the address space; the engines are `SpaceEngine`s."""
         engine = self.engines[kernel]
         assert isinstance(engine, SpaceEngine)
-        self._carry_out(kernel, engine.operate(operation))
+        self.carry_out(kernel, engine.operate(operation))
 
     def abandon(self, kernel: int, page: int) -> None:
         """Nobody on this kernel waits for the page any more."""
-        self._carry_out(kernel, self.engines[kernel].abandon(page))
+        self.carry_out(kernel, self.engines[kernel].abandon(page))
 
     def bury(self, kernel: int, dead: int) -> None:
         """The kernel hears that another one died."""
-        self._carry_out(kernel, self.engines[kernel].peer_down(dead))
+        self.carry_out(kernel, self.engines[kernel].peer_down(dead))
 
     def deliver(self) -> Sent | None:
         """Let the oldest message arrive; None if there is none."""
         if not self._flying:
             return None
         sent = self._flying.popleft()
-        self._carry_out(sent.receiver, self.engines[sent.receiver].receive(sent.sender, sent.message))
+        self.carry_out(sent.receiver, self.engines[sent.receiver].receive(sent.sender, sent.message))
         return sent
 
     def settle(self) -> None:
@@ -69,7 +69,8 @@ class Rehearsal:
         """The page's states in all kernels, as in `SIM`."""
         return "".join(engine.state(page).name for engine in self.engines)
 
-    def _carry_out(self, kernel: int, effects: Iterable[object]) -> None:
+    def carry_out(self, kernel: int, effects: Iterable[object]) -> None:
+        """Send what is to be sent, note who wakes."""
         for effect in effects:
             if isinstance(effect, Send):
                 sent = Sent(kernel, effect.to, effect.message)

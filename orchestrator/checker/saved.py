@@ -33,6 +33,7 @@ def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
         "give_ups": scenario.give_ups,
         "deaths": scenario.deaths,
         "returns": scenario.returns,
+        "leaves": scenario.leaves,
         "space": [list(operation) for operation in scenario.space],
         "mapped": scenario.mapped,
     }
@@ -105,6 +106,7 @@ def trace_from_json(saved: Any) -> Saved:
             give_ups=int(what["give_ups"]),
             deaths=int(what["deaths"]),
             returns=int(what.get("returns", 0)),
+            leaves=int(what.get("leaves", 0)),
             space=tuple(Operation.of(*map(int, fields)) for fields in what.get("space", ())),
             mapped=what.get("mapped"),
         )

@@ -49,6 +49,8 @@ class Scenario:
     """How many kernels may die."""
     returns: int = 0
     """How many times a dead kernel may come back, with nothing mapped, and its threads with their operations anew."""
+    leaves: int = 0
+    """How many kernels may leave: their threads do nothing more, and another kernel reads every page that they have."""
     space: tuple[Operation, ...] = ()
     """Operations on the address space that any thread may ask for, in the place of a read or write."""
     mapped: int | None = None
@@ -77,7 +79,12 @@ class Scenario:
     def __str__(self) -> str:
         extras = "".join(
             f", {count} {word}"
-            for count, word in ((self.give_ups, "give-ups"), (self.deaths, "deaths"), (self.returns, "returns"))
+            for count, word in (
+                (self.give_ups, "give-ups"),
+                (self.deaths, "deaths"),
+                (self.returns, "returns"),
+                (self.leaves, "leaves"),
+            )
             if count
         )
         threads = f" on {self.threads} threads each" if self.threads > 1 else ""

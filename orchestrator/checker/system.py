@@ -10,6 +10,7 @@ from orchestrator.checker.step import Violation
 
 DEAD = -1
 """Stands for the local state of a dead kernel."""
+NOBODY = -1
 
 
 class World(NamedTuple):
@@ -25,11 +26,18 @@ class World(NamedTuple):
     """(dead, survivor that has not heard of it yet)."""
     arrivals: tuple[tuple[int, int], ...] = ()
     """(kernel that has come back, member that has not heard of it yet). Its threads do nothing until all have."""
+    leaving: int = NOBODY
+    """The kernel that is about to leave, if any; one after the other."""
+    handing: int = 0
+    """Mask of pages that nobody has taken over from it yet, as far as it has them."""
     fallen: int = 0
-    """Mask of the kernels that ever died."""
+    """Mask of the kernels that ever died or left."""
+    left: int = 0
+    """Mask of those that left, and have not come back."""
     give_ups: int = 0
     deaths: int = 0
     returns: int = 0
+    leaves: int = 0
 
 
 class Move(NamedTuple):
@@ -133,8 +141,13 @@ class System:
             yield from self._give_ups(world)
         if world.deaths < self.scenario.deaths:
             yield from self._deaths(world)
-        if world.returns < self.scenario.returns and not world.notices and not world.arrivals:
-            yield from self._returns(world)
+        if world.leaving != NOBODY:
+            yield from self._leave(world)
+        elif not world.notices and not world.arrivals:  # one change of membership after the other
+            if world.returns < self.scenario.returns:
+                yield from self._returns(world)
+            if world.leaves < self.scenario.leaves:
+                yield from self._begin_to_leave(world)
 
     def _give_ups(self, world: World) -> Iterator[Move]:
         for kernel, local in enumerate(world.locals):
@@ -148,23 +161,65 @@ class System:
         """What the dead had sent may arrive, until its receiver hears of the death; what was sent to it never does."""
         living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
         for dead in living if len(living) > 1 else ():
-            locals_ = tuple(DEAD if kernel == dead else local for kernel, local in enumerate(world.locals))
-            net = tuple(flight for flight in world.net if flight[1] != dead)
-            notices = tuple(
-                sorted(
-                    [entry for entry in world.notices if entry[1] != dead]
-                    + [(dead, kernel) for kernel in living if kernel != dead]
-                )
-            )
-            after = world._replace(
-                locals=locals_,
-                net=net,
-                notices=notices,
-                arrivals=tuple(entry for entry in world.arrivals if entry[1] != dead),
-                fallen=world.fallen | 1 << dead,
-                deaths=world.deaths + 1,
-            )
+            after = self._without(world, dead)._replace(deaths=world.deaths + 1)
             yield Move(dead, "dies", None, after, None, True, True)
+
+    def _without(self, world: World, gone: int) -> World:
+        """The kernel is no more, and nobody has heard of it yet."""
+        living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
+        left = [entry for entry in world.notices if entry[1] != gone]
+        return world._replace(
+            locals=_put(world.locals, gone, DEAD),
+            net=tuple(flight for flight in world.net if flight[1] != gone),
+            notices=tuple(sorted(left + [(gone, kernel) for kernel in living if kernel != gone])),
+            arrivals=tuple(entry for entry in world.arrivals if entry[1] != gone),
+            leaving=NOBODY if world.leaving == gone else world.leaving,
+            handing=0 if world.leaving == gone else world.handing,
+            fallen=world.fallen | 1 << gone,
+        )
+
+    def _begin_to_leave(self, world: World) -> Iterator[Move]:
+        """Whoever has no thread in a fault; not the origin, without which nobody gets anything new."""
+        living = [kernel for kernel, local in enumerate(world.locals) if local != DEAD]
+        for kernel in living if len(living) > 1 else ():
+            machine, local = self.machines[kernel], world.locals[kernel]
+            summary = machine.summaries[local]
+            if summary.asleep or summary.awake or kernel == machine.engine.origin:
+                continue
+            after = world._replace(
+                locals=_put(world.locals, kernel, machine.rearm(local, self.scenario.threads, 0)),
+                leaving=kernel,
+                handing=(1 << self.scenario.pages) - 1,
+            )
+            yield Move(kernel, "begins to leave", None, after, None, True, True)
+
+    def _leave(self, world: World) -> Iterator[Move]:
+        """When nothing is on its way to it any more, another kernel reads page after page; when that one has had all
+        that the leaving one has, it leaves."""
+        leaving = world.leaving
+        has = self.machines[leaving].summaries[world.locals[leaving]]
+        others = (kernel for kernel, local in enumerate(world.locals) if local != DEAD and kernel != leaving)
+        successor = next(others, NOBODY)
+        if successor == NOBODY or has.pending:
+            return
+        if not has.present & world.handing:
+            after = self._without(world, leaving)
+            after = after._replace(left=after.left | 1 << leaving, leaves=after.leaves + 1)
+            yield Move(leaving, "leaves", None, after)
+            return
+        machine, local = self.machines[successor], world.locals[successor]
+        for page in range(self.scenario.pages):
+            if not has.present & world.handing & 1 << page:
+                continue
+            if machine.summaries[local].readable >> page & 1:
+                after = world._replace(handing=world.handing & ~(1 << page))
+                yield Move(successor, f"has taken page {page} over", None, after)
+            else:
+                self._trying = successor, f"takes page {page} over", None
+                outcome = machine.take_over(local, page)
+                if outcome.local != local:
+                    after = self.apply(world, successor, outcome, world.net)
+                    yield Move(successor, f"takes page {page} over", outcome, after)
 
     def _returns(self, world: World) -> Iterator[Move]:
         """Only once all have heard of the death, and one kernel after the other: that is the membership's part."""
@@ -183,12 +238,14 @@ class System:
                 locals=tuple(locals_),
                 touched=tuple(mask & ~(1 << kernel) for mask in world.touched),
                 arrivals=tuple((kernel, member) for member in living),
+                left=world.left & ~(1 << kernel),
                 returns=world.returns + 1,
             )
             yield Move(kernel, "comes back", None, after, None, True, True)
 
     def _news(self, world: World) -> Iterator[Move]:
-        """Every kernel hears of a return before it hears of anything that happened to that kernel afterwards."""
+        """Every kernel hears of a return before it hears of anything that happened to that kernel afterwards, and that
+        one has left only when all that it sent has arrived."""
         for arrival in world.arrivals:
             newcomer, kernel = arrival
             self._trying = kernel, f"hears that kernel {newcomer} is back", None
@@ -197,9 +254,10 @@ class System:
             after = self.apply(world._replace(arrivals=arrivals), kernel, outcome, world.net)
             yield Move(kernel, f"hears that kernel {newcomer} is back", outcome, after)
         for notice in world.notices:
-            if notice in world.arrivals:
-                continue
             dead, kernel = notice
+            unread = world.left >> dead & 1 and any(flight[:2] == notice for flight in world.net)
+            if notice in world.arrivals or unread:
+                continue
             self._trying = kernel, f"hears that kernel {dead} died", None
             outcome = self.machines[kernel].bury(world.locals[kernel], dead)
             net = tuple(flight for flight in world.net if flight[0] != dead or flight[1] != kernel)
@@ -233,7 +291,7 @@ class System:
             if present >> page & 1 and not mask >> kernel & 1:
                 touched = _put(touched, page, mask | 1 << kernel)
         if sends:
-            if world.deaths:
+            if world.fallen:
                 sends = tuple(send for send in sends if locals_[send[0]] != DEAD)
             net = self.network.add(net, kernel, sends)
         return world._replace(locals=tuple(locals_), net=net, touched=touched, written=written)

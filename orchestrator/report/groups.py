@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.parameters import head, show_value
 from orchestrator.past_run import PastPoint, PastRun
 from orchestrator.report.chart import number
+from orchestrator.words import counted
 
 _SHOWN = ("workload.threads", "workload.array", "workload.iterations")
 """Parameters that charts have an axis or a panel for."""
@@ -91,6 +92,6 @@ def by(points: Sequence[Measured], *keys: str) -> dict[tuple[Any, ...], list[Mea
     return dict(groups)
 
 
-def pages_word(pages: int) -> str:
-    """`1 page`, `64 pages`."""
-    return f"{pages:,} page{'' if pages == 1 else 's'}"
+def title(sharing: str, pages: int) -> str:
+    """Of a panel: `R,W, 64 pages`; a workload that has no array has no pages either."""
+    return f"{sharing}, {counted(pages, 'page')}" if pages else sharing

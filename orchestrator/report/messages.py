@@ -5,7 +5,8 @@ from math import log10
 from typing import Any
 
 from orchestrator.report.chart import Chart, Panel, Series, Table, number
-from orchestrator.report.groups import Measured, Spread, by, pages_word
+from orchestrator.report.groups import Measured, Spread, by, title
+from orchestrator.words import counted
 
 TOTAL = "all messages"
 LEAST = 0.7
@@ -55,7 +56,7 @@ def _lines(group: Sequence[Measured], names: Sequence[str]) -> list[Panel]:
             "xaxis": {"type": "log", "title": "iterations", "tickvals": list(steps), "ticktext": list(map(str, steps))},
             "yaxis": {"type": "log", "title": "messages", "range": [log10(LEAST), log10(2 * most)], **_ticks(most)},
         }
-        panels.append(Panel(f"{sharing}, {pages_word(pages)}", traces, layout))
+        panels.append(Panel(title(sharing, pages), traces, layout))
     return panels
 
 
@@ -105,9 +106,9 @@ def _bars(group: Sequence[Measured], names: Sequence[str]) -> list[Panel]:
             }
         )
     first = group[0]
-    title = f"{pages_word(first.pages)}, {first.iterations} iterations"
+    what = f"{counted(first.pages, 'page')}, {counted(first.iterations, 'iteration')}"
     layout = {"barmode": "group", "xaxis": {"title": "sharing", "type": "category"}, "yaxis": {"title": "messages"}}
-    return [Panel(title, traces, layout)]
+    return [Panel(what, traces, layout)]
 
 
 def _spread(points: Sequence[Measured], name: str) -> Spread:

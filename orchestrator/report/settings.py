@@ -5,7 +5,7 @@ from math import log10
 from typing import Any
 
 from orchestrator.report.chart import Chart, Panel, Series, Table
-from orchestrator.report.groups import Measured, Spread, by, pages_word
+from orchestrator.report.groups import Measured, Spread, by, title
 
 _FIGURES: dict[str, Callable[[dict[str, Any]], float | None]] = {
     "messages": lambda result: result.get("messages_total"),
@@ -58,7 +58,7 @@ def _panels(points: Sequence[Measured], figure: str, read: Callable[[dict[str, A
             }  # fmt: skip
         else:
             layout |= {"barmode": "group", "xaxis": {"type": "category", "title": "iterations"}}
-        panels.append(Panel(f"{sharing}, {pages_word(pages)}", traces, layout))
+        panels.append(Panel(title(sharing, pages), traces, layout))
     return panels
 
 

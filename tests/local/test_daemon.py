@@ -283,7 +283,7 @@ def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agent
 
     agent.send_line(b"open sesame")
     assert "this line is not JSON: b'open sesame'" in agent.answer()["message"]
-    refused("command: op 'fly', expected one of: hello, open, run, close, trace, abort, exit", op="fly")
+    refused("command: op 'fly', expected one of: hello, open, run, close, leave, trace, abort, exit", op="fly")
     refused("command: there is no memory to run on", op="run")
     refused("command: nothing is open", op="close")
     refused("command: there is no run to abort", op="abort")

@@ -10,7 +10,7 @@ import pytest
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.ring import Receiver, Sender
 from guest.samples import REMOTE_WRITE
-from guest.segment import ISA, Segment
+from guest.segment import ISA, NodeState, Segment
 from tests.local.agents import AgentProcess, Agents, Answer
 from tests.local.test_daemon import PAGE, R, W, until
 
@@ -72,6 +72,30 @@ def test_pages_that_only_the_dead_kernel_had_are_lost_and_all_others_keep_their_
     for answer in answers:
         assert answer["dead_kernels"] == [1]
         assert answer["dead_threads"] == []
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_kernel_that_leaves_in_the_middle_of_writing_takes_no_page_with_it(three: Agents, protocol: str) -> None:
+    pages, some = 1024, 100
+    three.open(protocol=protocol, pages=pages)
+    segment = three.segment()
+    three.start([R, W, R], array_bytes=pages * PAGE, iterations=3, stride=1024)
+    until(lambda: segment.nodes[1].faults[REMOTE_WRITE] > pages + some)
+    assert three.agents[1].ask(op="leave") == {"event": "left", "op": "leave"}
+    assert segment.nodes[1].state is NodeState.LEFT
+    for kernel in (0, 2):
+        answer = finished(three.agents[kernel])
+        assert (answer["dead_kernels"], answer["lost_pages"]) == ([1], [])
+    assert segment.nodes[1].messages[MessageName.LEAVE] >= some
+    assert three.agents[1].ask(op="close")["message"] == "nothing is open"
+
+
+def test_who_cannot_leave_says_why_and_stays(three: Agents) -> None:
+    three.open(protocol="origin")
+    refused = three.agents[0].ask(op="leave")
+    assert (refused["kind"], "it is the origin" in refused["message"]) == ("command", True)
+    three.close()
+    assert three.agents[0].ask(op="leave")["message"] == "nothing is open"
 
 
 def test_without_its_origin_nobody_hangs(three: Agents) -> None:

@@ -39,6 +39,9 @@ SOUND = [
     Scenario((1, 1), REORDERED, deaths=1, returns=1),
     Scenario((2, 1), start=MODIFIED, deaths=2, returns=2),
     Scenario((1, 1, 0), start=MODIFIED, deaths=1, returns=1),
+    Scenario((2, 2), REORDERED, leaves=1),
+    Scenario((2, 1), leaves=1, returns=1),
+    Scenario((1, 1, 0), REORDERED, MODIFIED, leaves=2),
 ]
 
 

@@ -36,6 +36,7 @@ SOUND = [
     Scenario((1, 1, 1), REORDERED, MODIFIED, deaths=2),
     Scenario((1, 1, 1), REORDERED, SHARED, deaths=1, returns=1),
     Scenario((1, 1, 0), start=MODIFIED, deaths=2, returns=2),
+    Scenario((2, 2, 2), REORDERED, SHARED, give_ups=1, leaves=2),
 ]
 
 
@@ -216,6 +217,13 @@ class OriginRemembersNothing(OriginEngine):
         return effects
 
 
+class LeavesWhileAPageIsOnItsWay(OriginEngine):
+    """A kernel that leaves forgets that it has asked for something."""
+
+    def pending(self, page: int) -> bool:
+        return False
+
+
 TWO_VALUES = "invariant 1: a page is writable in one kernel and readable in another"
 STALE = "invariant 2: a kernel can read a stale value"
 GONE = "invariant 4: no kernel has page 0 any more"
@@ -246,6 +254,7 @@ MUTANTS: list[tuple[type[OriginEngine], Scenario, int, str]] = [
     (OrphansHope, Scenario((1, 1), start=MODIFIED, deaths=1), 3, f"{STUCK} a thread waits in kernel 1"),
     (OwnerStruckOut, Scenario((2, 1)), 7, TWO_VALUES),
     (OriginRemembersNothing, Scenario((1, 1), start=SHARED, deaths=1, returns=1), 5, TWO_VALUES),
+    (LeavesWhileAPageIsOnItsWay, Scenario((0, 1), start=SHARED, give_ups=1, leaves=1), 6, GONE),
 ]
 """Each with the number of steps of the shortest story in which it fails, and how it does."""
 

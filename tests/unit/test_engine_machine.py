@@ -51,6 +51,8 @@ class Machine(RuleBasedStateMachine):
         self.deaths = 0
         self.news: list[tuple[int, int]] = []
         """(dead, survivor that has not heard of it)."""
+        self.back: list[tuple[int, int]] = []
+        """(kernel that has come back, member that has not heard of it)."""
 
     @initialize(kernels=st.integers(2, 6), pages=st.integers(1, 3))
     def boot(self, kernels: int, pages: int) -> None:
@@ -61,7 +63,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(which=INDEX, page=INDEX, write=st.booleans())
     def access(self, which: int, page: int, write: bool) -> None:
+        newcomers = {newcomer for newcomer, _ in self.back}
         idle = [k for k, kernel in enumerate(self.kernels) if kernel.alive and kernel.wanted is None]
+        idle = [k for k in idle if k not in newcomers]
         if idle:
             self.attempt(idle[which % len(idle)], page % len(self.latest), write)
 
@@ -102,6 +106,23 @@ class Machine(RuleBasedStateMachine):
         self.links[dead, kernel].clear()
         self.carry_out(kernel, self.kernels[kernel].engine.peer_down(dead))
 
+    @precondition(lambda self: self.deaths == 1 and not self.news and not all(kernel.alive for kernel in self.kernels))
+    @rule(which=INDEX)
+    def come_back(self, which: int) -> None:
+        if which % 8:
+            return
+        back = next(k for k, kernel in enumerate(self.kernels) if not kernel.alive)
+        pages = len(self.latest)
+        self.kernels[back] = Kernel(self.protocol(back, range(len(self.kernels)), pages), pages)
+        self.kernels[back].engine.peer_up(back)
+        self.back = [(back, kernel) for kernel in range(len(self.kernels)) if kernel != back]
+
+    @precondition(lambda self: self.back)
+    @rule(which=INDEX)
+    def hear_of_the_return(self, which: int) -> None:
+        back, kernel = self.back.pop(which % len(self.back))
+        self.carry_out(kernel, self.kernels[kernel].engine.peer_up(back))
+
     def teardown(self) -> None:
         """With fair delivery every fault ends, and in the end everyone can read the latest value of every page."""
         if not self.kernels:
@@ -116,6 +137,8 @@ class Machine(RuleBasedStateMachine):
     def settle(self) -> None:
         while self.news:
             self.hear_of_it(0)
+        while self.back:
+            self.hear_of_the_return(0)
         for _ in range(20_000):
             if not any(self.links.values()):
                 break

@@ -112,6 +112,18 @@ def test_a_kernel_that_closes_its_memory_in_a_run_is_dead_at_once() -> None:
     assert kernels.dead[0] == [1]
 
 
+def test_who_left_is_listened_to_until_all_it_sent_has_been_read() -> None:
+    kernels = Kernels(2)
+    kernels.beats([0, 1], 2)
+    kernels.segment.nodes[1].state = NodeState.LEFT
+    member = kernels.members[0]
+    now_ns = kernels.now_ns[0]
+    assert member.look(now_ns + BEAT_NS) == []
+    assert member.look(now_ns + 2 * BEAT_NS, unread=0b10) == []
+    assert member.suspects == 0
+    assert member.look(now_ns + 3 * BEAT_NS) == [1]
+
+
 def test_a_kernel_that_has_not_come_yet_is_not_dead() -> None:
     kernels = Kernels(2)
     kernels.segment.nodes[1].state = NodeState.ABSENT

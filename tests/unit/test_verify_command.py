@@ -138,3 +138,4 @@ def test_the_sets_have_every_start_and_every_kind_of_links_and_two_and_three_ker
         assert max(scenario.deaths for scenario in scenarios) > 0
         assert max(scenario.give_ups for scenario in scenarios) > 0
         assert max(scenario.returns for scenario in scenarios) > 0
+        assert max(scenario.leaves for scenario in scenarios) > 0

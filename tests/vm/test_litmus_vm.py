@@ -29,14 +29,15 @@ def test_two_instruction_sets_show_nothing_forbidden_on_coherent_memory_or_behin
 
 def test_a_guest_that_dies_leaves_the_complete_rows_and_its_name(tmp_path: Path) -> None:
     cockpit = Cockpit(tmp_path)
-    with cockpit.start("litmus", CONFIG, "--iterations", "64", "--no-control", "--json") as process:
-        assert process.stderr is not None
-        for said in process.stderr:
-            if "row 1 of " in said and "instances" in said:
-                break
-        (arm,) = [pid for pid, line in cockpit.processes([]).items() if "qemu-system-aarch64" in line]
-        os.kill(arm, signal.SIGKILL)
-        stdout, stderr = process.communicate(timeout=120)
+    process = cockpit.start("litmus", CONFIG, "--iterations", "64", "--no-control", "--json")
+    assert process.stderr is not None
+    for said in process.stderr:
+        if "row 1 of " in said and "instances" in said:
+            break
+    places = [each["run_directory"] for each in cockpit.testbeds()]
+    machine = next(pid for pid, line in cockpit.processes(places).items() if "qemu-system-aarch64" in line)
+    os.kill(machine, signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=200)
     assert process.returncode == 3, stderr
     found = json.loads(stdout)
     (kept,) = tmp_path.glob("results/*/litmus.json")
@@ -44,4 +45,4 @@ def test_a_guest_that_dies_leaves_the_complete_rows_and_its_name(tmp_path: Path)
     assert found["outcome"] == "error"
     assert "node arm: its agent was gone" in found["error"]["message"]
     assert 1 <= len(found["rows"]) < found["planned_rows"]
-    cockpit.assert_nothing_left([])
+    cockpit.assert_nothing_left(places)
