@@ -207,6 +207,7 @@ _CIRCUMSTANCES: dict[str, Callable[[PastRun], object]] = {
     "processor": lambda run: _host(run).get("cpu"),
     "CPUs": lambda run: _host(run).get("cpus"),
     "accelerators": lambda run: ", ".join(f"{node['name']} {node['accelerator']}" for node in _nodes(run)),
+    "starts": lambda run: ", ".join(f"{node['name']} {'warm' if node.get('warm') else 'cold'}" for node in _nodes(run)),
     "images": lambda run: ", ".join(sorted({node.get("image", "")[:12] for node in _nodes(run)})),
     "source": lambda run: run.summary.get("versions", {}).get("source"),
 }

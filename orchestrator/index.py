@@ -19,7 +19,7 @@ from orchestrator.past_run import EVENTS, PastPoint, PastRun, read_run
 from orchestrator.results import all_runs
 
 FILE = ".index.sqlite3"
-VERSION = 1
+VERSION = 2
 """Of the tables; an index of another version is made anew."""
 _WAIT_S = 30.0
 """How long another process may take to bring the index up to date."""
@@ -32,7 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "nodes": {
         "run_id": "TEXT", "node": "TEXT", "arch": "TEXT", "accelerator": "TEXT", "boot_s": "REAL", "image": "TEXT",
-        "kernel": "TEXT",
+        "kernel": "TEXT", "warm": "INTEGER",
     },
     "stages": {"run_id": "TEXT", "stage": "TEXT", "duration_s": "REAL"},
     "points": {
@@ -158,7 +158,7 @@ def _rows(run: PastRun, run_id: str, changed: str) -> Iterator[tuple[str, list[t
     ]  # fmt: skip
     yield "nodes", [
         (run_id, node["name"], node["arch"], node["accelerator"], node["boot_s"], node.get("image"),
-         node["facts"].get("kernel_release"))
+         node["facts"].get("kernel_release"), int(node.get("warm", False)))
         for node in summary.get("nodes", ())
     ]  # fmt: skip
     yield "stages", [(run_id, *stage) for stage in summary.get("stages_s", {}).items()]

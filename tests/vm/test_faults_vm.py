@@ -1,0 +1,133 @@
+"""Faults of real guests: killed, paused, without their daemon, without a program. The other guest carries on."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import pytest
+
+from guest.segment import Segment
+from images import Image
+from orchestrator.bench.guests import NODES, SEGMENT, Guests
+from testbed import Deadline, Testbed, up
+from testbed.errors import GuestError
+from tests.vm.conftest import pair_spec, say
+
+pytestmark = pytest.mark.timeout(600)
+
+DEADLINE_S = 10.0
+"""Failure deadline: emulated guests share this host with whatever else it does."""
+RUN_S = 240.0
+LOOK_S = 0.02
+PAGE = 4096
+AGENT = "^python3 .*guest.agent"
+"""The agent, its launcher, and the programs that this forks; the oldest is the agent, the youngest a program."""
+Outcome = tuple[dict[str, dict[str, Any]], dict[str, GuestError]]
+
+
+class Running:
+    """A workload that goes on in both guests while a test does something to one of them."""
+
+    def __init__(self, guests: Guests, testbed: Testbed, pool: ThreadPoolExecutor) -> None:
+        self.guests = guests
+        self.testbed = testbed
+        self._pool = pool
+
+    def start(self, roles: list[list[str]], iterations: int, pages: int = 16) -> "Future[Outcome]":
+        """The writer's guest is the first one; nothing is lost as long as the second one reads everything."""
+        self.guests.format_segment()
+        opening = {"op": "open", "kernels": 2, "pages": pages, "failure_deadline_s": DEADLINE_S}
+        opening["link"] = {"kind": "ivshmem", "pci": None}
+        self.guests.ask({node: {**opening, "kernel": kernel} for kernel, node in enumerate(NODES)})
+        described = {"kind": "shared-array", "array_bytes": pages * PAGE, "iterations": iterations}
+        work = {"op": "run", "workload": described, "all_roles": roles, "deadline_s": 0.9 * RUN_S}
+        ended = self._pool.submit(
+            self.guests.agents.ask_survivors, dict.fromkeys(NODES, work), NODES, Deadline(RUN_S), 5.0
+        )
+        self.until(lambda segment: all(sum(node.faults) > 2 * pages for node in segment.nodes), ended)
+        return ended
+
+    def until(self, holds: Callable[[Segment], bool], ended: "Future[Outcome]") -> None:
+        """Look at the shared segment until something holds there, which must be before the run has ended."""
+        deadline = Deadline(RUN_S)
+        with self.testbed.segment(SEGMENT) as peer:
+            segment = Segment.open(peer.memory)
+            while not holds(segment):
+                assert not deadline.expired, [(node.state, node.faults) for node in segment.nodes]
+                done, _ = wait([ended], timeout=LOOK_S)
+                assert not done, ended.result()
+
+    def machine(self, node: str) -> int:
+        """The process that is the machine."""
+        process = self.testbed.nodes[node].record.qemu
+        assert process is not None
+        return process.pid
+
+    def in_guest(self, node: str, *words: str) -> None:
+        done = self.guests.shells[node].run(words)
+        assert done.exit_code == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def faulty(state_home: object, images: Mapping[str, Image]) -> Iterator[Testbed]:
+    """A pair of its own: one of the two does not survive it."""
+    with up(pair_spec("faulty"), images, say) as testbed:
+        yield testbed
+
+
+@pytest.fixture
+def running(faulty: Testbed) -> Iterator[Running]:
+    with ThreadPoolExecutor(1) as pool, Guests(faulty, say) as guests:
+        yield Running(guests, faulty, pool)
+
+
+def survivor(outcome: Outcome, node: str = "x86") -> dict[str, Any]:
+    answer = outcome[0][node]
+    assert answer["verified"], answer["mismatches"]
+    return answer
+
+
+def test_a_program_that_is_killed_is_missed_and_takes_nobody_along(running: Running) -> None:
+    ended = running.start([["writer"], ["reader", "writer"]], iterations=300, pages=4)
+    # The launcher forks the programs: they are the youngest processes with the agent's name.
+    running.in_guest("arm", "pkill", "-KILL", "-n", "-f", AGENT)
+    answers, failures = ended.result()
+    assert failures == {}
+    survivor((answers, failures))
+    (died,) = answers["arm"]["dead_threads"]
+    assert died["how"] == "killed by SIGKILL"
+    assert [answer["dead_kernels"] for answer in answers.values()] == [[], []]
+
+
+def test_a_guest_that_was_paused_past_the_deadline_says_so_when_it_goes_on(running: Running) -> None:
+    ended = running.start([["writer"], ["reader"]], iterations=1000, pages=4)
+    os.kill(running.machine("arm"), signal.SIGSTOP)
+    try:
+        running.until(lambda segment: segment.nodes[0].suspects == 0b10, ended)
+    finally:
+        os.kill(running.machine("arm"), signal.SIGCONT)
+    answers, failures = ended.result()
+    assert survivor((answers, failures))["dead_kernels"] == [1]
+    assert "fenced: kernel 1 was declared dead by kernel 0" in failures["arm"].message
+
+
+def test_without_its_daemon_a_guest_is_dead_to_the_other(running: Running) -> None:
+    ended = running.start([["writer"], ["reader", "writer"]], iterations=300, pages=4)
+    running.in_guest("arm", "pkill", "-KILL", "-o", "-f", AGENT)
+    answers, failures = ended.result()
+    assert survivor((answers, failures))["dead_kernels"] == [1]
+    assert "its agent was gone" in failures["arm"].message
+
+
+def test_a_guest_that_is_killed_is_missed_and_what_only_it_had_is_lost(running: Running) -> None:
+    """Last: it has no second life. It wrote all pages, and is in the middle of writing them again."""
+    pages = 256
+    ended = running.start([["reader"], ["writer"]], iterations=3, pages=pages)
+    os.kill(running.machine("arm"), signal.SIGKILL)
+    answers, failures = ended.result()
+    answer = survivor((answers, failures))
+    assert answer["dead_kernels"] == [1]
+    assert 0 < len(answer["lost_pages"]) <= pages
+    assert "node arm" in failures["arm"].message
