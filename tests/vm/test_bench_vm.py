@@ -30,9 +30,10 @@ def medians(bench: dict[str, Any], quantity: Quantity) -> dict[tuple[str, ...], 
 
 
 def test_every_quantity_is_measured_on_both_nodes_or_in_both_directions(bench: dict[str, Any]) -> None:
-    for quantity in Quantity:
+    for quantity in set(Quantity) - {Quantity.WARM}:
         places = set(medians(bench, quantity))
         assert {place[0] for place in places} == {"x86", "arm"}, quantity
+    assert set(medians(bench, Quantity.WARM)) == {("x86", "arm")}
     assert set(medians(bench, Quantity.BOOT)) == {("x86",), ("arm",), ("x86", "arm")}
     assert all(each["count"] > 0 and 0 < each["smallest"] <= each["median"] <= each["p99"] for each in bench["figures"])
 
