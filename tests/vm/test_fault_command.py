@@ -124,7 +124,7 @@ def test_at_a_failure_the_guests_stay_as_they_were_until_somebody_has_looked(coc
             if "paused until" in line:
                 break
         assert len(ways) == 2
-        inside = cockpit.command(*ways[1].split(), "--", "pgrep -f guest.agent")
+        inside = cockpit.command(*ways[1].split(), "--", "pgrep -f 'guest[.](agent|resident)'")
         assert (inside.returncode, len(inside.stdout.split()) > 0) == (0, True), inside.stderr
         places = [each["run_directory"] for each in cockpit.testbeds()]
         process.send_signal(signal.SIGINT)
