@@ -121,7 +121,7 @@ def test_down_that_is_killed_itself_is_finished_by_the_next_one(cockpit: Cockpit
 
 
 def test_down_from_elsewhere_ends_a_run_with_three_and_leaves_nothing(cockpit: Cockpit) -> None:
-    process, places = run_until(cockpit, MOMENTS["while the workload runs"])
+    process, places = run_until(cockpit, MOMENTS["while the workload runs"], "mortal.yaml")
     assert cockpit.command("down", "--all").returncode == 0
     _, said = process.communicate(timeout=120)
     assert process.returncode == 3, said
