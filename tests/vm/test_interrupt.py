@@ -36,6 +36,7 @@ MOMENTS = {
 def cockpit(tmp_path: Path) -> Iterator[Cockpit]:
     (tmp_path / "endless.yaml").write_text(ENDLESS)
     (tmp_path / "mortal.yaml").write_text(MORTAL)
+    (tmp_path / "once.yaml").write_text(ENDLESS.replace("endless", "once") + "retries: 0\n")
     cockpit = Cockpit(tmp_path)
     yield cockpit
     cockpit.command("down", "--all")
@@ -121,7 +122,7 @@ def test_down_that_is_killed_itself_is_finished_by_the_next_one(cockpit: Cockpit
 
 
 def test_down_from_elsewhere_ends_a_run_with_three_and_leaves_nothing(cockpit: Cockpit) -> None:
-    process, places = run_until(cockpit, MOMENTS["while the workload runs"], "mortal.yaml")
+    process, places = run_until(cockpit, MOMENTS["while the workload runs"], "once.yaml")
     assert cockpit.command("down", "--all").returncode == 0
     _, said = process.communicate(timeout=120)
     assert process.returncode == 3, said
