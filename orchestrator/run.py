@@ -140,8 +140,16 @@ class _PointsRun:
         return self.record.point_finished(point, result), alive
 
     def _to_be_repeated(self, point: Point, failure: GuestError, what: str, *, alive: bool) -> bool:
-        """Note an attempt that failed; whether there is another one, as guests died."""
+        """Note an attempt that failed; whether there is another one, as guests died.
+
+        Raises HostError when they did not: whoever takes a testbed down does not want another one.
+        """
         again = self.record.attempt_failed(point, failure) <= point.experiment.retries and not alive
+        if not alive and self.stage.taken_down():
+            raise HostError(
+                f"{what}: the testbed was taken down by another command",
+                "`testbed run --resume last` goes on after the last complete point",
+            )
         if again:
             self.progress.say(f"{what}: lost, repeated on new guests: {failure.message}")
         return again

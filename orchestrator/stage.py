@@ -29,6 +29,9 @@ class Stage(Protocol):
     def ways_in(self) -> list[str]:
         """Commands by which a person gets to the machines; none when there are none, or no longer."""
 
+    def taken_down(self) -> bool:
+        """Whether somebody takes the machines down while we use them: they are not to be replaced."""
+
     def collect(self, directory: RunDirectory) -> None:
         """Copy consoles and machine definitions to the results. Works on whatever is there."""
 

@@ -137,6 +137,9 @@ class LocalStage:
     def link_for(self, link: str, _node: str) -> dict[str, Any]:
         return {"kind": "host", "memory_fd": self._memory[link][0], "doorbell_fds": self._doorbells[link]}
 
+    def taken_down(self) -> bool:
+        return False
+
     def ways_in(self) -> list[str]:
         return []
 

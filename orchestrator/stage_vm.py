@@ -14,7 +14,7 @@ from orchestrator.machines import bring_up, images_for
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
 from orchestrator.summary import NodeSummary
-from testbed import Deadline, LinkKind, record
+from testbed import Deadline, LinkKind
 from testbed import Testbed as RunningTestbed
 from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.ivshmem_client import HostPeer
@@ -114,9 +114,12 @@ class VmStage:
         return {"kind": "ivshmem", "pci": f"0000:00:{SHARED_MEMORY_SLOT + names.index(link):02x}.0"}
 
     def ways_in(self) -> list[str]:
-        if self._running is None or not record.directory(self._name).exists():
+        if self._running is None or self._running.is_ending:
             return []
         return [f"testbed ssh {node}.{self._name}" for node in self._shape.nodes]
+
+    def taken_down(self) -> bool:
+        return self._running is not None and self._running.is_ending
 
     def collect(self, directory: RunDirectory) -> None:
         """Consoles and domain XML, of machines that did not come up too."""

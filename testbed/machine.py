@@ -211,6 +211,11 @@ class Testbed:
         """A file for `ssh -F`, or for an Include in one's own configuration: nodes are called NODE.TESTBED in it."""
         return record.directory(self.name) / ssh_config.CONFIG
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether somebody takes it down, or has: its machines do not end by themselves."""
+        return record.is_ending(self.name)
+
     def segment(self, link_name: str) -> HostPeer:
         """Joins a link's shared memory as a peer of the guests. Raises Failure for other links, or HostError."""
         link = next((link for link in self.spec.links if link.name == link_name), None)

@@ -31,6 +31,10 @@ RUN_PATH_MAX = 52
 """A unix socket's path has 107 bytes; libvirt's monitor sockets take up to 53 of them below its root, `RUN/l`."""
 
 
+_ENDING = "ending"
+"""A file in a testbed's folder: somebody takes it down."""
+
+
 class State(StrEnum):
     """How far `up` has come."""
 
@@ -206,6 +210,18 @@ def read(name: str) -> Record | None:
         return Record.from_json((place / "record.json").read_text())
     except (OSError, ValueError, KeyError, TypeError, Failure):
         return None
+
+
+def note_end(name: str) -> None:
+    """Writes down that this testbed is being taken down, before anything of it ends."""
+    with contextlib.suppress(OSError):  # it goes all the same: on a full disk, too
+        (directory(name) / _ENDING).touch()
+
+
+def is_ending(name: str) -> bool:
+    """Whether it is being taken down, or has been."""
+    place = directory(name)
+    return not place.is_dir() or (place / _ENDING).exists()
 
 
 def names() -> list[str]:

@@ -24,6 +24,7 @@ def down(name: str, say: Callable[[str], None]) -> None:
     """Removes all of a testbed. Raises Failure when there is none, HostError when something would not go."""
     known = record.read(name)
     place = record.directory(name)
+    record.note_end(name)
     folders = {place / "run", *([known.run_directory] if known else [])}
     ended = 0
     for _ in range(ROUNDS):
