@@ -174,7 +174,7 @@ def _stage_factory(
     if stage == "local":
         from orchestrator.stage_local import LocalStage
 
-        return lambda testbed: LocalStage(testbed, progress.say)
+        return LocalStage
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
     from testbed.warm import Mode

@@ -17,7 +17,6 @@ from guest.segment import format_segment
 from images.errors import HostError
 from orchestrator.agents import AgentProcess, Agents
 from orchestrator.experiment import IvshmemLink, Testbed
-from orchestrator.progress import Say
 from orchestrator.results import RunDirectory
 from orchestrator.summary import NodeSummary
 from testbed.deadline import Deadline
@@ -93,9 +92,8 @@ class LocalProcess:
 class LocalStage:
     """Implements `orchestrator.stage.Stage`."""
 
-    def __init__(self, testbed: Testbed, say: Say) -> None:
+    def __init__(self, testbed: Testbed) -> None:
         self._testbed = testbed
-        self._say = say
         self._memory: dict[str, tuple[int, mmap.mmap]] = {}
         self._doorbells: dict[str, list[list[int]]] = {}
         self._processes: dict[str, LocalProcess] = {}

@@ -14,6 +14,7 @@ from guest.protocol.origin_away import Away
 from guest.protocol.origin_home import Home
 from guest.protocol.origin_page import AwayPage, HomePage
 from guest.protocol.origin_table import AWAY, HOME, Event, Table
+from guest.protocol.page_table import PageTable
 from guest.protocol.table import State, U
 
 _MAY_WAIT = (int(MessageName.PAGE_REQUEST), int(MessageName.INVALIDATE))
@@ -24,7 +25,7 @@ _GIVE_UP, _PEER_DOWN = Message(Event.GIVE_UP), Message(Event.PEER_DOWN)
 """Stand for the message where an event has none: a rule always knows by which event it was called."""
 
 
-class OriginEngine(Home, Away):
+class OriginEngine(Home, Away, PageTable):
     """The directory protocol behind the interface of `guest.protocol.engine.Engine`.
 
     The origin is the lowest of `kernels`, which must be the same set on every kernel, and stays it for good.
@@ -116,19 +117,6 @@ class OriginEngine(Home, Away):
         self.epoch = epoch
         later, self._later = self._later, ()
         return [effect for sender, message in later for effect in self.receive(sender, message)]
-
-    def forget(self, pages: range) -> None:
-        """The pages were unmapped. See `Engine.forget`."""
-        for page in pages:
-            self._pages[page] = None
-
-    def move(self, pages: range, to: int) -> None:
-        """The pages have other numbers now. See `Engine.move`."""
-        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
-            record, self._pages[page] = self._pages[page], None
-            if record is not None:
-                record.number = number
-            self._pages[number] = record
 
     def state(self, page: int) -> State:
         """State of the page here."""

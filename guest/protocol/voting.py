@@ -10,6 +10,7 @@ from guest.protocol.effects import Effect
 from guest.protocol.engine import ProtocolError
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.page import READ, WRITE, Page, Phase
+from guest.protocol.page_table import PageTable
 from guest.protocol.table import TABLE, Event, State, U
 from guest.protocol.votes import Votes
 
@@ -24,7 +25,7 @@ _GIVE_UP, _PEER_DOWN = Message(Event.GIVE_UP), Message(Event.PEER_DOWN)
 """Stand for the message where an event has none: a rule always knows by which event it was called."""
 
 
-class VotingEngine(Votes):
+class VotingEngine(Votes, PageTable):
     """The N-kernel voting protocol behind the interface of `guest.protocol.engine.Engine`.
 
     Kernel ids are below 65,536 (64 on the wire); all arguments must be of the same kernel set on every kernel.
@@ -123,19 +124,6 @@ class VotingEngine(Votes):
         """Requests that were ahead of us are answered now. See `Engine.enter_epoch`."""
         self.epoch = epoch
         return self._catch_up()
-
-    def forget(self, pages: range) -> None:
-        """The pages were unmapped. See `Engine.forget`."""
-        for page in pages:
-            self._pages[page] = None
-
-    def move(self, pages: range, to: int) -> None:
-        """The pages have other numbers now. See `Engine.move`."""
-        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
-            record, self._pages[page] = self._pages[page], None
-            if record is not None:
-                record.number = number
-            self._pages[number] = record
 
     def _is_ahead(self, message: Message) -> bool:
         """Whether its sender knows of an address-space operation, or of a death, that we have not heard of yet."""

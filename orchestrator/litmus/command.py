@@ -34,7 +34,7 @@ def stage_of(stage: str, settings: Settings, directory: RunDirectory, progress: 
     if stage == "local":
         from orchestrator.stage_local import LocalStage
 
-        return LocalStage(shape, progress.say)
+        return LocalStage(shape)
     from orchestrator.machines import name_for
     from orchestrator.stage_vm import VmStage
 

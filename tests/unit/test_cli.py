@@ -115,6 +115,22 @@ def test_words_that_mean_nothing_end_with_two(words: list[str], tmp_path: Path) 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("stage", ["local", "sim"])
+@pytest.mark.parametrize("option", ["--keep", "--accel=kvm"])
+def test_what_needs_guests_is_refused_where_there_are_none(option: str, stage: str, tmp_path: Path) -> None:
+    (tmp_path / "pair.yaml").write_text(GOOD)
+    done = command_line("run", "pair.yaml", "--stage", stage, option, cwd=tmp_path)
+    assert done.returncode == 2
+    assert f"{option.partition('=')[0]}: found with --stage {stage}, expected real guests" in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_paramiko_s_own_words_do_not_reach_the_terminal() -> None:
+    program = "import logging, testbed.shell; logging.getLogger('paramiko.transport').error('Socket exception')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_defect_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def broken(_path: Path, _overrides: object) -> None:
         raise RuntimeError("nobody thought of this")

@@ -17,7 +17,7 @@ SHAPE = """{"nodes": {"x86": {"arch": "x86_64"}, "arm": {"arch": "aarch64"}},
 
 def test_a_signal_while_a_segment_is_formatted_is_what_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interrupted function still holds views of the memory: nothing may insist on unmapping it at once."""
-    stage = LocalStage(Testbed.model_validate_json(SHAPE), print)
+    stage = LocalStage(Testbed.model_validate_json(SHAPE))
     stage.provision()
 
     def interrupted(buffer: memoryview, kernels: int) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,23 @@ def test_a_machine_runs_or_is_refused_with_reasons(program: Path, tmp_path: Path
         libvirt.close()
 
 
+def test_machines_wait_until_libvirt_has_learnt_what_the_qemus_can_do(program: Path, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    os.mkfifo(go)
+    program.write_text(f'#!/bin/sh\nread word <\'{go}\'; echo \'{{"name": "", "answer": ""}}\'; read end\n')
+    libvirt = Launcher(Driver.EMBEDDED, tmp_path, [])
+    waiting = threading.Thread(target=libvirt.wait_until_ready)
+    try:
+        waiting.start()
+        waiting.join(0.2)
+        assert waiting.is_alive()
+        go.write_text("learnt\n")
+        waiting.join(10)
+        assert not waiting.is_alive()
+    finally:
+        libvirt.close()
+
+
 @pytest.mark.parametrize(
     ("script", "message"),
     [
@@ -127,6 +145,8 @@ def test_a_testbed_that_was_taken_down_meanwhile_does_not_come_back(tmp_path: Pa
     gone = tmp_path / "gone"
     libvirt = Launcher(Driver.EMBEDDED, gone, [])
     try:
+        with pytest.raises(HostError, match="No such file or directory"):
+            libvirt.wait_until_ready()
         with pytest.raises(HostError, match="No such file or directory"):
             libvirt.start(Order("x86", "pair-x86", "<domain/>"))
     finally:

@@ -43,8 +43,8 @@ def cockpit(tmp_path: Path) -> Iterator[Cockpit]:
 
 
 def run_until(cockpit: Cockpit, moment: str, file: str = "endless.yaml") -> tuple[subprocess.Popen[str], list[str]]:
-    """A run that has come to `moment`, and the folders of its testbed."""
-    process = cockpit.start("run", file, "--verbose")
+    """A run that has come to `moment`, and the folders of its testbed. It boots: a saved state has no such moments."""
+    process = cockpit.start("run", file, "--cold", "--verbose")
     assert process.stderr is not None
     for said in process.stderr:
         if moment in said:
