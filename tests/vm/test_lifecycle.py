@@ -222,12 +222,14 @@ from testbed import up
 from tests.vm.conftest import pair_spec
 def say(line): print(line, flush=True)
 up(pair_spec('killed'), ensure_all(['x86_64', 'aarch64'], say), say)
-say('up')
+say('everything is ready')
 sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize("moment", ["recorded", "ivshmem server", "arm: starting", "x86: starting", "stage init", "up"])
+@pytest.mark.parametrize(
+    "moment", ["recorded", "ivshmem server", "arm: starting", "x86: starting", "stage init", "everything is ready"]
+)
 def test_whatever_dies_is_listed_and_removed(state_home: Path, images: Mapping[str, Image], moment: str) -> None:
     starter = python(STARTER)
     assert starter.stdout is not None
@@ -238,7 +240,7 @@ def test_whatever_dies_is_listed_and_removed(state_home: Path, images: Mapping[s
     _, errors = starter.communicate()
     assert starter.returncode == -signal.SIGKILL, errors
     summary = next(summary for summary in list_all() if summary.name == "killed")
-    assert summary.condition is (Condition.RUNNING if moment == "up" else Condition.LEFT_OVER)
+    assert summary.condition is (Condition.RUNNING if moment == "everything is ready" else Condition.LEFT_OVER)
     run = find("killed").run_directory
     output("from testbed import find; find('killed').down()")
     assert not any(each.name == "killed" for each in list_all())
@@ -246,7 +248,7 @@ def test_whatever_dies_is_listed_and_removed(state_home: Path, images: Mapping[s
     assert traces(run) == []
 
 
-@pytest.mark.parametrize("moment", ["ivshmem server", "stage init", "up"])
+@pytest.mark.parametrize("moment", ["ivshmem server", "stage init", "everything is ready"])
 def test_after_the_host_was_restarted_files_are_removed_and_strangers_left_alone(
     state_home: Path, images: Mapping[str, Image], moment: str
 ) -> None:
