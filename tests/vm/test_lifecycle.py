@@ -313,7 +313,7 @@ def test_what_is_up_survives_the_end_of_the_command_that_started_it(
         )
     )
     assert starter.stdout is not None
-    assert any(line == "up\n" for line in starter.stdout)
+    assert any(line == "everything is ready\n" for line in starter.stdout)
     os.kill(starter.pid, signal.SIGINT)
     starter.communicate(timeout=60)
     with find("one") as testbed:
