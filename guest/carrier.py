@@ -70,9 +70,9 @@ class Carrier:
         self._faults.served(page, monotonic_ns(), self.in_fault)
 
     def _send(self, effect: effects.Send) -> None:
-        to, message = effect
+        to, message, discard = effect
         outbox = self._outboxes[to]
-        outbox.send(message)
+        outbox.send(message, self._region.discard if discard else None)
         if outbox.queued:
             self.backlog = True
         else:

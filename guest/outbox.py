@@ -26,10 +26,10 @@ class Outbox:
         self._read_out = read_out
         self._queue: deque[tuple[Message, memoryview | None]] = deque()
 
-    def send(self, message: Message) -> None:
-        """Publish the message, or queue it. Never blocks."""
+    def send(self, message: Message, discard: Callable[[int], object] | None = None) -> None:
+        """Publish the message, or queue it. Never blocks. `discard` drops its page before anybody can see it."""
         if message[0] == _PAGE_DATA:
-            self._send_page(message)
+            self._send_page(message, discard)
         elif self._queue or not self._sender.send(message):
             self._queue.append((message, None))
 
@@ -57,15 +57,16 @@ class Outbox:
             queue.popleft()
         return len(queue) < before
 
-    def _send_page(self, message: Message) -> None:
-        if not self._queue:
-            slot = self._sender.page_slot()
-            if slot is not None:
-                self._read_out(message[1], slot[1])
-                if self._sender.send_page(message):
-                    return
-        page = memoryview(bytearray(PAGE_BYTES))
+    def _send_page(self, message: Message, discard: Callable[[int], object] | None) -> None:
+        slot = None if self._queue else self._sender.page_slot()
+        page = memoryview(bytearray(PAGE_BYTES)) if slot is None else slot[1]
         self._read_out(message[1], page)
+        if discard is not None:
+            discard(message[1])
+        if slot is not None:
+            if self._sender.send_page(message):
+                return
+            page = memoryview(bytearray(page))  # the slot is the next sender's
         self._queue.append((message, page))
 
 
@@ -78,5 +79,7 @@ class Nowhere(Outbox):
         self.to = to
         self._queue = deque()
 
-    def send(self, _message: Message) -> None:
-        """Nothing."""
+    def send(self, message: Message, discard: Callable[[int], object] | None = None) -> None:
+        """Nothing but `discard`."""
+        if discard is not None:
+            discard(message[1])

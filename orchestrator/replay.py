@@ -266,7 +266,8 @@ def _effects(effects: list[list[Any]]) -> str:
     shown = []
     for name, *fields in effects:
         if name == "Send":
-            shown.append(f"send {_message(fields[1])} to kernel {fields[0]}")
+            to, message, discard = fields
+            shown.append(f"{'discard and ' if discard else ''}send {_message(message)} to kernel {to}")
         else:
             shown.append(" ".join([name.lower(), *map(str, fields[1:] if name != "Refused" else fields)]))
     return "; ".join(shown) or "nothing"

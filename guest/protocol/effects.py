@@ -2,6 +2,9 @@
 
 An engine turns an event into a list of effects, to be carried out in order, completely, before the next event is given
 to it. The daemon carries them out with userfaultfd and rings, the simulator and the model checker on plain data.
+
+What an engine tells others about a page comes behind what it takes from its own threads: a Protect or Discard of a page
+never follows a Send about it. Others act upon a message at once, while whatever follows it may be late.
 """
 
 from typing import NamedTuple
@@ -15,6 +18,9 @@ class Send(NamedTuple):
 
     to: int
     message: Message
+    discard: bool = False
+    """Drop the page before anybody can see the message: its receiver may write at once, and a thread here that could
+    still read would read a stale value."""
 
 
 class Install(NamedTuple):

@@ -120,10 +120,10 @@ class Away:
         page.state = S
         flags = question.flags & _FOR_WRITE
         effects.append(Protect(page.number))
-        effects.append(Send(self.origin, Message(_DATA, page.number, question.request, flags, epoch=self.epoch)))
+        message = Message(_DATA, page.number, question.request, flags, epoch=self.epoch)
+        effects.append(Send(self.origin, message, discard=bool(flags)))
         if flags:
             page.state = I
-            effects.append(Discard(page.number))
 
     def _drop(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
         page.state = I

@@ -104,8 +104,8 @@ class Home:
             self._tell(page, asker, _GRANT, 0, effects)
         else:
             self._protect(page, effects)
-            self._tell(page, asker, _DATA, _FOR_WRITE, effects)
-            effects.append(Discard(page.number))
+            message = Message(_DATA, page.number, asker.request, _FOR_WRITE, epoch=self.epoch)
+            effects.append(Send(asker.kernel, message, discard=True))
         page.state = I
         page.holders = 1 << asker.kernel
 

@@ -68,6 +68,8 @@ class Step:
         self._parcel = parcel
         self.sends: list[tuple[int, Parcel]] = []
         """(receiver, what is sent)."""
+        self._sent_before = 0
+        """Of these, what was sent by earlier events."""
         self.stored: list[int] = []
         """Pages that a thread stored to."""
         self.zeroed: list[int] = []
@@ -88,6 +90,7 @@ class Step:
         except Exception as error:  # a defect like any other, and here with the trace that leads to it
             raise Violation(f"kernel {self._kernel}: the engine raised {type(error).__name__}: {error}") from error
         self._frozen = engine.freeze()
+        self._sent_before = len(self.sends)
         for effect in effects:
             self._carry_out(effect)
 
@@ -179,11 +182,13 @@ class Step:
                 self._expect(frame.access == READABLE, f"page {page} granted while not write-protected")
                 frame = frame._replace(access=WRITABLE)
             case fx.Protect():
+                self._expect(not self._told(page), f"page {page} write-protected behind a message about it")
                 self._expect(frame.access == WRITABLE, f"page {page} write-protected while not writable")
                 frame = frame._replace(access=READABLE)
             case fx.Discard():
-                self._expect(frame.access != NONE, f"page {page} discarded while not present")
-                frame = frame._replace(access=NONE, fresh=False)
+                self._expect(not self._told(page), f"page {page} discarded behind a message about it")
+                self._drop(page)
+                return
             case fx.Poison():
                 self._expect(frame.access in (NONE, POISONED), f"page {page} poisoned while present")
                 frame = frame._replace(access=POISONED)
@@ -192,6 +197,15 @@ class Step:
         if wakes:
             self._wake(page)
 
+    def _drop(self, page: int) -> None:
+        frame = self.memory[page]
+        self._expect(frame.access != NONE, f"page {page} discarded while not present")
+        self.memory[page] = frame._replace(access=NONE, fresh=False)
+
+    def _told(self, page: int) -> bool:
+        """Whether this event has told others about the page: they act upon it, whatever else is still to be done."""
+        return any(parcel.message.page == page for _, parcel in self.sends[self._sent_before :])
+
     def _send(self, effect: fx.Send) -> None:
         message = effect.message
         fresh = False
@@ -199,6 +213,8 @@ class Step:
             frame = self.memory[message.page]
             self._expect(frame.access == READABLE, f"page {message.page} sent while not write-protected")
             fresh = frame.fresh
+        if effect.discard:
+            self._drop(message.page)
         self.sends.append((effect.to, Parcel(message, fresh)))
 
     def _payload(self, page: int) -> bool:

@@ -1,6 +1,6 @@
 """What threads did to a memory and what they saw of it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,7 +23,8 @@ class Operation(NamedTuple):
     during: Interval | None = None
 
     def __str__(self) -> str:
-        return f"{'store' if self.is_store else 'load'} {self.variable}={self.value}"
+        what = f"{'store' if self.is_store else 'load'} {self.variable}={self.value}"
+        return what if self.during is None else f"{what} at {self.during.begin}..{self.during.end}"
 
 
 def load(variable: str, value: int, during: Interval | None = None) -> Operation:
@@ -58,12 +59,20 @@ class History:
 
     def with_ranks(self) -> "History":
         """The same with times that count only the order on each clock: equal for histories that differ in pace."""
+        return self._timed(lambda times: {time: rank for rank, time in enumerate(times)})
+
+    def from_zero(self) -> "History":
+        """The same with times since the first one of each clock."""
+        return self._timed(lambda times: {time: time - times[0] for time in times})
+
+    def _timed(self, changed: Callable[[list[int]], dict[int, int]]) -> "History":
+        """The same with other times: `changed` gives them for all those of a clock, in order."""
         times: dict[int, set[int]] = {}
         for during in self._intervals():
             times.setdefault(during.clock, set()).update((during.begin, during.end))
-        ranks = {clock: {time: rank for rank, time in enumerate(sorted(each))} for clock, each in times.items()}
-        ranked = tuple(tuple(_ranked(operation, ranks) for operation in thread) for thread in self.threads)
-        return History(ranked, self.final)
+        new = {clock: changed(sorted(each)) for clock, each in times.items()}
+        threads = tuple(tuple(_with_times(operation, new) for operation in thread) for thread in self.threads)
+        return History(threads, self.final)
 
     def _intervals(self) -> Iterator[Interval]:
         for thread in self.threads:
@@ -72,8 +81,8 @@ class History:
                     yield operation.during
 
 
-def _ranked(operation: Operation, ranks: Mapping[int, Mapping[int, int]]) -> Operation:
+def _with_times(operation: Operation, times: Mapping[int, Mapping[int, int]]) -> Operation:
     if operation.during is None:
         return operation
     clock, begin, end = operation.during
-    return operation._replace(during=Interval(clock, ranks[clock][begin], ranks[clock][end]))
+    return operation._replace(during=Interval(clock, times[clock][begin], times[clock][end]))

@@ -37,7 +37,7 @@ class Violation:
     outcome: str
     model: str
     threads: dict[str, str]
-    """What each program did and saw, by node and program."""
+    """What each program did and saw, and when (ticks since the first of all on the same clock), by node and program."""
 
     def __str__(self) -> str:
         threads = "; ".join(f"{place}: {done}" for place, done in self.threads.items())
@@ -171,7 +171,7 @@ class _Kept:
 def _violation(shape: Shape, instance: Instance, model: str, nodes: Sequence[str]) -> Violation:
     threads = {
         f"{node} p{number}": ", ".join(map(str, thread))
-        for number, (node, thread) in enumerate(zip(nodes, instance.history.threads, strict=True))
+        for number, (node, thread) in enumerate(zip(nodes, instance.history.from_zero().threads, strict=True))
     }
     threads["in the end"] = ", ".join(f"{name}={shown(value)}" for name, value in instance.history.final)
     return Violation(instance.number, shape.shown(instance.outcome), model, threads)

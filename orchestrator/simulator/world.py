@@ -319,10 +319,12 @@ class World:
             self._wake(kernel)
 
     def _send(self, kernel: Kernel, effect: fx.Send) -> None:
-        to, message = effect
+        to, message, discard = effect
         self._note(kernel.number, "sends", message.page, to, message)
         kernel.sent[message.name] = kernel.sent.get(message.name, 0) + 1
         content = kernel.memory.payload(message.page) if message.name == MessageName.PAGE_DATA else None
+        if discard:
+            kernel.memory.carry_out(fx.Discard(message.page), None)
         parcel = Parcel(kernel.number, message, content)
         for arrival_ns in self._network.arrivals_ns(kernel.number, to, self.now_ns):
             self._at(arrival_ns, self._arrive, self.kernels[to], parcel)

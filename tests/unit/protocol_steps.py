@@ -22,8 +22,11 @@ def shared(kernels: int, pages: int = 1, engine: type[Engine] = VotingEngine) ->
 
 
 def names(effects: list[Effect]) -> list[str]:
+    """Effects by their names, messages by theirs; with a + if the page is dropped before it goes out."""
     return [
-        MessageName(effect.message.name).name if isinstance(effect, Send) else type(effect).__name__
+        MessageName(effect.message.name).name + "+" * effect.discard
+        if isinstance(effect, Send)
+        else type(effect).__name__
         for effect in effects
     ]
 

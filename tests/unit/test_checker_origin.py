@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from guest.protocol.effects import Discard, Effect, Protect
+from guest.protocol.effects import Discard, Effect, Protect, Send
 from guest.protocol.messages import Flag, Message
 from guest.protocol.origin import OriginEngine
 from guest.protocol.origin_page import Asker, AwayPage, HomePage
@@ -62,13 +62,23 @@ def test_random_walks_through_larger_systems_find_nothing(scenario: Scenario, se
     assert report.violation is None, tell(report)
 
 
+def without_dropping(effects: list[Effect]) -> bool:
+    """Take whatever drops a page out of `effects`; false if there was nothing."""
+    before = list(effects)
+    effects[:] = [
+        effect._replace(discard=False) if isinstance(effect, Send) else effect
+        for effect in effects
+        if not isinstance(effect, Discard)
+    ]
+    return effects != before
+
+
 class OriginKeepsItsCopy(OriginEngine):
     """Another kernel may write, and the origin reads on."""
 
     def _let_write(self, page: HomePage, asker: Asker, effects: list[Effect]) -> None:
         super()._let_write(page, asker, effects)
-        if Discard(page.number) in effects:
-            effects.remove(Discard(page.number))
+        if without_dropping(effects):
             page.state = S
 
 
@@ -95,7 +105,7 @@ class VotesWithoutDropping(OriginEngine):
 
     def _drop(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
         super()._drop(page, question, effects)
-        effects.remove(Discard(page.number))
+        without_dropping(effects)
         page.state = S
 
 
@@ -130,7 +140,7 @@ class StaysWritable(OriginEngine):
 
     def _hand_over(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
         super()._hand_over(page, question, effects)
-        effects.remove(Protect(page.number))
+        effects[:] = [effect for effect in effects if not isinstance(effect, Protect)]
 
 
 class KeepsWhatIsToBeWritten(OriginEngine):
@@ -138,9 +148,26 @@ class KeepsWhatIsToBeWritten(OriginEngine):
 
     def _hand_over(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
         super()._hand_over(page, question, effects)
-        if Discard(page.number) in effects:
-            effects.remove(Discard(page.number))
+        if without_dropping(effects):
             page.state = S
+
+
+class DropsTooLate(OriginEngine):
+    """The owner sends the page to its next writer, and only then drops it: its threads read on meanwhile."""
+
+    def _hand_over(self, page: AwayPage, question: Message, effects: list[Effect]) -> None:
+        super()._hand_over(page, question, effects)
+        if without_dropping(effects):
+            effects.append(Discard(page.number))
+
+
+class OriginDropsTooLate(OriginEngine):
+    """The same at the origin."""
+
+    def _let_write(self, page: HomePage, asker: Asker, effects: list[Effect]) -> None:
+        super()._let_write(page, asker, effects)
+        if without_dropping(effects):
+            effects.append(Discard(page.number))
 
 
 class ReaderMayWrite(OriginEngine):
@@ -239,7 +266,9 @@ MUTANTS: list[tuple[type[OriginEngine], Scenario, int, str]] = [
     (GrantsToAnybody, Scenario((2, 1)), 3, GONE),
     (ServesWhileBusy, Scenario((1, 1, 1), start=SHARED), 5, GONE),
     (StaysWritable, Scenario((1, 1)), 5, "kernel 1: " + UNPROTECTED),
-    (KeepsWhatIsToBeWritten, Scenario((1, 1)), 5, "kernel 1: " + UNPROTECTED),
+    (KeepsWhatIsToBeWritten, Scenario((1, 1)), 6, TWO_VALUES),
+    (DropsTooLate, Scenario((1, 1)), 5, "kernel 1: page 0 discarded behind a message about it"),
+    (OriginDropsTooLate, Scenario((1, 1)), 3, "kernel 0: page 0 discarded behind a message about it"),
     (ReaderMayWrite, Scenario((1, 1)), 4, TWO_VALUES),
     (
         WriterForgotten,

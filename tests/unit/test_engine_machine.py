@@ -173,9 +173,11 @@ class Machine(RuleBasedStateMachine):
         woken = set()
         for effect in wanted:
             if isinstance(effect, fx.Send):
+                message = effect.message
+                value = kernel.value[message.page] if message.name == MessageName.PAGE_DATA else 0
+                if effect.discard:
+                    kernel.access[message.page] = NONE
                 if self.kernels[effect.to].alive:
-                    message = effect.message
-                    value = kernel.value[message.page] if message.name == MessageName.PAGE_DATA else 0
                     self.links[k, effect.to].append((message, value))
             elif isinstance(effect, fx.Allow | fx.Relocate | fx.SpaceDone):
                 raise TypeError(f"{effect} without an address space")

@@ -66,11 +66,14 @@ def test_outcomes_are_counted_with_values_of_the_instance_before_as_zero() -> No
 
 
 def test_a_forbidden_outcome_is_told_with_instance_and_nodes() -> None:
-    row = judged(store_buffering(0, 0, [ONE, ONE]))
+    # Value, pause, begin, end behind an address: times count from the first on each clock.
+    words = [kept(([[0, 1, 0, 5000, 5010], [0, 0, 0, 5020, 5040]], [ONE, ONE]))]
+    words.append(kept(([[0, 1, 0, 70, 71], [0, 0, 0, 72, 79]], [ONE, ONE])))
+    row = judged(words)
     assert row.violation_count == 1
     text = str(row.violations[0])
     assert "instance 0: r0=0 r1=0 is not sequentially consistent" in text
-    assert "x86 p0: store x=1, load y=0; arm p1: store y=1, load x=0" in text
+    assert "x86 p0: store x=1 at 0..40, load y=0 at 0..40; arm p1: store y=1 at 0..9, load x=0 at 0..9" in text
 
 
 def test_a_lost_store_is_forbidden() -> None:

@@ -1,9 +1,10 @@
 """The way to one peer: nothing is lost, nothing overtakes, and a page is sent as it was."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.outbox import Outbox
+from guest.outbox import Nowhere, Outbox
 from guest.protocol.messages import Message, MessageName
 from guest.ring import Receiver, Sender
 from guest.segment import PAGE_BYTES, Layout, format_segment
@@ -51,6 +52,41 @@ def test_a_queued_page_keeps_the_bytes_it_had_when_it_was_sent() -> None:
     assert pair.outbox.flush()
     assert pair.arrivals() == [(4, 14), (5, 15)]
     assert pair.outbox.queued == 0
+
+
+@pytest.mark.parametrize("pages_before", [0, 4], ids=["room", "no room"])
+def test_a_page_that_is_handed_over_is_dropped_before_anybody_can_see_it(pages_before: int) -> None:
+    pair = Pair()
+    for page in range(pages_before):
+        pair.outbox.send(Message(PAGE_DATA, page))
+    dropped: list[tuple[int, int]] = []
+
+    def discard(page: int) -> None:
+        dropped.append((page, len(pair.arrivals())))
+        pair.memory[page] = 0
+
+    pair.memory[9] = 19
+    pair.outbox.send(Message(PAGE_DATA, 9), discard)
+    pair.outbox.flush()
+    assert dropped == [(9, pages_before)]
+    assert pair.arrivals() == [(9, 19)]
+
+
+def test_a_page_for_a_ring_that_is_full_is_sent_as_it_was() -> None:
+    pair = Pair()
+    for number in range(pair.layout.ring_slots):
+        pair.outbox.send(Message(PAGE_REQUEST, number))
+    pair.memory[3] = 33
+    pair.outbox.send(Message(PAGE_DATA, 3), lambda page: pair.memory.__setitem__(page, 0))
+    assert len(pair.arrivals()) == pair.layout.ring_slots
+    pair.outbox.flush()
+    assert pair.arrivals() == [(3, 33)]
+
+
+def test_what_is_handed_over_to_the_dead_is_dropped() -> None:
+    dropped: list[int] = []
+    Nowhere(1).send(Message(PAGE_DATA, 5), dropped.append)
+    assert dropped == [5]
 
 
 def test_a_message_that_fits_waits_behind_a_page_that_does_not() -> None:

@@ -99,7 +99,7 @@ def test_the_origin_drops_its_copy_before_it_grants() -> None:
 def test_who_has_none_gets_the_only_copy() -> None:
     system = written_by(0, 2)
     effects = system.engines[0].receive(1, Message(REQUEST, 0, 7, Flag.FOR_WRITE))
-    assert names(effects) == ["Protect", "PAGE_DATA", "Discard"]
+    assert names(effects) == ["Protect", "PAGE_DATA+"]
     assert sent(effects)[0].flags & Flag.FOR_WRITE
 
 
@@ -257,7 +257,7 @@ def test_a_kernel_that_comes_back_has_nothing() -> None:
     home = system.engines[0]
     home.peer_down(1)
     home.peer_up(1)
-    assert names(home.receive(1, Message(REQUEST, 0, 1, Flag.FOR_WRITE))) == ["PAGE_DATA", "Discard"]
+    assert names(home.receive(1, Message(REQUEST, 0, 1, Flag.FOR_WRITE))) == ["PAGE_DATA+"]
 
 
 # What it costs
