@@ -95,7 +95,7 @@ class Machine:
         self.parcels = parcels
         self._give_ups: dict[int, tuple[tuple[str, Outcome], ...]] = {}
         self._steps: dict[tuple[int, int, int], Outcome] = {}
-        self._moves: dict[int, tuple[tuple[str, Outcome], ...]] = {}
+        self._moves: dict[int, tuple[tuple[str, Outcome, bool], ...]] = {}
         self._aged: dict[tuple[int, int], int] = {}
 
     def begin(self, pages: int, threads: int, operations: int) -> int:
@@ -154,11 +154,16 @@ class Machine:
             outcome = self._steps[key] = self._outcome(step)
         return outcome
 
-    def moves(self, local: int) -> tuple[tuple[str, Outcome], ...]:
-        """All that its threads may do now, each under a name of its own: start an operation, or try again."""
+    def moves(self, local: int) -> tuple[tuple[str, Outcome, bool], ...]:
+        """All that its threads may do now, each under a name of its own: start an operation, or try again; and whether
+        that is of their own accord, as only the former is."""
         found = self._moves.get(local)
         if found is None:
-            found = self._moves[local] = tuple(self._find_moves(local))
+            awake = self.summaries[local].awake
+            found = tuple(
+                (says, outcome, not (awake and says.startswith("tries"))) for says, outcome in self._find_moves(local)
+            )
+            self._moves[local] = found
         return found
 
     def give_ups(self, local: int) -> tuple[tuple[str, Outcome], ...]:

@@ -129,7 +129,7 @@ def test_a_protocol_that_lets_a_stale_copy_live_is_caught(tmp_path: Path, monkey
     with Progress(quiet=True) as progress:
         run_and_keep(settings, stage_of("local", settings, directory, progress), directory, found, progress)
     assert found.broken == found.rows
-    assert "is not sequentially consistent (x86 p0: store x=1, load y=" in violations(found)
+    assert "is not sequentially consistent (x86 p0: store x=1 at " in violations(found)
 
 
 def test_the_control_tells_memories_apart_and_fences_leave_nothing_to_forbid(tmp_path: Path) -> None:
