@@ -47,6 +47,7 @@ def verify(
         list[str] | None, typer.Option(metavar="NAME", help="Search this protocol; may be repeated.  [default: all]")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A smaller set, done in seconds.")] = False,
+    thorough: Annotated[bool, typer.Option("--thorough", help="A larger set, with millions of states more.")] = False,
     kernels: Annotated[
         int | None, typer.Option(min=2, max=8, metavar="N", help="Kernels.  [default: as --operations says, or 2]")
     ] = None,
@@ -90,6 +91,7 @@ def verify(
     \b
     Examples:
       testbed verify
+      testbed verify --thorough
       testbed verify --operations 1+1+2 --links reordered --start shared
       testbed verify --replay violation-voting.json
 
@@ -102,13 +104,17 @@ def verify(
     own = (kernels, operations, pages, links, start, threads, give_ups, deaths, returns, leaves)
     one = own.count(None) < len(own)
     if replay is not None:
-        if one or quick or protocol or save_trace:
+        if one or quick or thorough or protocol or save_trace:
             raise InputError("found options beside --replay, expected none", "the file says what scenario it is")
         verify_command.replay_file(replay, as_json=as_json)
         return
-    if one and quick:
-        raise InputError("found --quick and a scenario, expected one of them", "--quick is a set of scenarios")
-    scenarios = [_scenario(*own)] if one else default_set.QUICK if quick else default_set.DEFAULT
+    asked = [word for word, there in (("--quick", quick), ("--thorough", thorough), ("a scenario", one)) if there]
+    if len(asked) > 1:
+        raise InputError(
+            f"found {' and '.join(asked)}, expected one of them", "--quick and --thorough are sets of scenarios"
+        )
+    sets = {"--quick": default_set.QUICK, "--thorough": default_set.THOROUGH}
+    scenarios = [_scenario(*own)] if one else sets[asked[0]] if asked else default_set.DEFAULT
     wanted = verify_command.searches(protocol or [], scenarios)
     verify_command.run_searches(wanted, limit=limit, jobs=jobs, save=save_trace, as_json=as_json, quiet=quiet)
 

@@ -12,7 +12,7 @@ from guest.protocol.page import Page
 from guest.protocol.registry import PROTOCOLS
 from guest.protocol.voting import VotingEngine
 from images.errors import Failure
-from orchestrator.checker.default_set import DEFAULT, QUICK
+from orchestrator.checker.default_set import DEFAULT, QUICK, THOROUGH
 from orchestrator.checker.scenario import Links, Start
 from orchestrator.cli import app
 
@@ -119,6 +119,7 @@ def test_a_trace_that_fits_no_engine_is_refused_with_the_step(broken: Path) -> N
         (["--deaths", "2"], "found 2 deaths, expected 0 to 1"),
         (["--pages", "0"], "found 0 pages, expected 1 to 8"),
         (["--quick", "--pages", "2"], "found --quick and a scenario"),
+        (["--quick", "--thorough"], "found --quick and --thorough, expected one of them"),
         (["--replay", "nothing.json"], "nothing.json: No such file"),
         (["--replay", "x.json", "--quick"], "found options beside --replay"),
     ],
@@ -130,7 +131,7 @@ def test_wrong_input_is_refused_before_anything_is_searched(words: list[str], fo
 
 
 def test_the_sets_have_every_start_and_every_kind_of_links_and_two_and_three_kernels() -> None:
-    for scenarios in (QUICK, DEFAULT):
+    for scenarios in (QUICK, DEFAULT, THOROUGH):
         assert {scenario.start for scenario in scenarios} == set(Start)
         assert {scenario.links for scenario in scenarios} == set(Links)
         assert {scenario.pages for scenario in scenarios} == {1, 2}
