@@ -32,7 +32,7 @@ from orchestrator import (
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, InputError, RunEnded, Stopped
 from orchestrator.options import WarmOption
-from orchestrator.output import open_missing, printable, put, tell
+from orchestrator.output import open_missing, printable, put, tell, typed
 from orchestrator.signals import signals_raise
 from orchestrator.words import counted
 
@@ -264,9 +264,9 @@ def main() -> NoReturn:
 def _show_failure(failure: Failure) -> None:
     """Message and hint on standard error; with --json the same as JSON on standard output."""
     kind = "" if isinstance(failure, FileError) else "testbed: error: "
-    tell(printable(f"{kind}{failure.message}\n"))
+    tell(printable(typed(f"{kind}{failure.message}\n")))
     if failure.hint:
-        tell(printable(f"hint: {failure.hint}\n"))
+        tell(printable(typed(f"hint: {failure.hint}\n")))
     if "--json" in sys.argv and not isinstance(failure, RunEnded):
         error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
         if isinstance(failure, FileError):

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.naming import chosen_nodes, complete_node, complete_testbed, the_node, the_testbed
+from orchestrator.output import typed
 
 app = typer.Typer(
     help="Faults on request: pause, kill and reset nodes, delay and lose on a link.",
@@ -34,7 +35,7 @@ def pause(nodes: NodesArgument = None, everywhere: AllOption = False, name: Name
 
     for node in chosen_nodes(nodes, everywhere, name):
         faults.pause(node)
-        typer.echo(f"{node.name}.{node.testbed}: paused; `testbed fault resume {node.name}` lets it go on")
+        typer.echo(typed(f"{node.name}.{node.testbed}: paused; `testbed fault resume {node.name}` lets it go on"))
 
 
 @app.command()
@@ -65,7 +66,7 @@ def kill(nodes: NodesArgument = None, everywhere: AllOption = False, name: NameO
 
     for node in chosen_nodes(nodes, everywhere, name):
         faults.kill(node)
-        typer.echo(f"{node.name}.{node.testbed}: killed; `testbed down {node.testbed}` removes what is left")
+        typer.echo(typed(f"{node.name}.{node.testbed}: killed; `testbed down {node.testbed}` removes what is left"))
 
 
 @app.command()

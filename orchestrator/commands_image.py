@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.output import typed
+
 if TYPE_CHECKING:
     from images import Image
     from testbed.states import State
@@ -49,7 +51,7 @@ def list_images(as_json: JsonOption = False) -> None:
             f"{row['memory_bytes'] >> 20} MiB, {row['cpus']} CPU: {row['size_bytes'] >> 20} MiB {row['file']}"
         )
     if not any(row["current"] for row in rows):
-        typer.echo("no image of the current definition yet: `testbed image build`", err=True)
+        typer.echo(typed("no image of the current definition yet: `testbed image build`"), err=True)
 
 
 @app.command()
@@ -136,7 +138,7 @@ def verify(
         for line in damage:
             typer.echo(f"  {line}")
     if any(found.values()):
-        typer.echo("hint: `testbed image prune --all`, then `testbed image build`", err=True)
+        typer.echo(typed("hint: `testbed image prune --all`, then `testbed image build`"), err=True)
         raise typer.Exit(1)
 
 

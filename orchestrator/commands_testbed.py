@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from orchestrator.naming import complete_node, complete_testbed, the_name, the_node
 from orchestrator.options import WarmOption
+from orchestrator.output import typed
 
 if TYPE_CHECKING:
     from testbed.lifecycle import NodeSummary, Summary
@@ -69,7 +70,7 @@ def up(
         bring_up(name, shape, Accelerator(accel) if accel else None, progress.say, mode=Mode.wanted(warm))
     which = f" --name {name}" if len(list_all()) > 1 else ""
     way_in = f"testbed ssh{which} {next(iter(shape.nodes))}"
-    typer.echo(f"{name} is up: `{way_in}` goes in, `testbed down {name}` removes it")
+    typer.echo(typed(f"{name} is up: `{way_in}` goes in, `testbed down {name}` removes it"))
 
 
 def ps(
@@ -98,7 +99,7 @@ def ps(
             columns = [f"{text:{width}}" for text, width in zip(row, widths, strict=False)]
             typer.echo("  ".join([*columns, row[4]]))
     else:
-        typer.echo("no testbeds; `testbed up FILE` makes one", err=True)
+        typer.echo(typed("no testbeds; `testbed up FILE` makes one"), err=True)
 
 
 def _row(summary: "Summary") -> tuple[str, str, str, str, str]:

@@ -1,5 +1,6 @@
 """`testbed verify`: the model checker, over all that the voting protocol can do in small systems."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -36,6 +37,10 @@ def add_to(app: typer.Typer) -> None:
 _GiveUps = Annotated[
     int | None, typer.Option(metavar="N", help="Processes that may die while they wait.  [default: 0]")
 ]
+_Pages = Annotated[int | None, typer.Option(metavar="N", help="Pages.  [default: 1]")]
+_Threads = Annotated[
+    int | None, typer.Option(metavar="N", help="Threads of each kernel, each with those operations.  [default: 1]")
+]
 _Deaths = Annotated[int | None, typer.Option(metavar="N", help="Kernels that may die.  [default: 0]")]
 _Returns = Annotated[int | None, typer.Option(metavar="N", help="Kernels that may come back.  [default: 0]")]
 _Leaves = Annotated[int | None, typer.Option(metavar="N", help="Kernels that may leave in order.  [default: 0]")]
@@ -57,12 +62,10 @@ def verify(
             metavar="N+N+…", help="Reads or writes of each kernel; one number: of every kernel.  [default: 1]"
         ),
     ] = None,
-    pages: Annotated[int | None, typer.Option(metavar="N", help="Pages.  [default: 1]")] = None,
+    pages: _Pages = None,
     links: Annotated[Links | None, typer.Option(help="May messages overtake each other?  [default: in-order]")] = None,
     start: Annotated[Start | None, typer.Option(help="How the pages are at first.  [default: unmapped]")] = None,
-    threads: Annotated[
-        int | None, typer.Option(metavar="N", help="Threads of each kernel, each with those operations.  [default: 1]")
-    ] = None,
+    threads: _Threads = None,
     give_ups: _GiveUps = None,
     deaths: _Deaths = None,
     returns: _Returns = None,
@@ -99,24 +102,26 @@ def verify(
     Exit codes: 0 no violation, 1 a violation, 2 wrong input, 128 + N stopped by signal N.
     """
     from orchestrator import verify_command
-    from orchestrator.checker import default_set
 
     own = (kernels, operations, pages, links, start, threads, give_ups, deaths, returns, leaves)
     one = own.count(None) < len(own)
+    asked = [word for word, there in (("--quick", quick), ("--thorough", thorough), ("a scenario", one)) if there]
     if replay is not None:
-        if one or quick or thorough or protocol or save_trace:
+        if asked or protocol or save_trace:
             raise InputError("found options beside --replay, expected none", "the file says what scenario it is")
         verify_command.replay_file(replay, as_json=as_json)
         return
-    asked = [word for word, there in (("--quick", quick), ("--thorough", thorough), ("a scenario", one)) if there]
     if len(asked) > 1:
-        raise InputError(
-            f"found {' and '.join(asked)}, expected one of them", "--quick and --thorough are sets of scenarios"
-        )
-    sets = {"--quick": default_set.QUICK, "--thorough": default_set.THOROUGH}
-    scenarios = [_scenario(*own)] if one else sets[asked[0]] if asked else default_set.DEFAULT
+        raise InputError(f"found {' and '.join(asked)}, expected one of them", "--quick and --thorough are sets")
+    scenarios = [_scenario(*own)] if one else _scenarios(quick, thorough)
     wanted = verify_command.searches(protocol or [], scenarios)
     verify_command.run_searches(wanted, limit=limit, jobs=jobs, save=save_trace, as_json=as_json, quiet=quiet)
+
+
+def _scenarios(quick: bool, thorough: bool) -> "Sequence[Scenario]":
+    from orchestrator.checker import default_set
+
+    return default_set.QUICK if quick else default_set.THOROUGH if thorough else default_set.DEFAULT
 
 
 def _scenario(

@@ -29,6 +29,12 @@ def put(text: str) -> None:
         raise
 
 
+def typed(text: str) -> str:
+    """With commands as this user types them: `./tb up` where that is the way he came."""
+    command = os.environ.get("TESTBED_COMMAND")
+    return text.replace("`testbed ", f"`{command} ") if command else text
+
+
 def printable(text: str) -> str:
     """Without characters that a terminal would obey: text of a file or a guest must not paint, move or ring."""
     return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from orchestrator.output import printable, tell
+from orchestrator.output import printable, tell, typed
 
 if TYPE_CHECKING:  # rich costs 30 ms, which a quiet command need not pay
     from rich.status import Status
@@ -68,7 +68,7 @@ class Progress:
             if self._quiet:
                 return
             self._spoke = time.monotonic()
-            line = f"{self._spoke - self._started:6.1f} s  {printable(text)}"
+            line = f"{self._spoke - self._started:6.1f} s  {printable(typed(text))}"
             if self._status is not None:
                 self._status.console.print(line, markup=False, highlight=False)
             else:

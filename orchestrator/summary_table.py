@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.output import typed
 from orchestrator.parameters import head, show_value
 from orchestrator.sizes import show_size
 from orchestrator.words import counted
@@ -110,7 +111,7 @@ def _lines(summary: dict[str, Any]) -> Iterator[str]:
     what = f"{summary['experiment']} on stage {summary['stage']}"
     yield f"{what}: {summary['outcome']}, {count}, {summary['duration_s']:.1f} s ({stages})"
     yield f"results: {summary['results']}"
-    yield f"next: {_next(summary)}"
+    yield f"next: {typed(_next(summary))}"
 
 
 def _next(summary: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """A bench run from its first boot to its figures."""
 
+import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -28,6 +29,7 @@ def bench(
     Whatever ends it, the guests are removed. Consoles of guests that do not come up go to `directory`.
     """
     started = time.monotonic()
+    tell_if_busy(progress, os.getloadavg()[0], os.cpu_count() or 1)
     pair = Pair(accelerator, directory, progress)
     booted: dict[str, list[Boot]] = {node: [] for node in NODES}
     figures: list[Figure] = warm(pair, repeat) if Section.WARM in sections else []
@@ -47,6 +49,12 @@ def bench(
         figures = [*boots(booted), *figures]
     versions = of_tools([machine.arch for machine in pair.machines])
     return Bench(pair.machines, repeat, tuple(figures), versions, round(time.monotonic() - started, 3))
+
+
+def tell_if_busy(progress: Progress, load: float, processors: int) -> None:
+    """Say so where other programs take half of the host or more: `load` is how many ran, in the last minute."""
+    if load > processors / 2:
+        progress.say(f"other programs run here (load {load:.1f} on {processors} processors): all figures will suffer")
 
 
 def _measured(testbed: Testbed, sections: Sequence[Section], repeat: int, progress: Progress) -> list[Figure]:

@@ -21,6 +21,8 @@ from orchestrator.bench.figures import (
     ratios,
 )
 from orchestrator.bench.measure import Boot, boots
+from orchestrator.bench.run import tell_if_busy
+from orchestrator.progress import Progress
 
 _ELF_MACHINE = {"x86_64": 62, "aarch64": 183}  # e_machine of elf(5)
 
@@ -139,3 +141,10 @@ def test_what_the_compiler_said_is_shown(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(reference, "SOURCE", broken)
     with pytest.raises(HostError, match="missing_name"):
         reference.compile_reference(platform.machine())
+
+
+@pytest.mark.parametrize(("load", "said"), [(0.9, False), (1.1, True)])
+def test_a_busy_host_is_told(load: float, said: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        tell_if_busy(progress, load, 2)
+    assert ("other programs run here" in capsys.readouterr().err) == said

@@ -184,3 +184,14 @@ def test_what_a_file_holds_cannot_paint_the_terminal(tmp_path: Path) -> None:
     said = command_line("validate", "pair.yaml", cwd=tmp_path).stderr
     assert r"found 'pa\x1b[31mir\x07', expected" in said
     assert "\x1b" not in command_line("validate", "\x1b[2J.yaml", cwd=tmp_path).stderr
+
+
+def test_hints_name_the_command_as_it_was_typed(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "orchestrator", "ssh", "x86", "--", "true"]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path), "TESTBED_COMMAND": "../pop/tb"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 2
+    assert "hint: `../pop/tb up FILE` makes one" in done.stderr
+    del environment["TESTBED_COMMAND"]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert "hint: `testbed up FILE` makes one" in done.stderr
