@@ -63,6 +63,7 @@ def bench(
     from orchestrator.bench.run import bench as measure
     from orchestrator.bench.table import render
     from orchestrator.experiment import Accelerator
+    from orchestrator.output import put
     from orchestrator.progress import Progress
     from orchestrator.results import RunDirectory
 
@@ -74,7 +75,7 @@ def bench(
     text = json.dumps(found.as_json(), indent=2) + "\n"
     directory.keep("bench.json", text)
     if as_json:
-        sys.stdout.write(text)
+        put(text)
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None

@@ -62,7 +62,7 @@ def simulate(
     \b
     Examples:
       testbed simulate configs/quickstart.yaml
-      testbed simulate configs/counts.yaml --seeds 1..100 --delay-us 10:500 --reorder --duplicate 0.05
+      testbed simulate configs/quickstart.yaml --seeds 1..100 --delay-us 10:500 --reorder --duplicate 0.05
       testbed simulate configs/quickstart.yaml --kernels 100 --point 1 --json
       testbed simulate configs/quickstart.yaml --kernels 4 --kill k1@2000 --slow k2=10 --log events.jsonl
       testbed simulate --growth --kernels 2..32 --plot growth.svg

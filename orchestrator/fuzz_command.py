@@ -80,4 +80,4 @@ def _ended(failed: Fuzzed) -> RunEnded:
     lines += [f"  {failed.failure.kind}: {failed.failure.message}", "  the last events:"]
     lines += [f"  {line}" for line in failed.last]
     before = counted(failed.simulations - 1, "simulation")
-    return RunEnded("\n".join(lines), f"{before} before it passed; repeat it with: {_again(failed)}", 1)
+    return RunEnded("\n".join(lines), f"{before} before it passed; repeat it with: `{_again(failed)}`", 1)

@@ -92,11 +92,12 @@ def _read_trace(path: Path) -> Trace:
             header = _header(json.loads(next(lines, "null")))
             for line in lines:
                 time_us, event, arguments, effects = json.loads(line)
-                if event not in EVENTS:
-                    raise ValueError(f"event {event!r}")
-                entries.append(Entry(time_us, event, arguments, effects))
+                entry = Entry(time_us, event, arguments, effects)
+                if event not in EVENTS or not -1 <= _page(entry) < header["pages"]:
+                    raise ValueError(f"event {event!r} with {arguments}, of {header['pages']} pages")
+                entries.append(entry)
         return Trace(**header, entries=tuple(entries))
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, LookupError) as error:
         line_number = 1 if header is None else len(entries) + 2
         raise InputError(f"{path}:{line_number}: found {error}, expected a trace of an engine") from None
 
@@ -269,5 +270,5 @@ def _effects(effects: list[list[Any]]) -> str:
             to, message, discard = fields
             shown.append(f"{'discard and ' if discard else ''}send {_message(message)} to kernel {to}")
         else:
-            shown.append(" ".join([name.lower(), *map(str, fields[1:] if name != "Refused" else fields)]))
+            shown.append(" ".join([name.lower(), *map(str, fields)]))
     return "; ".join(shown) or "nothing"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.errors import CheckFailed, InputError, RunEnded
+from orchestrator.output import put
 from orchestrator.parameters import describe
 from orchestrator.plan import load
 from orchestrator.progress import Progress
@@ -51,7 +52,7 @@ def simulate_file(
     if as_json:
         _write_json(_as_json(series, simulations, planned))
     elif not quiet:
-        sys.stdout.write(render_series(series, simulations, color=sys.stdout.isatty()))
+        put(render_series(series, simulations, color=sys.stdout.isatty()))
         sys.stdout.flush()
     if failed:
         raise _ended(series, simulations[-1])
@@ -70,7 +71,7 @@ def show_growth(kernels: str | None, *, seed: int, plot: Path | None, as_json: b
                 progress.now(f"counting messages: {cost.kernels} of {numbers[-1]} kernels, {cost.load}")
         except Violation as violation:
             again = f"testbed simulate --growth --kernels {numbers[0]}..{numbers[-1]} --seed {seed}"
-            raise CheckFailed(f"{violation.kind}: {violation.message}", f"repeat it with: {again}") from None
+            raise CheckFailed(f"{violation.kind}: {violation.message}", f"repeat it with: `{again}`") from None
     if plot is not None:
         from orchestrator.simulator.plot import draw
 
@@ -82,7 +83,7 @@ def show_growth(kernels: str | None, *, seed: int, plot: Path | None, as_json: b
         outcome = "passed" if agrees else "failed"
         _write_json({"stage": "sim", "outcome": outcome, "seed": seed, "growth": [asdict(cost) for cost in costs]})
     elif not quiet:
-        sys.stdout.write(render_growth(costs, color=sys.stdout.isatty()))
+        put(render_growth(costs, color=sys.stdout.isatty()))
         sys.stdout.flush()
     if not agrees:
         raise RunEnded("message counts differ from the formulas of docs/protocol.md", "the table shows where", 1)
@@ -111,7 +112,7 @@ def _ended(series: Series, simulated: Simulated) -> RunEnded:
     else:
         broken = [verdict for verdict in simulated.result.expectations if not verdict.holds]
         lines += [f"  does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
-    return RunEnded("\n".join(lines), f"repeat it with: {series.again(simulated.seed, point)}", 1)
+    return RunEnded("\n".join(lines), f"repeat it with: `{series.again(simulated.seed, point)}`", 1)
 
 
 @contextmanager
@@ -132,5 +133,5 @@ def _unwritable(path: Path, why: str) -> InputError:
 
 
 def _write_json(document: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    put(json.dumps(document, indent=2) + "\n")
     sys.stdout.flush()

@@ -46,5 +46,5 @@ def _simulate(plan: Plan, point: Point, record: Record) -> Simulated:
     if simulated.failure is not None:
         lines = [f"{describe(point.parameters)}: {simulated.failure.kind}: {simulated.failure.message}"]
         lines += ["  the last events:", *(f"  {line}" for line in simulated.last)]
-        raise CheckFailed("\n".join(lines), f"repeat it with: {series.again(point.seed, point)}")
+        raise CheckFailed("\n".join(lines), f"repeat it with: `{series.again(point.seed, point)}`")
     return simulated

@@ -20,6 +20,7 @@ from orchestrator.checker.saved import Misfit, Replay, Saved, scenario_as_json, 
 from orchestrator.checker.trace import tell_move
 from orchestrator.checker.view import view
 from orchestrator.errors import InputError, RunEnded
+from orchestrator.output import put
 from orchestrator.progress import Progress
 from orchestrator.verify_table import render
 from orchestrator.vocabulary import nearest
@@ -91,7 +92,7 @@ def run_searches(
         kept = save or _free_name(f"violation-{protocol}"), trace_as_json(found, protocol)
         _write(*kept)
     if as_json:
-        sys.stdout.write(json.dumps(_as_json(wanted, reports, duration_s, kept), indent=2) + "\n")
+        put(json.dumps(_as_json(wanted, reports, duration_s, kept), indent=2) + "\n")
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None
@@ -103,7 +104,7 @@ def run_searches(
         count = sum(report.violation is not None for report in reports)
         raise RunEnded(
             f"{found.violation} (in {count} of {len(reports)} scenarios; the shortest trace is in {kept[0]})",
-            f"testbed verify --replay {kept[0]}",
+            f"`testbed verify --replay {kept[0]}`",
             1,
         )
 
@@ -144,7 +145,7 @@ def _as_json(
 ) -> dict[str, Any]:
     states = sum(report.states for report in reports)
     return {
-        "outcome": "failed" if kept else "passed",
+        "outcome": "failed" if kept else "passed" if all(report.complete for report in reports) else "incomplete",
         "complete": all(report.complete for report in reports),
         "states": states,
         "duration_s": round(duration_s, 3),
@@ -189,7 +190,7 @@ def replay_file(file: Path, *, as_json: bool) -> None:
         ) from None
     if as_json:
         outcome = {"outcome": "failed" if replay.violation else "passed", "violation": replay.violation}
-        sys.stdout.write(json.dumps({**outcome, "steps": steps}, indent=2) + "\n")
+        put(json.dumps({**outcome, "steps": steps}, indent=2) + "\n")
     elif not replay.violation:
         typer.echo(f"no violation any more; when the trace was saved: {saved.violation}")
     if replay.violation:

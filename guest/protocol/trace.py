@@ -17,7 +17,8 @@ from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message
 from guest.protocol.table import State
 
-TRACE_VERSION = 1
+TRACE_VERSION = 2
+"""2: a Send says whether its page is dropped first."""
 EVENTS_MAX = 100_000
 """Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
 

@@ -112,7 +112,14 @@ def test_a_kernel_that_was_killed_leaves_no_trace(tmp_path: Path) -> None:
     engines = bereft()
     directory = RunDirectory.create(tmp_path, "traced")
     for kernel, engine in enumerate(engines[:-1]):
-        header = {"version": 1, "protocol": "voting", "kernel": kernel, "kernels": 3, "pages": PAGES, "dropped": 0}
+        header = {
+            "version": TRACE_VERSION,
+            "protocol": "voting",
+            "kernel": kernel,
+            "kernels": 3,
+            "pages": PAGES,
+            "dropped": 0,
+        }
         directory.keep_trace(0, f"node{kernel}", header, engine.entries())
     traces = read_traces(directory.path / "traces" / "1")
     assert [trace.kept for trace in traces] == [True, True, False]
@@ -130,7 +137,7 @@ def test_an_effect_that_the_engine_would_not_ask_for_is_named_with_what_went_bef
     assert result.divergence is not None
     assert "of node0, received PAGE_REQUEST" in result.divergence
     assert "it did send PAGE_DATA" in result.divergence
-    assert "the engine says protect; send PAGE_DATA" in result.divergence
+    assert "the engine says protect 0; send PAGE_DATA" in result.divergence
     assert not result.complete
     assert any("a thread faulted on page 0" in line for line in result.last)
 
@@ -184,7 +191,14 @@ def kept(tmp_path: Path) -> Path:
     directory = RunDirectory.create(tmp_path / "results", "traced")
     (directory.path / "run.json").write_text('{"outcome": "passed"}')
     for kernel, engine in enumerate(traced(2)):
-        header = {"version": 1, "protocol": "voting", "kernel": kernel, "kernels": 2, "pages": PAGES, "dropped": 0}
+        header = {
+            "version": TRACE_VERSION,
+            "protocol": "voting",
+            "kernel": kernel,
+            "kernels": 2,
+            "pages": PAGES,
+            "dropped": 0,
+        }
         directory.keep_trace(0, f"node{kernel}", header, engine.entries())
     return directory.path
 
@@ -196,8 +210,9 @@ def test_traces_are_read_as_they_were_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "text", "found"),
     [
-        (1, '{"version": 2}', "a trace of version 2, this side reads 1"),
-        (1, '{"version": 1, "protocol": "gossip"}', "protocol 'gossip', known: "),
+        (1, '{"version": 1}', "a trace of version 1, this side reads 2"),
+        (2, '[1.0, "fault", [5000, true], []]', "event 'fault' with [5000, True], of "),
+        (1, '{"version": 2, "protocol": "gossip"}', "protocol 'gossip', known: "),
         (3, '[1.0, "explode", [], []]', "event 'explode'"),
         (3, '[1.0, "fault", [0', "Expecting"),
     ],

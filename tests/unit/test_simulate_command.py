@@ -76,7 +76,7 @@ def test_many_seeds_stop_at_the_first_failure_and_the_command_it_prints_repeats_
     assert told["outcome"] == "failed"
     assert [each["failure"] is None for each in told["simulations"][-2:]][-1:] == [False]
     assert all(each["failure"] is None for each in told["simulations"][:-1])
-    again = err.partition("hint: repeat it with: testbed ")[2].strip()
+    again = err.partition("hint: repeat it with: `testbed ")[2].strip().rstrip("`")
     assert again == told["repeat"].removeprefix("testbed ")
     seed = told["simulations"][-1]["seed"]
     assert f"--seed {seed} --point 1 --kernels 3" in again
@@ -102,7 +102,7 @@ def test_without_faults_the_file_s_own_expectations_are_judged(testbed: CommandL
     code, _, err = testbed("simulate pair.yaml")
     assert code == 1
     assert "does not hold: messages.protocol == 4" in err
-    assert "repeat it with: testbed simulate pair.yaml --seed 0 --point 1" in err
+    assert "repeat it with: `testbed simulate pair.yaml --seed 0 --point 1" in err
     assert testbed("simulate pair.yaml --kernels 3")[0] == 0  # they were about two kernels
 
 
@@ -207,7 +207,7 @@ def test_a_violation_on_the_stage_sim_fails_the_run_with_the_command_that_repeat
     assert code == 1
     summary = json.loads(out)
     assert summary["outcome"] == "failed"
-    again = summary["error"]["hint"].removeprefix("repeat it with: testbed ")
+    again = summary["error"]["hint"].removeprefix("repeat it with: `testbed ").rstrip("`")
     assert again.startswith("simulate pair.yaml --seed 0 --point 1")
     assert "the last events" in err
     code, out, _ = testbed(again + " --json")

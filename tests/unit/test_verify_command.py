@@ -1,6 +1,8 @@
 """`testbed verify`: what it prints and keeps of a search, what it refuses, and counterexamples gone through again."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,17 @@ def test_the_sets_have_every_start_and_every_kind_of_links_and_two_and_three_ker
         assert max(scenario.give_ups for scenario in scenarios) > 0
         assert max(scenario.returns for scenario in scenarios) > 0
         assert max(scenario.leaves for scenario in scenarios) > 0
+
+
+def test_no_room_for_the_answer_is_no_violation() -> None:
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "orchestrator", "verify", "--operations", "1+1", "--json", "-q"]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 3
+    assert done.stderr.startswith("testbed: error: standard output cannot be written: No space left on device")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_search_that_was_cut_short_does_not_say_passed() -> None:
+    done = verify("--operations", "1+1", "--limit", "5", "--json", "-q")
+    assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (0, "incomplete")
