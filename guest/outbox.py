@@ -63,11 +63,9 @@ class Outbox:
         self._read_out(message[1], page)
         if discard is not None:
             discard(message[1])
-        if slot is not None:
-            if self._sender.send_page(message):
-                return
-            page = memoryview(bytearray(page))  # the slot is the next sender's
-        self._queue.append((message, page))
+        if slot is None or not self._sender.send_page(message):
+            # A slot stays as it is: as long as anything is queued, no other page is put into it.
+            self._queue.append((message, page))
 
 
 class Nowhere(Outbox):

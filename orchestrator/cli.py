@@ -4,7 +4,6 @@ Whatever is slow to import (libvirt, paramiko, pydantic, rich) is imported where
 completion must answer at once.
 """
 
-import contextlib
 import json
 import sys
 import traceback
@@ -14,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from images.errors import Failure, HostError, no_room
+from images.errors import Failure, no_room
 from orchestrator import (
     commands_access,
     commands_bench,
@@ -272,8 +271,7 @@ def _show_failure(failure: Failure) -> None:
         error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
         if isinstance(failure, FileError):
             error["problems"] = failure.problems
-        with contextlib.suppress(HostError):  # no room there, perhaps for the same reason: standard error has it
-            put(json.dumps({"outcome": "error", "error": error}, indent=2) + "\n")
+        put(json.dumps({"outcome": "error", "error": error}, indent=2) + "\n")
 
 
 def _show_defect(error: Exception) -> None:

@@ -62,7 +62,7 @@ class BrokenMove(Violation):
         self.move = move
 
 
-new_world = tuple.__new__
+_new_world = tuple.__new__
 _PRESENT = Summary._fields.index("present")
 
 SETTLING_MOVES = 10_000
@@ -282,7 +282,7 @@ class System:
                 sends = tuple(send for send in sends if locals_[send[0]] != DEAD)
             net = self.network.add(net, kernel, sends)
         # Not `_replace`, nor names of fields: half of the search's time is spent here.
-        return new_world(World, (tuple(locals_), net, touched, written, *world[4:]))
+        return _new_world(World, (tuple(locals_), net, touched, written, *world[4:]))
 
     def _consequences(
         self, world: World, kernel: int, outcome: Outcome, net: Net, locals_: list[int]

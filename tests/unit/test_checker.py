@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from guest.protocol.effects import Effect, Protect
-from guest.protocol.messages import Message, MessageName
+from guest.protocol.effects import Effect, Protect, Send
+from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.page import Page, Phase
 from guest.protocol.table import S
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker import Report, Scenario, explore, wander
 from orchestrator.checker.scenario import Links, Start
+from orchestrator.checker.search import NEVER_AT_REST
 from orchestrator.checker.trace import tell, trace_chart
 
 REORDERED = Links.REORDERED
@@ -87,6 +88,17 @@ class GrantsForgotten(VotingEngine):
     def judge(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
         super().judge(page, sender, message, effects)
         page.granted = ()
+
+
+class AsksForEver(VotingEngine):
+    """Whoever hears that a page is absent asks again, though it needs no answer any more."""
+
+    def receive(self, sender: int, message: Message) -> list[Effect]:
+        effects = super().receive(sender, message)
+        if message.name == MessageName.PAGE_ABSENT:
+            again = Message(MessageName.PAGE_REQUEST, message.page, message.request, Flag.FETCH)
+            effects.append(Send(sender, again))
+        return effects
 
 
 class FirstAnswerCounts(VotingEngine):
@@ -251,6 +263,7 @@ MUTANTS: list[tuple[type[VotingEngine], Scenario, int, str]] = [
     (SilentGivingUp, Scenario((1, 1, 1), start=SHARED, give_ups=1), 13, f"{STUCK} a thread waits in kernel 1"),
     (LateAnswersCount, THREE, 21, TWO_VALUES),
     (GrantsForgotten, Scenario((1, 1, 1), start=MODIFIED), 10, STALE),
+    (AsksForEver, Scenario((1, 0)), 1, NEVER_AT_REST),
     (FirstAnswerCounts, Scenario((1, 1, 1)), 13, STALE),
     (AlwaysZeros, Scenario((1, 1, 1)), 12, f"{ZEROS} 0b10 know it"),
     (SharedWithoutNotice, Scenario((1, 1)), 6, TWO_VALUES),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -108,19 +109,22 @@ def test_the_dead_count_no_more() -> None:
     assert (result.divergence, result.complete) == (None, True)
 
 
+def header(kernel: int, kernels: int) -> dict[str, Any]:
+    return {
+        "version": TRACE_VERSION,
+        "protocol": "voting",
+        "kernel": kernel,
+        "kernels": kernels,
+        "pages": PAGES,
+        "dropped": 0,
+    }
+
+
 def test_a_kernel_that_was_killed_leaves_no_trace(tmp_path: Path) -> None:
     engines = bereft()
     directory = RunDirectory.create(tmp_path, "traced")
     for kernel, engine in enumerate(engines[:-1]):
-        header = {
-            "version": TRACE_VERSION,
-            "protocol": "voting",
-            "kernel": kernel,
-            "kernels": 3,
-            "pages": PAGES,
-            "dropped": 0,
-        }
-        directory.keep_trace(0, f"node{kernel}", header, engine.entries())
+        directory.keep_trace(0, f"node{kernel}", header(kernel, 3), engine.entries())
     traces = read_traces(directory.path / "traces" / "1")
     assert [trace.kept for trace in traces] == [True, True, False]
     result = replay(traces)
@@ -191,15 +195,7 @@ def kept(tmp_path: Path) -> Path:
     directory = RunDirectory.create(tmp_path / "results", "traced")
     (directory.path / "run.json").write_text('{"outcome": "passed"}')
     for kernel, engine in enumerate(traced(2)):
-        header = {
-            "version": TRACE_VERSION,
-            "protocol": "voting",
-            "kernel": kernel,
-            "kernels": 2,
-            "pages": PAGES,
-            "dropped": 0,
-        }
-        directory.keep_trace(0, f"node{kernel}", header, engine.entries())
+        directory.keep_trace(0, f"node{kernel}", header(kernel, 2), engine.entries())
     return directory.path
 
 

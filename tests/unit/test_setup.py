@@ -28,7 +28,8 @@ echo 'what pip prints'
 [[ ! -e $FAIL_PIP ]] || { echo 'no matching distribution'; exit 1; }
 END
 for name in testbed tox; do
-    printf '#!/bin/bash\\necho "$(basename "$0")"; printf "<%%s>" "$@"; exit 7\\n' >"$dir/bin/$name"
+    printf '#!/bin/bash\\necho "$TESTBED_COMMAND" >"$RECORD.typed"
+echo "$(basename "$0")"; printf "<%%s>" "$@"; exit 7\\n' >"$dir/bin/$name"
 done
 chmod +x "$dir/bin/"*
 """
@@ -116,6 +117,7 @@ def test_words_reach_testbed_as_they_are_and_its_exit_code_comes_back(tree: Tree
     done = tree.tb(*WORDS, cwd=tmp_path)
     assert done.stdout == "testbed\n" + "".join(f"<{word}>" for word in WORDS)
     assert done.returncode == 7
+    assert (tmp_path / "record.typed").read_text() == f"{tree.path}/tb\n"  # what hints are to name
 
 
 def test_the_word_test_means_tox(tree: Tree) -> None:

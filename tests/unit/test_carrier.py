@@ -1,0 +1,47 @@
+"""Effects become memory operations and messages, in an order that nobody else can see into."""
+
+import pytest
+
+from guest.carrier import Carrier
+from guest.errors import RegionError
+from guest.faults import FaultsInFlight
+from guest.notify import Notifier
+from guest.outbox import Outbox
+from guest.protocol.effects import Protect, Send
+from guest.protocol.messages import Message, MessageName
+from guest.region import Region
+from guest.ring import Receiver, Sender
+from guest.segment import PAGE_BYTES, Layout, address_of, format_segment
+
+PAGE = memoryview(bytearray(b"\x5a" * PAGE_BYTES))
+
+
+class Bell(Notifier):
+    """Nobody listens: the receiver is looked at by hand."""
+
+    def __init__(self) -> None:
+        pass
+
+    def published(self, peer: int) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_a_page_is_sent_with_its_bytes_and_kept_or_dropped(discard: bool) -> None:
+    segment = format_segment(memoryview(bytearray(Layout(kernels=2, ring_slots=64, page_slots=4).size_bytes)), 2)
+    region = Region(2)
+    carrier = Carrier(region, [Outbox(Sender(segment, 0, 1), region.read_out)], Bell(), FaultsInFlight(lambda _: None))
+    receiver = Receiver(segment, 0, 1)
+    region.install(1, address_of(PAGE), writable=True, wake=False)
+    carrier.carry_out([Protect(1), Send(1, Message(MessageName.PAGE_DATA, 1), discard)])
+    message = receiver.receive()
+    assert message is not None
+    assert receiver.payload(message) == PAGE
+    here = memoryview(bytearray(PAGE_BYTES))
+    if discard:
+        with pytest.raises(RegionError, match="page 1 was to be read out, but is absent"):
+            region.read_out(1, here)
+    else:
+        region.read_out(1, here)
+        assert here == PAGE
+    region.close()
