@@ -1,7 +1,8 @@
 """The agent of one node: `python3 -m guest.agent`. Commands come as JSON lines, each is answered by one line.
 
     {"op":"hello"}                       → {"event":"hello",…}      who this is and what it can do
-    {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels'
+    {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels';
+                                                                    with "mapped":N threads may map more than N pages
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
     {"op":"close"}                       → {"event":"closed"}
     {"op":"leave"}                       → {"event":"left"}         closed too, and others have all its pages
@@ -38,8 +39,10 @@ from guest.link import Link
 from guest.membership import FAILURE_DEADLINE_S
 from guest.notify import Policy
 from guest.offer import Offer, Spare
+from guest.protocol.address_space import Access, AddressSpace
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.registry import PROTOCOLS
+from guest.protocol.space import SpaceEngine
 from guest.protocol.trace import TRACE_VERSION, TracedEngine
 from guest.region import Region
 from guest.run import Run
@@ -230,11 +233,20 @@ class Agent:
                 "format the segment anew before every open; every kernel has an id of its own",
             )
         engine: Engine = PROTOCOLS[protocol](kernel, range(kernels), pages)
+        space: SpaceEngine | TracedEngine | None = None
+        mapped = number(fields, "mapped", 0, pages) if fields.get("mapped") is not None else None
+        if mapped is not None:
+            engine = space = SpaceEngine(engine, kernel, range(kernels), AddressSpace.first(mapped, pages))
         self._trace = None
         if fields.get("trace"):
             engine = self._trace = TracedEngine(engine, monotonic_ns)
-            self._trace_header = {"protocol": protocol, "kernel": kernel, "kernels": kernels, "pages": pages}
-        daemon = Daemon(segment, link, kernel, engine, Region(pages), policy, failure_deadline_s)
+            space = space and self._trace
+            header = {"protocol": protocol, "kernel": kernel, "kernels": kernels, "pages": pages}
+            self._trace_header = header | {"mapped": mapped}
+        region = Region(pages)
+        if mapped is not None:
+            region.allow(mapped, pages - mapped, Access.NONE)
+        daemon = Daemon(segment, link, kernel, engine, region, policy, failure_deadline_s, space)
         daemon.watch(self._commands_fd, self._read)
         self._daemon = daemon
         self._used = False
@@ -400,7 +412,7 @@ class Agent:
         spare = Spare(self._link, Segment.open(self._link.memory).layout, daemon.kernel)
         meeting = spare.take(workload.meeting_bytes) if workload.meeting_bytes else None
         if memory == "coherent":
-            return Offer.coherent(daemon.region, meeting)
+            return Offer.coherent(daemon.region, meeting, maps=daemon.maps)
         return Offer.bare(spare.take(workload.pages * PAGE_BYTES), meeting)
 
     def _find_link(self, fields: Any, kernel: int) -> Link:

@@ -4,15 +4,21 @@
 every kernel; page faults bring the pages in. `run_thread` runs one thread of a workload over such a memory.
 """
 
+import faulthandler
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from mmap import mmap
 from os import close, dup2, memfd_create
 from socket import recv_fds, send_fds, socket
 from typing import Any, NamedTuple
 
 from guest import workloads
+from guest.errors import RegionError
 from guest.lost_pages import survive_lost_pages
+from guest.protection import serve_protection
+from guest.protocol.address_space import Operation, Refusal
 from guest.region import BASE, map_shared
 from guest.samples import AccessLog
 from guest.userfaultfd import Userfaultfd
@@ -21,11 +27,13 @@ from guest.workloads.workload import Gone
 
 # First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
 MEMORY = b"M"
-"""Daemon: size and offset of the memory, size and offset of the meeting (bytes, decimal), and their descriptors."""
+"""Daemon: size and offset of the memory, size and offset of the meeting (bytes, decimal), whether threads may change
+the address space (0 or 1), and the descriptors of memory and meeting."""
 BARE_MEMORY = b"S"
 """Daemon instead of that, with the same words: the memory is a part of the segment that nobody keeps coherent."""
 FAULTS = b"U"
-"""Application: its userfaultfd, with the memory registered."""
+"""Application: its userfaultfd, with the memory registered; and, where threads may change the address space, the socket
+of the thread that protects its memory (see `guest.protection`)."""
 REGISTERED = b"K"
 """Daemon: faults will be served from now on."""
 ACCESSES = b"L"
@@ -34,6 +42,10 @@ BARRIER = b"B"
 """Application: this thread is at the next barrier."""
 RELEASED = b"R"
 """Daemon: every living thread is at the barrier; JSON of the threads that have died, nothing if there are none."""
+OPERATE = b"A"
+"""Application: an operation on the address space is wanted: the fields of `Operation`, decimal."""
+OPERATED = b"D"
+"""Daemon: what came of it, a `Refusal`, decimal."""
 FINISHED = b"F"
 """Application: done; JSON of {wrong, mismatches, figures}."""
 FAILED = b"E"
@@ -57,6 +69,8 @@ class Attached(NamedTuple):
     """The shared memory, mapped at `guest.region.BASE`."""
     meeting: memoryview
     """Raw memory of the segment, for threads to meet in; empty, unless the workload wants it."""
+    operate: Callable[[Operation], Refusal]
+    """Do something to the address space, on all kernels; returns when it is done everywhere, or refused."""
 
 
 def attach(daemon: socket) -> Attached:
@@ -64,11 +78,12 @@ def attach(daemon: socket) -> Attached:
     offer, fds, _, _ = recv_fds(daemon, PACKET_BYTES, 2)
     if not offer:
         raise Detached
-    size_bytes, offset, meeting_bytes, meeting_offset = (int(number) for number in offer[1:].split())
+    size_bytes, offset, meeting_bytes, meeting_offset, maps = (int(number) for number in offer[1:].split())
     memory_fd, meeting_fd = fds
     attached = Attached(
         map_shared(memory_fd, size_bytes, offset=offset),
         memoryview(mmap(meeting_fd, meeting_bytes, offset=meeting_offset) if meeting_bytes else b""),
+        partial(_operate, daemon) if maps else _fixed,
     )
     for fd in fds:
         close(fd)
@@ -78,9 +93,22 @@ def attach(daemon: socket) -> Attached:
     faults.register(BASE, size_bytes)
     # The descriptor stays open here too: should the daemon die, a fault then blocks until this process is killed as
     # well. If the daemon's were the last one, the kernel would let go of the range, and a fault would read zeros.
-    send_fds(daemon, [FAULTS], [faults.fd])
+    if maps:
+        with serve_protection() as protection:
+            send_fds(daemon, [FAULTS], [faults.fd, protection.fileno()])
+    else:
+        send_fds(daemon, [FAULTS], [faults.fd])
     _expect(daemon, REGISTERED)
     return attached
+
+
+def _operate(daemon: socket, operation: Operation) -> Refusal:
+    daemon.send(OPERATE + " ".join(f"{field:d}" for field in operation).encode())
+    return Refusal(int(_expect(daemon, OPERATED)))
+
+
+def _fixed(operation: Operation) -> Refusal:
+    raise RegionError(f"{operation}: this memory is mapped once and for all", "is it coherent memory?")
 
 
 def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = None) -> None:
@@ -96,10 +124,11 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
         place = Place(thread["kernel"], thread["thread"], roles)
         if program_fd is not None:
             _redirect_output(daemon)
+            faulthandler.enable(2)  # a thread that touches what is not mapped shows the line where it did
             assert isinstance(workload, Script | Native), "a program was given to a workload that is none"
             workload.take(program_fd, name, daemon, place)
-        memory, meeting = attach(daemon)
-        place = place._replace(meeting=meeting)
+        memory, meeting, operate = attach(daemon)
+        place = place._replace(meeting=meeting, operate=operate)
         send_fds(daemon, [ACCESSES], [log.fd])
         survive_lost_pages(BASE, memory.nbytes, log.lost_pages.add)
 

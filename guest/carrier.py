@@ -9,6 +9,7 @@ from guest.kept_pages import KeptPages
 from guest.notify import Notifier
 from guest.outbox import Nowhere, Outbox
 from guest.protocol import effects
+from guest.protocol.address_space import Access
 from guest.region import Region
 
 
@@ -26,6 +27,8 @@ class Carrier:
         """Whether threads were woken since somebody last set this to false."""
         self.lost: set[int] = set()
         """Pages given up: their only valid copy died with its kernel."""
+        self.on_space_done: Callable[[effects.SpaceDone], object] = _nobody
+        """Who is told what came of operations on the address space."""
         self._region = region
         self._outboxes = {outbox.to: outbox for outbox in outboxes}
         self._notifier = notifier
@@ -42,6 +45,9 @@ class Carrier:
             effects.Discard: self._discard,
             effects.Wake: self._wake,
             effects.Poison: self._poison,
+            effects.Allow: self._allow,
+            effects.Relocate: self._relocate,
+            effects.SpaceDone: self._space_done,
         }
 
     def carry_out(self, wanted: Sequence[effects.Effect]) -> None:
@@ -116,3 +122,23 @@ class Carrier:
         self.lost.add(effect[0])
         self._served(effect[0])
         self._region.poison(effect[0])
+
+    def _allow(self, effect: effects.Allow) -> None:
+        first, length, access = effect
+        self._region.allow(first, length, access)
+        if access is Access.NONE:
+            self.lost.difference_update(range(first, first + length))
+
+    def _relocate(self, effect: effects.Relocate) -> None:
+        first, length, to = effect
+        self._region.relocate(first, length, to)
+        moved = {page for page in self.lost if first <= page < first + length}
+        self.lost = self.lost - moved | {page - first + to for page in moved}
+
+    def _space_done(self, effect: effects.SpaceDone) -> None:
+        self.woken = True
+        self.on_space_done(effect)
+
+
+def _nobody(_: effects.SpaceDone) -> None:
+    """Nobody asked."""

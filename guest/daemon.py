@@ -18,6 +18,7 @@ from collections.abc import Callable
 from time import monotonic_ns
 
 from guest.carrier import Carrier
+from guest.errors import GuestFailure
 from guest.faults import NOTES_KEPT, FaultsInFlight
 from guest.fence import full_fence
 from guest.leaving import Handover
@@ -25,9 +26,12 @@ from guest.link import Link
 from guest.membership import BEAT_NS, FAILURE_DEADLINE_S, Membership
 from guest.notify import Notifier, Policy
 from guest.outbox import Outbox
+from guest.protection import Protector
 from guest.protocol import effects
+from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.engine import Engine
 from guest.protocol.messages import Message, MessageName
+from guest.protocol.space import SpaceOperations
 from guest.region import Region
 from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
@@ -45,6 +49,12 @@ _PASSES_PER_BEAT = 64
 """How many passes a busy loop makes between two looks at the clock, which costs something too."""
 
 
+class Orphaned(GuestFailure):
+    """The home kernel died in the middle of an operation on the address space, and nobody can say what came of it."""
+
+    kind = "orphaned"
+
+
 class Daemon:
     """The memory of one kernel, kept coherent with the others'. Runs only inside `serve`."""
 
@@ -57,7 +67,9 @@ class Daemon:
         region: Region,
         policy: Policy,
         failure_deadline_s: float = FAILURE_DEADLINE_S,
+        space: SpaceOperations | None = None,
     ) -> None:
+        """`space` is the engine once more if threads may change the address space."""
         self.kernel = kernel
         self.kernels = tuple(range(segment.layout.kernels))
         self.region = region
@@ -73,6 +85,9 @@ class Daemon:
         self.parked = 0
         """Of these, those that wait at a barrier: they touch no memory until they are released."""
         self._engine = engine
+        self._space = space
+        self._asked: dict[int, Callable[[Refusal], object]] = {}
+        """Who waits for operations on the address space, by the number that the engine gave them."""
         self._policy = policy
         peers = [k for k in self.kernels if k != kernel]
         self._receivers = [Receiver(segment, peer, kernel) for peer in peers]
@@ -80,6 +95,7 @@ class Daemon:
         self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
         self._faults = FaultsInFlight(self.node.count_fault)
         self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
+        self._carrier.on_space_done = self._space_done
         self._handover = Handover(engine, region.pages, self._carrier.carry_out)
         self._membership = Membership(segment, kernel, int(failure_deadline_s * 1e9))
         self._handlers: dict[int, Callable[[], object]] = {}
@@ -107,9 +123,15 @@ class Daemon:
         del self._handlers[descriptor]
         self._epoll.unregister(descriptor)
 
-    def attach(self, userfaultfd: int, log: FaultLog) -> None:
-        """Serve the faults of one more thread, from now on."""
-        self.region.register(userfaultfd)
+    @property
+    def maps(self) -> bool:
+        """Whether threads may change the address space."""
+        return self._space is not None
+
+    def attach(self, userfaultfd: int, log: FaultLog, protector: Protector | None = None) -> None:
+        """Serve the faults of one more thread, from now on. Where threads may change the address space, it has a
+        `protector`."""
+        self.region.register(userfaultfd, protector)
         self.threads += 1
         self._fault_readers[userfaultfd] = lambda: self._fault(userfaultfd, log)
         self.watch(userfaultfd, self._fault_readers[userfaultfd])
@@ -122,6 +144,16 @@ class Daemon:
         del self._fault_readers[userfaultfd]
         for page in self._faults.abandon(log):
             self._carrier.carry_out(self._engine.abandon(page))
+
+    def operate(self, operation: Operation, done: Callable[[Refusal], object]) -> None:
+        """Do something to the address space, for a thread that is attached; `done` is told what came of it."""
+        assert self._space is not None, "this memory is mapped once and for all"
+        number = self._space.requests + 1
+        self._asked[number] = done
+        self._carrier.carry_out(self._space.operate(operation))
+
+    def _space_done(self, effect: effects.SpaceDone) -> None:
+        self._asked.pop(effect.request)(effect.refusal)
 
     def send_harness(self, name: MessageName, number: int, mask: int = 0) -> None:
         """Send a message of the test harness to every other kernel that lives."""
@@ -250,6 +282,12 @@ class Daemon:
             self._carrier.carry_out(self._engine.peer_down(kernel))
             if self.on_death is not None:
                 self.on_death(kernel)
+        if self._space is not None and self._space.orphaned:
+            raise Orphaned(
+                "the home kernel died while an operation on the address space was going on, and nobody can say whether "
+                "the other kernels have carried it out",
+                "the home kernel is the first node of the link: see what became of it",
+            )
         if dead and self.leaving:
             if self.may_leave:
                 self.leave()

@@ -55,9 +55,9 @@ class Offer(NamedTuple):
     """Of the memory, and of the meeting."""
 
     @classmethod
-    def coherent(cls, region: Region, meeting: RawMemory | None = None) -> "Offer":
-        """The region; the daemon will serve its page faults."""
-        return cls._of(application.MEMORY, RawMemory(region.memory_fd, 0, region.size_bytes), meeting)
+    def coherent(cls, region: Region, meeting: RawMemory | None = None, *, maps: bool = False) -> "Offer":
+        """The region; the daemon will serve its page faults. `maps`: threads may change the address space."""
+        return cls._of(application.MEMORY, RawMemory(region.memory_fd, 0, region.size_bytes), meeting, maps)
 
     @classmethod
     def bare(cls, memory: RawMemory, meeting: RawMemory | None = None) -> "Offer":
@@ -65,7 +65,7 @@ class Offer(NamedTuple):
         return cls._of(application.BARE_MEMORY, memory, meeting)
 
     @classmethod
-    def _of(cls, kind: bytes, memory: RawMemory, meeting: RawMemory | None) -> "Offer":
+    def _of(cls, kind: bytes, memory: RawMemory, meeting: RawMemory | None, maps: bool = False) -> "Offer":
         parts = [memory, meeting or RawMemory(memory.fd, 0, 0)]
-        words = " ".join(f"{part.size_bytes} {part.offset}" for part in parts)
+        words = " ".join(f"{part.size_bytes} {part.offset}" for part in parts) + f" {maps:d}"
         return cls(kind + words.encode(), tuple(part.fd for part in parts))

@@ -16,6 +16,8 @@ from guest.daemon import Daemon
 from guest.errors import GuestFailure
 from guest.launcher import Launcher
 from guest.offer import Offer
+from guest.protection import Protector
+from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.copies import members
 from guest.protocol.messages import Message, MessageName
 from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
@@ -71,6 +73,8 @@ class Run:
         self._deadline_ns = deadline_ns
         self._threads: list[_Thread] = []
         self._barrier: Barrier
+        self._asking: set[int] = set()
+        """Threads that wait for an operation on the address space."""
         self._roles: Sequence[Sequence[str]] = ()
         self._dead_kernels: list[int] = []
         self._timeline = Timeline()
@@ -186,17 +190,20 @@ class Run:
 
     def _read(self, thread: _Thread) -> None:
         try:
-            packet, fds, _, _ = recv_fds(thread.socket, application.PACKET_BYTES, 1, MSG_DONTWAIT)
+            packet, fds, _, _ = recv_fds(thread.socket, application.PACKET_BYTES, 2, MSG_DONTWAIT)
         except (BlockingIOError, ConnectionResetError):
             return  # the latter is said once, of a process that ended with our words unread; its last words come next
         kind, body = packet[:1], packet[1:]
         if kind == application.BARRIER:
             self._arrived(thread)
         elif kind == application.FAULTS:
-            thread.userfaultfd = fds[0]
-            self._daemon.attach(thread.userfaultfd, thread.faults)
+            thread.userfaultfd, *protection = fds
+            protector = Protector(socket(fileno=protection[0])) if protection else None
+            self._daemon.attach(thread.userfaultfd, thread.faults, protector)
             self._tell(thread, application.REGISTERED)
             self._daemon.woke()
+        elif kind == application.OPERATE:
+            self._asks(thread, Operation.of(*map(int, body.split())))
         elif kind == application.ACCESSES:
             thread.accesses_fd = fds[0]
         elif kind == application.OUTPUT:
@@ -212,6 +219,21 @@ class Run:
         else:
             self._thread_died(thread, self._launcher.ended(thread.number))
 
+    def _asks(self, thread: _Thread, operation: Operation) -> None:
+        """The thread waits for an operation on the address space."""
+        self._asking.add(thread.number)
+        self._count_parked()
+
+        def done(refusal: Refusal) -> None:
+            self._asking.discard(thread.number)
+            self._count_parked()
+            self._tell(thread, application.OPERATED + b"%d" % refusal)
+
+        self._daemon.operate(operation, done)
+
+    def _count_parked(self) -> None:
+        self._daemon.parked = self._barrier.waiting + len(self._asking)
+
     def _thread_died(self, thread: _Thread, how: str) -> None:
         """In the middle of a fault, perhaps. The others go on if their work allows it."""
         if not self._workload.spares_threads:
@@ -222,7 +244,7 @@ class Run:
         if thread.result is None:
             thread.died = how
         complete = self._barrier.leave(thread.number)
-        self._daemon.parked = self._barrier.waiting
+        self._count_parked()
         if complete:
             self._announce()
             self._go_on()
@@ -239,6 +261,7 @@ class Run:
 
     def _let_go(self, thread: _Thread) -> None:
         """Serve this process no more."""
+        self._asking.discard(thread.number)
         if thread.socket.fileno() < 0:
             return
         self._daemon.unwatch(thread.socket.fileno())
@@ -260,7 +283,7 @@ class Run:
 
     def _arrived(self, thread: _Thread) -> None:
         complete = self._barrier.arrive(thread.number)
-        self._daemon.parked = self._barrier.waiting
+        self._count_parked()
         if complete:
             self._announce()
             self._go_on()

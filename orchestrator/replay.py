@@ -18,9 +18,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from guest.protocol.address_space import AddressSpace, Operation
 from guest.protocol.engine import Engine
 from guest.protocol.messages import Flag, MessageName
 from guest.protocol.registry import PROTOCOLS
+from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 from guest.protocol.trace import EVENTS, TRACE_VERSION, Entry, happen
 from orchestrator.errors import InputError
@@ -42,6 +44,8 @@ class Trace:
     pages: int
     dropped: int
     entries: tuple[Entry, ...]
+    mapped: int | None = None
+    """Pages that were mapped at first; None if threads could not change the address space."""
     kept: bool = True
     """Whether there is one: a kernel that was killed takes its own with it."""
 
@@ -141,7 +145,7 @@ class _World:
         kernels = range(len(traces))
         first = traces[0]
         self._traces = traces
-        self._engines: list[Engine] = [PROTOCOLS[first.protocol](kernel, kernels, first.pages) for kernel in kernels]
+        self._engines = [_engine(first, kernel, kernels) for kernel in kernels]
         self._next = [0] * len(traces)
         self._links: dict[tuple[int, int], deque[list[Any]]] = {
             (sender, to): deque() for sender in kernels for to in kernels if sender != to
@@ -236,6 +240,13 @@ class _World:
             raise _Diverged(f"invariant 3: page {page} is in N though a copy is on its way: {shown}", page)
 
 
+def _engine(trace: Trace, kernel: int, kernels: range) -> Engine:
+    pages = PROTOCOLS[trace.protocol](kernel, kernels, trace.pages)
+    if trace.mapped is None:
+        return pages
+    return SpaceEngine(pages, kernel, kernels, AddressSpace.first(trace.mapped, trace.pages))
+
+
 def _without_slot(message: list[Any]) -> list[Any]:
     """The slot is the ring's: the engine that sends does not know it."""
     return [*message[:-1], 0]
@@ -254,6 +265,8 @@ def _show(entry: Entry) -> str:
     if entry.event == "fault":
         page, write = entry.arguments
         return f"a thread faulted on page {page}, to {'write' if write else 'read'}"
+    if entry.event == "operate":
+        return f"a thread asked to {Operation.of(*entry.arguments[0])}"
     return f"{entry.event} {', '.join(map(str, entry.arguments))}"
 
 

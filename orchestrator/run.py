@@ -23,7 +23,7 @@ from orchestrator.signals import signals_wait
 from orchestrator.stage import Stage
 from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
 from orchestrator.words import counted
-from orchestrator.workloads import Command
+from orchestrator.workloads import Command, Native, Script
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
@@ -286,10 +286,11 @@ def roles_of(experiment: Experiment) -> dict[str, list[str]]:
 
 
 def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -> dict[str, Any]:
-    coherency = experiment.coherency
+    coherency, workload = experiment.coherency, experiment.workload
     assert coherency is not None
     return {
         "op": "open",
+        "mapped": (workload.pages or coherency.pages) if isinstance(workload, Script | Native) else None,
         "kernel": kernels.index(node),
         "kernels": len(kernels),
         "link": stage.link_for(coherency.link, node),

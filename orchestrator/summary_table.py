@@ -20,6 +20,10 @@ _SHORT = {
     "VOTE": ("vote", "vote"),
     "ABANDON": ("abandon", "aban"),
     "GRANT": ("grant", "grant"),
+    "SPACE_LOCK": ("lock", "lock"),
+    "SPACE_LOCKED": ("locked", "lckd"),
+    "SPACE_OP": ("operation", "op"),
+    "SPACE_DONE": ("done", "done"),
 }
 """Column heads, wide and narrow; a message that is not here goes under its own name."""
 WIDTH_MAX = 400

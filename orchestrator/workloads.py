@@ -104,7 +104,7 @@ class _Program(Model):
     iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1
     """Told to the program; expectations may count by it."""
     pages: Annotated[int, Field(strict=True, ge=1)] | None = None
-    """How much of the region it uses, told in results; the whole of it when left out."""
+    """How much of the region is mapped at first; the whole of it when left out."""
 
     @property
     def array_bytes(self) -> int:

@@ -17,6 +17,9 @@
  * of them, zeroed. An exit status other than 0 says that the program has seen something wrong: the point fails. What it
  * prints is kept with the results. testbed_figure() reports a number, for results and expectations.
  *
+ * All of the region is mapped at first; testbed_map(), testbed_unmap(), testbed_protect() and testbed_move() change that, on
+ * all kernels at once.
+ *
  * One file is all there is of it; include it in one source file. C17 with the GNU C library.
  */
 #ifndef TESTBED_H
@@ -25,6 +28,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -70,22 +74,27 @@ static long testbed_number_(const char *name)
     return strtol(text, NULL, 10);
 }
 
-static void testbed_send_(const char *packet, size_t size, int fd)
+static void testbed_send_fds_(const char *packet, size_t size, const int *fds, size_t count)
 {
-    char control[CMSG_SPACE(sizeof fd)] = {0};
+    char control[CMSG_SPACE(2 * sizeof *fds)] = {0};
     struct iovec data = {(void *)(uintptr_t)packet, size};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
-    if (fd >= 0) {
+    if (count) {
         message.msg_control = control;
-        message.msg_controllen = sizeof control;
+        message.msg_controllen = CMSG_SPACE(count * sizeof *fds);
         struct cmsghdr *header = CMSG_FIRSTHDR(&message);
         header->cmsg_level = SOL_SOCKET;
         header->cmsg_type = SCM_RIGHTS;
-        header->cmsg_len = CMSG_LEN(sizeof fd);
-        memcpy(CMSG_DATA(header), &fd, sizeof fd);
+        header->cmsg_len = CMSG_LEN(count * sizeof *fds);
+        memcpy(CMSG_DATA(header), fds, count * sizeof *fds);
     }
     if (sendmsg(testbed_socket_, &message, MSG_NOSIGNAL) < 0)
         _exit(120); /* the daemon is gone, or ends the run */
+}
+
+static void testbed_send_(const char *packet, size_t size, int fd)
+{
+    testbed_send_fds_(packet, size, &fd, fd >= 0);
 }
 
 static void testbed_expect_(char kind)
@@ -130,6 +139,90 @@ static void testbed_end_(int status, void *nothing)
     recv(testbed_socket_, packet, 1, 0); /* end when the daemon closes the socket */
 }
 
+static void testbed_operate_send_(int kind, const void *at, size_t size, int access, const void *to, char *answer, size_t room)
+{
+    size_t base = TESTBED_BASE / 4096, first = (uintptr_t)at / 4096 - base;
+    size_t target = to ? (uintptr_t)to / 4096 - base : 0;
+    ssize_t got;
+    int length = snprintf(answer, room, "A%d %zu %zu %d %zu", kind, first, size / 4096, access, target);
+    testbed_send_(answer, length, -1);
+    do
+        got = recv(testbed_socket_, answer, room - 1, 0);
+    while (got < 0 && errno == EINTR);
+    if (got < 1 || answer[0] != 'D')
+        _exit(120);
+    answer[got] = 0;
+}
+
+/* An operation on the address space, numbered as in guest/protocol/address_space.py. */
+static int testbed_operate_(int kind, const void *at, size_t size, int access, const void *to)
+{
+    static const int errors[] = {0, EINVAL, EEXIST, ENOMEM, EHOSTDOWN};
+    char answer[128];
+    unsigned refusal;
+    if (((uintptr_t)at | size | (uintptr_t)to) % 4096 || !size || (uintptr_t)at < TESTBED_BASE || (to && (uintptr_t)to < TESTBED_BASE)) {
+        errno = EINVAL;
+        return -1;
+    }
+    testbed_operate_send_(kind, at, size, access, to, answer, sizeof answer);
+    refusal = strtoul(answer + 1, NULL, 10);
+    if (refusal)
+        errno = refusal < sizeof errors / sizeof *errors ? errors[refusal] : EPROTO;
+    return refusal ? -1 : 0;
+}
+
+/*
+ * Map, unmap, protect and move whole pages of the region on all kernels; each returns when it is done everywhere. Mapped
+ * pages are zeros. What is not mapped, and a store to what is not writable, gets SIGSEGV. -1 says that nothing was changed,
+ * and errno why: EINVAL (not whole pages, or beyond the region), EEXIST (something is mapped there already), ENOMEM
+ * (something of it is not mapped), EHOSTDOWN (the home kernel, which orders all this, has died).
+ */
+static inline int testbed_map(void *at, size_t size, int writable)
+{
+    return testbed_operate_(0, at, size, writable ? 2 : 1, NULL);
+}
+
+static inline int testbed_unmap(void *at, size_t size)
+{
+    return testbed_operate_(1, at, size, 0, NULL);
+}
+
+static inline int testbed_protect(void *at, size_t size, int writable)
+{
+    return testbed_operate_(2, at, size, writable ? 2 : 1, NULL);
+}
+
+static inline int testbed_move(void *from, size_t size, void *to)
+{
+    return testbed_operate_(3, from, size, 2, to);
+}
+
+/* Protects this program's memory as the daemon says, which cannot do so itself: see guest/protection.py. */
+static void *testbed_protecting_(void *connection)
+{
+    int fd = (int)(intptr_t)connection;
+    uint64_t order[4];
+    while (read(fd, order, sizeof order) == sizeof order) {
+        int64_t result = syscall(order[0], order[1], order[2], order[3]);
+        if (result < 0)
+            result = -errno;
+        if (write(fd, &result, sizeof result) != sizeof result)
+            break;
+    }
+    close(fd);
+    return NULL;
+}
+
+static int testbed_protection_(void)
+{
+    pthread_t thread;
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) || (errno = pthread_create(&thread, NULL, testbed_protecting_, (void *)(intptr_t)ends[1])))
+        testbed_die_("the thread that protects memory");
+    pthread_detach(thread);
+    return ends[0];
+}
+
 static int testbed_userfaultfd_(void)
 {
     struct uffdio_api api = {.api = UFFD_API, .features = UFFD_FEATURE_WP_HUGETLBFS_SHMEM};
@@ -172,7 +265,7 @@ static inline struct testbed *testbed_attach(void)
 {
     struct uffdio_register range = {.mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
     uint64_t accesses = 0;
-    int faults, log;
+    int faults, log, fds[2];
 
     testbed_.kernel = testbed_number_("TESTBED_KERNEL");
     testbed_.kernels = testbed_number_("TESTBED_KERNELS");
@@ -190,7 +283,10 @@ static inline struct testbed *testbed_attach(void)
     range.range.len = testbed_.size;
     if (ioctl(faults, UFFDIO_REGISTER, &range) < 0)
         testbed_die_("UFFDIO_REGISTER");
-    testbed_send_("U", 1, faults);
+    fds[0] = faults;
+    fds[1] = testbed_protection_();
+    testbed_send_fds_("U", 1, fds, 2);
+    close(fds[1]);
     testbed_expect_('K');
 
     log = memfd_create("accesses", MFD_CLOEXEC); /* none are logged */

@@ -84,9 +84,10 @@ class AddressSpace(NamedTuple):
         """All is mapped and may be written."""
         return cls((Access.WRITE,) * pages)
 
-    def trimmed(self, pages: int) -> "AddressSpace":
-        """Of the same size, but with only the first `pages` mapped."""
-        return AddressSpace(self.pages[:pages] + (Access.NONE,) * (len(self.pages) - pages))
+    @classmethod
+    def first(cls, mapped: int, pages: int) -> "AddressSpace":
+        """Of `pages` pages the first `mapped` ones are mapped and may be written."""
+        return cls((Access.WRITE,) * mapped + (Access.NONE,) * (pages - mapped))
 
     def refusal(self, operation: Operation) -> Refusal:
         """Why the operation cannot be carried out; `Refusal.NONE` if it can."""

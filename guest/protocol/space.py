@@ -20,7 +20,7 @@ Pure, like the page engine that it has inside and whose events and effects pass 
 """
 
 from collections.abc import Hashable, Iterable
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from guest.protocol.address_space import Access, AddressSpace, Kind, Operation, Refusal
 from guest.protocol.effects import Allow, Effect, Relocate, Send, SpaceDone, Wake
@@ -44,6 +44,24 @@ def operation_of(message: Message) -> Operation:
     """The operation that a message is about."""
     access = message.flags >> _ACCESS_SHIFT & 3
     return Operation.of(message.flags & 3, message.page, message.version, access, message.stamp)
+
+
+class SpaceOperations(Protocol):
+    """What the surroundings of an engine with an address space see of it, beside `Engine`."""
+
+    @property
+    def requests(self) -> int:
+        """How many operations were asked for here."""
+        ...
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether this kernel's part of the process has to end."""
+        ...
+
+    def operate(self, operation: Operation) -> list[Effect]:
+        """See `SpaceEngine.operate`."""
+        ...
 
 
 class SpaceEngine:

@@ -12,17 +12,19 @@ front. An event that the engine refused has the one effect ["Refused", why]. Tim
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Self
 
+from guest.protocol.address_space import Operation
 from guest.protocol.effects import Effect
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message
+from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 
-TRACE_VERSION = 2
-"""2: a Send says whether its page is dropped first."""
+TRACE_VERSION = 3
+"""2: a Send says whether its page is dropped first. 3: operations on the address space."""
 EVENTS_MAX = 100_000
 """Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
 
-EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch")
+EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch", "operate")
 """Methods of an engine that are events."""
 
 
@@ -48,6 +50,8 @@ def happen(engine: Engine, event: str, arguments: list[Any]) -> list[list[Any]]:
     if event == "receive":
         sender, fields = arguments
         arguments = [sender, Message(*fields)]
+    elif event == "operate":
+        arguments = [Operation.of(*arguments[0])]
     try:
         return encode(getattr(engine, event)(*arguments))
     except ProtocolError as error:
@@ -79,7 +83,7 @@ class TracedEngine:
         """The whole trace, ready for JSON. Costs far more than taking it down did."""
         found = []
         for time_ns, event, arguments, came in self._events:
-            plain = [list(each) if isinstance(each, Message) else each for each in arguments]
+            plain = [list(each) if isinstance(each, Message | Operation) else each for each in arguments]
             effects = [["Refused", came]] if isinstance(came, str) else encode(came)
             found.append(Entry(time_ns / 1e3, event, plain, effects))
         return found
@@ -115,6 +119,25 @@ class TracedEngine:
     def move(self, pages: range, to: int) -> None:
         """See `Engine.move`."""
         self._engine.move(pages, to)
+
+    def operate(self, operation: Operation) -> list[Effect]:
+        """See `SpaceOperations.operate`; only where the engine has an address space."""
+        return self._noted("operate", operation)
+
+    @property
+    def requests(self) -> int:
+        """See `SpaceOperations.requests`."""
+        return self._space.requests
+
+    @property
+    def orphaned(self) -> bool:
+        """See `SpaceOperations.orphaned`."""
+        return self._space.orphaned
+
+    @property
+    def _space(self) -> SpaceEngine:
+        assert isinstance(self._engine, SpaceEngine), "this engine has no address space"
+        return self._engine
 
     def state(self, page: int) -> State:
         """See `Engine.state`."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from guest.errors import GuestFailure
+from guest.protocol.address_space import Operation, Refusal
 
 PAGE_BYTES = 4096
 
@@ -39,6 +40,9 @@ class Place(NamedTuple):
     """The roles of all threads: `roles[kernel][thread]`."""
     meeting: memoryview = memoryview(b"")
     """Raw memory of the segment that all threads map, zeros at first, nobody's page: `Workload.meeting_bytes` of it."""
+
+    operate: Callable[[Operation], Refusal] | None = None
+    """Does something to the address space of all threads, where they may change it."""
 
     @property
     def role(self) -> str:

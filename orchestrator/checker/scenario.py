@@ -73,7 +73,7 @@ class Scenario:
         engine = self.engine(kernel, kernels, self.pages)
         if not self.space:
             return engine
-        space = AddressSpace.full(self.pages).trimmed(self.mapped_pages)
+        space = AddressSpace.first(self.mapped_pages, self.pages)
         return SpaceEngine(engine, kernel, kernels, space)
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ from guest.protocol.voting import VotingEngine
 from orchestrator.protocol_charts import redraw
 
 NONE, READ, WRITE = Access
-HALF = AddressSpace.full(4).trimmed(2)
+HALF = AddressSpace.first(2, 4)
 
 
 @pytest.mark.parametrize(

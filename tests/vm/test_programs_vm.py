@@ -33,6 +33,14 @@ def test_a_numpy_stencil_runs_on_both_isas_and_is_right_to_the_last_bit(tmp_path
     assert summary["points"][0]["messages_total"] > 0
 
 
+def test_both_isas_have_one_address_space_whichever_changes_it(tmp_path: Path) -> None:
+    summary, _ = ran(tmp_path, "mapping.yaml")
+    assert len(summary["points"]) == 2
+    replayed = command("replay", summary["results"])
+    done = subprocess.run(replayed, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_commands_run_on_both_isas_and_their_files_come_back(tmp_path: Path) -> None:
     _, output = ran(tmp_path, "commands.yaml")
     assert (output / "arm.txt").read_text() == "aarch64\n"
