@@ -20,9 +20,9 @@ from typing import Any
 
 from guest.protocol.address_space import AddressSpace, Operation
 from guest.protocol.engine import Engine
-from guest.protocol.messages import Flag, MessageName
+from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.registry import PROTOCOLS
-from guest.protocol.space import SpaceEngine
+from guest.protocol.space import SpaceEngine, operation_of
 from guest.protocol.table import State
 from guest.protocol.trace import EVENTS, TRACE_VERSION, Entry, happen
 from orchestrator.errors import InputError
@@ -30,6 +30,8 @@ from orchestrator.errors import InputError
 LAST_EVENTS = 8
 """Events about the same page that a divergence is shown with."""
 _NAME, _PAGE = 0, 1
+_SPACE = (MessageName.SPACE_LOCK, MessageName.SPACE_LOCKED, MessageName.SPACE_OP, MessageName.SPACE_DONE)
+"""About ranges of pages, which may even lie outside the region: then they are refused."""
 _READABLE = (State.N, State.M, State.S)
 
 
@@ -209,7 +211,8 @@ class _World:
         for effect in effects:
             if effect[0] == "Send":
                 self._send(kernel, effect[1], effect[2])
-        self._check(page)
+        for about in _operated(entry) or [page]:
+            self._check(about)
 
     def _send(self, kernel: int, to: int, message: list[Any]) -> None:
         self.messages += 1
@@ -255,8 +258,17 @@ def _without_slot(message: list[Any]) -> list[Any]:
 def _page(entry: Entry) -> int:
     """The page that the event is about; -1 for what is about all of them."""
     if entry.event == "receive":
-        return int(entry.arguments[1][_PAGE])
+        message = entry.arguments[1]
+        return -1 if message[_NAME] in _SPACE else int(message[_PAGE])
     return int(entry.arguments[0]) if entry.event in ("fault", "abandon") else -1
+
+
+def _operated(entry: Entry) -> list[int]:
+    """The pages of an operation on the address space that this event carries out."""
+    if entry.event != "receive" or entry.arguments[1][_NAME] != MessageName.SPACE_OP:
+        return []
+    operation = operation_of(Message(*entry.arguments[1]))
+    return [page for pages in operation.pages() for page in pages]
 
 
 def _show(entry: Entry) -> str:
@@ -272,6 +284,9 @@ def _show(entry: Entry) -> str:
 
 def _message(fields: list[Any]) -> str:
     name, page, request, flags, version = fields[:5]
+    if name in _SPACE:
+        about = "" if name == MessageName.SPACE_LOCKED else f" {operation_of(Message(*fields))}"
+        return f"{MessageName(name).name}{about} request {request}"
     said = "|".join(flag.name or "" for flag in Flag(flags))
     return f"{MessageName(name).name}{f' {said}' if said else ''} page {page} request {request} version {version}"
 

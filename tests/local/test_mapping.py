@@ -43,21 +43,21 @@ int main(int argc, char **argv)
 """
 
 
-@pytest.mark.parametrize("protocol", ["voting", "origin"])
-def test_what_one_kernel_does_to_the_address_space_is_so_on_all(tmp_path: Path, protocol: str) -> None:
+@pytest.mark.parametrize(("protocol", "changer"), [("voting", "x86"), ("origin", "x86"), ("voting", "arm")])
+def test_what_one_kernel_does_to_the_address_space_is_so_on_all(tmp_path: Path, protocol: str, changer: str) -> None:
     (tmp_path / "own.py").write_text(PAGES)
     text = SCRIPT.replace("link: shm0,", f"link: shm0, trace: true, protocol: {protocol},")
+    if changer == "arm":
+        text = text.replace("{x86: changer, arm: onlooker}", "{arm: changer, x86: onlooker}")
     summary = summary_of(run(tmp_path, text, "--json"))
     (point,) = summary["points"]
     operations = 5
+    refused = 4 if changer == "arm" else 0  # home refuses its own without a message
+    asked = 5 + refused if changer == "arm" else 0
     rounds = {name: count for name, count in point["messages"].items() if name.startswith("SPACE")}
-    assert rounds == {
-        "SPACE_LOCK": operations,
-        "SPACE_LOCKED": operations,
-        "SPACE_OP": operations,
-        "SPACE_DONE": operations,
-    }
-    assert (Path(summary["results"]) / "output/1/x86.txt").read_text().splitlines() == [
+    expected = {"LOCK": operations + asked, "LOCKED": operations, "OP": operations, "DONE": operations + asked}
+    assert rounds == {f"SPACE_{name}": count for name, count in expected.items()}
+    assert (Path(summary["results"]) / f"output/1/{changer}.txt").read_text().splitlines() == [
         "map page 0 to write: refused: something is mapped there already",
         "move page 0 to 8: refused: something is mapped there already",
         "protect page 1 to write: refused: something of it is not mapped",
