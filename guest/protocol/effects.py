@@ -107,6 +107,26 @@ class SpaceDone(NamedTuple):
     """Every kernel has reached it."""
 
 
+class Queued(NamedTuple):
+    """The wait that was asked for under this number is queued: its thread looks at the word once more, now."""
+
+    request: int
+
+
+class Woken(NamedTuple):
+    """The wait of this number is over: the word has reached the value, and its thread can see it."""
+
+    request: int
+
+
+class WaitLost(NamedTuple):
+    """The wait of this number is over, as `kernel` died: what is waited for may never come."""
+
+    request: int
+    kernel: int
+
+
 PageEffect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison
 SpaceEffect = Allow | Relocate | SpaceDone
+FutexEffect = Send | Queued | Woken | WaitLost
 Effect = PageEffect | SpaceEffect

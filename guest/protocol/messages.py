@@ -32,6 +32,10 @@ class MessageName(IntEnum):
     SPACE_LOCKED = 12
     SPACE_OP = 13
     SPACE_DONE = 14
+    FUTEX_WAIT = 21
+    """Of threads that wait for each other: `guest.protocol.futex` says what these three are for."""
+    FUTEX_WAKE = 22
+    FUTEX_ANSWER = 23
     BARRIER = 24
     """The test harness's, not the protocol's; counted apart."""
     CONTROL = 25

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from guest.protocol.futex import CANCEL, WOKEN
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.space import operation_of
 from orchestrator.checker.machine import Numbering
@@ -20,6 +21,8 @@ def describe(message: Message) -> str:
         words.append(str(operation_of(message)))
     if name is MessageName.SPACE_OP:
         words.append(f"epoch {message.epoch}")
+    if name in (MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.FUTEX_ANSWER):
+        words.append(_futex(message))
     if name is MessageName.PAGE_REQUEST:
         words.append(_access(message.flags))
     if name is MessageName.VOTE:
@@ -66,6 +69,16 @@ def trace_chart(report: Report) -> str:
     if report.violation:
         lines.append(f"    Note over k0,k{report.scenario.kernels - 1}: {report.violation}")
     return "\n".join(lines)
+
+
+def _futex(message: Message) -> str:
+    """The word that is waited for, its value, and what is said of that."""
+    said = {
+        (MessageName.FUTEX_WAIT, CANCEL): " no more",
+        (MessageName.FUTEX_ANSWER, 0): ": queued",
+        (MessageName.FUTEX_ANSWER, WOKEN): ": woken",
+    }
+    return f"{message.page:#x} = {message.version}{said.get((MessageName(message.name), message.flags), '')}"
 
 
 def _access(flags: int) -> str:

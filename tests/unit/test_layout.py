@@ -19,9 +19,16 @@ MAY_IMPORT = {
     "testbed": {"testbed", "images"},
     "orchestrator": {"orchestrator", "testbed", "images", "guest"},
 }
-HOST_MAY_IMPORT_OF_GUEST = ("guest.errors", "guest.protocol", "guest.samples", "guest.segment", "guest.workloads")
-"""The engine, the layout of the segment and what a workload stores where are the same on both sides; all else of guest/
-needs a guest around it."""
+HOST_MAY_IMPORT_OF_GUEST = (
+    "guest.errors",
+    "guest.protocol",
+    "guest.samples",
+    "guest.segment",
+    "guest.synchronization",
+    "guest.workloads",
+)
+"""The engine, the layout of the segment, what a workload stores where, and how threads synchronise whatever is around
+them, are the same on both sides; all else of guest/ needs a guest around it."""
 
 ENGINE_MAY_IMPORT = {
     "abc", "bisect", "collections", "dataclasses", "enum", "functools", "guest", "heapq", "itertools", "operator",
