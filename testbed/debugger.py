@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shutil
 
 from testbed import sockets
 from testbed.errors import GuestError
@@ -21,5 +22,6 @@ def command(node: Node) -> list[str]:
         raise GuestError(f"node {node.name}: QEMU opens no gdb stub at {socket}: {said.strip()}")
     sockets.make_private(node.directory)
     # Debian's gdb knows the host's instruction set alone.
-    program = "gdb" if node.arch == platform.machine() else "gdb-multiarch"
+    native = node.arch == platform.machine() and (shutil.which("gdb") or not shutil.which("gdb-multiarch"))
+    program = "gdb" if native else "gdb-multiarch"
     return [program, "-q", "-ex", f"target remote {socket}"]

@@ -37,6 +37,8 @@ class Domain:
 
     `maximum_cpus` can be more than `cpus` (see `cpus_to_declare`); `arguments` are appended to QEMU's command line.
     `placeholders` are slots of the root bus that are empty, and in which restored guests will find shared memory.
+    `owner` is the user and the group that QEMU is to run as, where the system's daemon would choose others, and
+    `unconfined` the daemon's security models that are to leave it alone.
     """
 
     name: str
@@ -55,11 +57,19 @@ class Domain:
     shared_memory: tuple[SharedMemory, ...] = ()
     placeholders: tuple[int, ...] = ()
     arguments: tuple[str, ...] = ()
+    owner: tuple[int, int] | None = None
+    unconfined: tuple[str, ...] = ()
 
     @property
     def maximum_cpus(self) -> int:
         """What the machine is declared to be able to hold."""
         return cpus_to_declare(self.cpus, self.accelerator)
+
+    @property
+    def console(self) -> str:
+        """QEMU's words for the other end of the serial port: a socket, and a log of all that is said."""
+        socket, log = (str(path).replace(",", ",,") for path in (self.console_socket, self.console_log))
+        return f"socket,id=console,path={socket},server=on,wait=off,logfile={log},logappend=off"
 
 
 def cpus_to_declare(cpus: int, accelerator: Accelerator) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from xml.etree import ElementTree as ET
 
 from testbed import migration
 from testbed.errors import HostError
@@ -81,6 +82,13 @@ class Connection:
             self._connection.getDomainCapabilities(str(program), arch, None, virtualization, 0)
         if self.driver is Driver.EMBEDDED:
             _keep_capabilities(self.root)
+
+    def confining_models(self) -> list[str]:
+        """Security models, besides the owner of files, by which the system's daemon confines a machine."""
+        if self.driver is not Driver.SYSTEM:
+            return []
+        models = ET.fromstring(self._connection.getCapabilities()).iterfind("host/secmodel/model")
+        return [model.text for model in models if model.text not in (None, "none", "dac")]
 
     def start(self, xml: str, state: Path | None = None, incoming: Path | None = None) -> str:
         """Starts a machine that is gone when it ends; returns what its monitor says about its user-mode network.

@@ -9,7 +9,8 @@ The words at the end are what will be asked for: libvirt learns first what those
 
 Standard input: a JSON line for each machine to start (the fields of `Order`) or to save (those of `Save`); its end is
 the end of the launcher.
-Standard output: a line without a name once libvirt is ready; then a line for each, in any order, with the `name` and
+Standard output: a line without a name once libvirt is ready, which answers with the security models that would
+confine a machine; then a line for each, in any order, with the `name` and
 either `answer` (of a start, what QEMU's monitor
 says about the forwarded port), or `error` and `command_line`.
 """
@@ -79,9 +80,12 @@ class Launcher:
         self._reader = threading.Thread(target=self._read, name="launcher", daemon=True)
         self._reader.start()
 
-    def wait_until_ready(self) -> None:
-        """Until libvirt knows what the QEMUs can do. Raises HostError when it cannot be used."""
-        self._ready.result()
+    def wait_until_ready(self) -> tuple[str, ...]:
+        """Until libvirt knows what the QEMUs can do; returns the security models that would confine a machine.
+
+        Raises HostError when it cannot be used.
+        """
+        return tuple(self._ready.result().split())
 
     def start(self, order: Order) -> str:
         """Starts a machine; returns what its monitor says about its user-mode network.
@@ -183,7 +187,7 @@ def main() -> int:
         connection = Connection(driver, directory)
         for arch, _, accelerator in (word.partition(":") for word in sys.argv[3:]):
             connection.prepare(emulator(arch), arch, Accelerator(accelerator))
-        say({"name": _READY, "answer": ""})
+        say({"name": _READY, "answer": " ".join(connection.confining_models())})
     except (HostError, OSError) as error:
         failure = error if isinstance(error, HostError) else HostError(str(error))
         say({"name": None, "error": failure.message, "hint": failure.hint})

@@ -43,7 +43,7 @@ from testbed.launcher import PARALLEL_STARTS_MAX, Launcher, Order
 from testbed.machine import Testbed, console_log, domain_file
 from testbed.process import ProcessId
 from testbed.record import Journal, Record, State
-from testbed.spec import LinkKind, NodeSpec, TestbedSpec
+from testbed.spec import Driver, LinkKind, NodeSpec, TestbedSpec
 from testbed.states import Resident
 from testbed.states import State as SavedState
 from testbed.warm import Mode, Template, Way
@@ -212,8 +212,8 @@ class Start:
         try:
             host_keys = self._make_keys()
             self._start_servers()
-            domains = {node.name: self._domain(node, choices[node.name]) for node in self.spec.nodes}
-            launcher.wait_until_ready()  # not a part of any machine's boot
+            unconfined = launcher.wait_until_ready()  # not a part of any machine's boot
+            domains = {node.name: self._domain(node, choices[node.name], unconfined) for node in self.spec.nodes}
             ways = self._choose_ways(launcher, domains)
             self._in_parallel(
                 launcher,
@@ -294,7 +294,7 @@ class Start:
             "network": (0o644, "".join(f"{each.seed_line}\n" for each in interfaces).encode()),
         }
 
-    def _domain(self, node: NodeSpec, choice: Choice) -> Domain:
+    def _domain(self, node: NodeSpec, choice: Choice, unconfined: tuple[str, ...]) -> Domain:
         image = self.images[node.arch]
         interfaces = network.interfaces(self.spec, node.name, self.directory)
         links = self.spec.links_of(node.name, LinkKind.IVSHMEM_DOORBELL)
@@ -322,6 +322,8 @@ class Start:
                 *(argument for each in interfaces for argument in each.arguments),
                 *monitor.arguments(sockets.monitor(self.directory, node.name)),
             ),
+            owner=(os.geteuid(), os.getegid()) if self.spec.driver is Driver.SYSTEM else None,
+            unconfined=unconfined,
         )
 
     def _in_parallel(self, launcher: Launcher, works: Iterable[Callable[[], None]]) -> None:

@@ -107,10 +107,11 @@ def store() -> Path:
 def key_of(domain: Domain, image: Image, resident: Resident | None) -> str:
     """A hash over all that a guest's memory depends on: its machine, image, QEMU, and what runs in it.
 
-    `domain` is the machine that would be saved, whatever its name and its files are called.
+    `domain` is the machine that would be saved, whatever its name and its files are called, and whoever runs it.
     """
     nowhere = Path("/")
     unnamed = replace(domain, name="", uuid="", initramfs=nowhere, console_log=nowhere, console_socket=nowhere)
+    unnamed = replace(unnamed, owner=None, unconfined=())
     facts = [
         render(unnamed),
         image.arch,

@@ -26,10 +26,21 @@ DOMAIN = Domain(
     shared_memory=(SharedMemory("shm0", Path("/run/shm0.sock"), 4, 8),),
     arguments=("-netdev", "user,id=user0"),
 )
+SERIAL = [
+    "-chardev",
+    "socket,id=console,path=/run/x86.sock,server=on,wait=off,logfile=/run/x86.console,logappend=off",
+    "-serial",
+    "chardev:console",
+]
 
 
 def parsed(domain: Domain) -> ET.Element:
     return ET.fromstring(render(domain))
+
+
+def arguments(root: ET.Element) -> list[str | None]:
+    """What is appended to QEMU's command line."""
+    return [argument.get("value") for argument in root.iter(f"{NAMESPACE}arg")]
 
 
 def value(element: ET.Element, path: str, attribute: str = "") -> str:
@@ -49,11 +60,12 @@ def test_every_machine_boots_its_kernel_directly_and_has_only_what_was_asked_for
     devices = root.find("devices")
     assert devices is not None
     kinds = sorted(child.tag for child in devices)
-    assert kinds == ["controller", "disk", "emulator", "iommu", "memballoon", "serial", "shmem"]
+    assert kinds == ["controller", "disk", "emulator", "iommu", "memballoon", "shmem"]
     assert value(devices, "controller", "model") == "none"
     assert value(devices, "memballoon", "model") == "none"
     assert devices.find("disk/readonly") is not None
-    assert [argument.get("value") for argument in root.iter(f"{NAMESPACE}arg")] == ["-netdev", "user,id=user0"]
+    assert arguments(root) == [*SERIAL, "-netdev", "user,id=user0"]
+    assert root.find("seclabel") is None
 
 
 def test_shared_memory_sits_on_the_root_bus_in_an_iommu_group_of_its_own() -> None:
@@ -105,7 +117,22 @@ def test_text_cannot_become_xml() -> None:
     assert root.find(".//evil") is None
     assert value(root, "os/cmdline") == evil
     assert value(root, "devices/disk/source", "file") == "/a" + evil
-    assert [argument.get("value") for argument in root.iter(f"{NAMESPACE}arg")] == [evil]
+    assert arguments(root) == [*SERIAL, evil]
+
+
+def test_a_path_cannot_become_an_option_of_the_console() -> None:
+    place = Path("/a,server=off/x86.sock")
+    assert ",path=/a,,server=off/x86.sock,server=on," in replace(DOMAIN, console_socket=place).console
+
+
+def test_by_the_systems_daemon_a_machine_runs_as_its_user_and_no_file_changes_hands() -> None:
+    root = parsed(replace(DOMAIN, owner=(1000, 100), unconfined=("apparmor",)))
+    labels = root.findall("seclabel")
+    assert [dict(label.items()) for label in labels] == [
+        {"type": "static", "model": "dac", "relabel": "no"},
+        {"type": "none", "model": "apparmor"},
+    ]
+    assert value(labels[0], "label") == "+1000:+100"
 
 
 def test_an_architecture_without_a_machine_is_refused_with_those_that_have_one() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from testbed import driver, launcher
-from testbed.driver import command_line, emulator, process_of
+from testbed.driver import Connection, command_line, emulator, process_of
 from testbed.errors import GuestError, HostError
 from testbed.launcher import Launcher, Order
 from testbed.spec import Driver
@@ -39,6 +39,19 @@ def test_a_qemu_that_is_not_installed_is_named_with_its_package(monkeypatch: pyt
         with pytest.raises(HostError, match=f"no qemu-system-{arch} on this host") as caught:
             emulator(arch)
         assert caught.value.hint == f"apt-get install {package}"
+
+
+def test_a_machine_of_the_systems_daemon_is_told_which_models_are_to_leave_it_alone() -> None:
+    class Daemon:
+        def getCapabilities(self) -> str:  # noqa: N802 - libvirt's name
+            models = "".join(f"<secmodel><model>{model}</model></secmodel>" for model in ("apparmor", "dac", "none"))
+            return f"<capabilities><host>{models}</host></capabilities>"
+
+    connection = object.__new__(Connection)
+    connection._connection, connection.driver = Daemon(), Driver.SYSTEM
+    assert connection.confining_models() == ["apparmor"]
+    connection.driver = Driver.SESSION
+    assert connection.confining_models() == []
 
 
 def test_what_libvirt_learned_about_qemu_is_kept_for_the_next_testbed(
@@ -107,9 +120,10 @@ def test_a_machine_runs_or_is_refused_with_reasons(program: Path, tmp_path: Path
 def test_machines_wait_until_libvirt_has_learnt_what_the_qemus_can_do(program: Path, tmp_path: Path) -> None:
     go = tmp_path / "go"
     os.mkfifo(go)
-    program.write_text(f'#!/bin/sh\nread word <\'{go}\'; echo \'{{"name": "", "answer": ""}}\'; read end\n')
-    libvirt = Launcher(Driver.EMBEDDED, tmp_path, [])
-    waiting = threading.Thread(target=libvirt.wait_until_ready)
+    program.write_text(f'#!/bin/sh\nread word <\'{go}\'; echo \'{{"name": "", "answer": "apparmor"}}\'; read end\n')
+    libvirt = Launcher(Driver.SYSTEM, tmp_path, [])
+    answers: list[tuple[str, ...]] = []
+    waiting = threading.Thread(target=lambda: answers.append(libvirt.wait_until_ready()))
     try:
         waiting.start()
         waiting.join(0.2)
@@ -117,6 +131,7 @@ def test_machines_wait_until_libvirt_has_learnt_what_the_qemus_can_do(program: P
         go.write_text("learnt\n")
         waiting.join(10)
         assert not waiting.is_alive()
+        assert answers == [("apparmor",)]
     finally:
         libvirt.close()
 

@@ -103,7 +103,13 @@ def test_a_state_under_a_name_that_is_not_its_own_is_not_taken() -> None:
 def test_names_and_files_of_a_machine_do_not_matter_for_its_key(tmp_path: Path) -> None:
     one = states.key_of(machine(tmp_path), image(), RESIDENT)
     other = machine(
-        tmp_path, name="b", uuid="1-2", initramfs=Path("/b"), console_log=Path("/c"), console_socket=Path("/s")
+        tmp_path,
+        name="b",
+        uuid="1-2",
+        initramfs=Path("/b"),
+        console_log=Path("/c"),
+        console_socket=Path("/s"),
+        owner=(1, 1),
     )
     assert states.key_of(other, image(), RESIDENT) == one
 
