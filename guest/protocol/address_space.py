@@ -1,6 +1,7 @@
 """Which pages an address space has and what threads may do with them: a value, the same on every kernel of an epoch."""
 
 from enum import IntEnum
+from itertools import groupby
 from typing import NamedTuple
 
 
@@ -88,6 +89,17 @@ class AddressSpace(NamedTuple):
     def first(cls, mapped: int, pages: int) -> "AddressSpace":
         """Of `pages` pages the first `mapped` ones are mapped and may be written."""
         return cls((Access.WRITE,) * mapped + (Access.NONE,) * (pages - mapped))
+
+    def runs(self) -> list[tuple[int, int, Access]]:
+        """What is mapped, as runs of pages of the same access: (first, length, access)."""
+        found: list[tuple[int, int, Access]] = []
+        first = 0
+        for access, pages in groupby(self.pages):
+            length = sum(1 for _ in pages)
+            if access is not Access.NONE:
+                found.append((first, length, access))
+            first += length
+        return found
 
     def refusal(self, operation: Operation) -> Refusal:
         """Why the operation cannot be carried out; `Refusal.NONE` if it can."""

@@ -107,6 +107,12 @@ class SpaceDone(NamedTuple):
     """Every kernel has reached it."""
 
 
+class Joined(NamedTuple):
+    """This kernel is in the kernel set now, and its threads may begin; or it is not, and why."""
+
+    refusal: Refusal
+
+
 class Queued(NamedTuple):
     """The wait that was asked for under this number is queued: its thread looks at the word once more, now."""
 
@@ -127,6 +133,6 @@ class WaitLost(NamedTuple):
 
 
 PageEffect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison
-SpaceEffect = Allow | Relocate | SpaceDone
+SpaceEffect = Allow | Relocate | SpaceDone | Joined
 FutexEffect = Send | Queued | Woken | WaitLost
 Effect = PageEffect | SpaceEffect

@@ -22,7 +22,8 @@ class Engine(Protocol):
     the next event. Pages are numbered from 0; kernels have the ids that the ring and the copyset masks use.
     """
 
-    def __init__(self, kernel: int, kernels: Iterable[int], pages: int) -> None: ...
+    def __init__(self, kernel: int, kernels: Iterable[int], pages: int, home: int | None = None) -> None:
+        """`kernels` is the kernel set; others may join it. `home` is the lowest of them if not said otherwise."""
 
     @property
     def epoch(self) -> int:
@@ -50,6 +51,13 @@ class Engine(Protocol):
 
         Told to every member before the newcomer's first fault, and only once all have heard of its death. The newcomer
         hears it of itself, after the deaths of those who are dead now.
+        """
+        ...
+
+    def peer_joined(self, kernel: int) -> None:
+        """The kernel is in the kernel set from now on; it never had anything. Nothing happens if it has died since.
+
+        Told to every member before the newcomer's first fault; the newcomer hears it of all of them.
         """
         ...
 

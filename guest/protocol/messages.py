@@ -27,6 +27,10 @@ class MessageName(IntEnum):
     """A writer that lost a vote gives up: the winner must no longer wait for it (our addition)."""
     GRANT = 7
     """Write the copy that you have: the origin protocol's answer without a page."""
+    JOIN = 8
+    """An outsider to home: let me in; home to the others: it is in (`page` is its id). See `guest.protocol.space`."""
+    JOINED = 9
+    """To home: I know that it is in; home to the newcomer: you are in, and this is what is mapped."""
     SPACE_LOCK = 11
     """Of the address space: `guest.protocol.space` says what these four are for."""
     SPACE_LOCKED = 12

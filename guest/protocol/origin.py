@@ -28,14 +28,15 @@ _GIVE_UP, _PEER_DOWN = Message(Event.GIVE_UP), Message(Event.PEER_DOWN)
 class OriginEngine(Home, Away, PageTable):
     """The directory protocol behind the interface of `guest.protocol.engine.Engine`.
 
-    The origin is the lowest of `kernels`, which must be the same set on every kernel, and stays it for good.
+    The origin is `home`, the lowest of `kernels` if not said otherwise; it must be the same on every kernel, and stays
+    it for good.
     """
 
-    def __init__(self, kernel: int, kernels: Iterable[int], pages: int) -> None:
+    def __init__(self, kernel: int, kernels: Iterable[int], pages: int, home: int | None = None) -> None:
         members = {kernel, *kernels}
         self.kernel = kernel
         self.epoch = 0
-        self.origin = min(members)
+        self.origin = min(members) if home is None else home
         self._bit = 1 << kernel
         self._alive = sum(1 << member for member in members)
         self._orphaned = False
@@ -111,6 +112,10 @@ class OriginEngine(Home, Away, PageTable):
         elif kernel == self.kernel:
             self._orphaned = True
         return []
+
+    def peer_joined(self, kernel: int) -> None:
+        """A kernel is in the set that never was before. See `Engine.peer_joined`."""
+        self._alive |= 1 << kernel
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """Requests that were ahead of us are answered now. See `Engine.enter_epoch`."""

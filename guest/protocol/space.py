@@ -8,6 +8,13 @@ Operations are ordered by the *home kernel*, one at a time, in two rounds:
     SPACE_OP       home → all          carry it out: this is epoch E
     SPACE_DONE     each → home         done; when all are, home tells the one who asked
 
+The *kernel set* grows in the same order: a kernel that is outside asks to be let in, and its threads begin when it is.
+
+    JOIN           outsider → home     lets it wait its turn in the same queue
+    JOIN           home → members      this kernel is in the set from now on
+    JOINED         each → home         we know it
+    JOINED         home → newcomer     who is in the set, the epoch, and what is mapped, a message for each run of pages
+
 Each kernel counts the operations it has carried out, its *epoch*, and puts it into every page message. A request of a
 later epoch than one's own waits until that is reached. Messages of an earlier epoch need no care: when an operation is
 carried out, nothing that still expects an answer is in flight for its pages, and a writer that gives up is known by its
@@ -23,15 +30,20 @@ from collections.abc import Hashable, Iterable
 from typing import Any, Protocol, Self
 
 from guest.protocol.address_space import Access, AddressSpace, Kind, Operation, Refusal
-from guest.protocol.effects import Allow, Effect, Relocate, Send, SpaceDone, Wake
+from guest.protocol.effects import Allow, Effect, Joined, Relocate, Send, SpaceDone, Wake
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.table import State
 
 _LOCK, _LOCKED = int(MessageName.SPACE_LOCK), int(MessageName.SPACE_LOCKED)
 _OP, _DONE = int(MessageName.SPACE_OP), int(MessageName.SPACE_DONE)
+_JOIN, _JOINED = int(MessageName.JOIN), int(MessageName.JOINED)
 _ACCESS_SHIFT, _REFUSAL_SHIFT = 4, 8
 """Where `Message.flags` of these messages has the access and the refusal; the kind is below them."""
+
+
+_OF_THE_SPACE = frozenset([_JOIN, _JOINED, _LOCK, _LOCKED, _OP, _DONE])
+"""Messages that the page engine does not know."""
 
 
 def message_of(name: int, operation: Operation, request: int, epoch: int, refusal: Refusal = Refusal.NONE) -> Message:
@@ -67,17 +79,30 @@ class SpaceOperations(Protocol):
 class SpaceEngine:
     """A page engine and the address space around it, behind the page engine's own interface.
 
-    The home kernel is the lowest of `kernels`. When it dies, nothing can be mapped any more, and operations that were
-    asked for are refused; all else goes on, but for kernels that it had locked: they wait for a decision that nobody
-    can make, so their `orphaned` tells them to end.
+    `kernels` is the kernel set at the start; a kernel that is not in it is outside, without threads and with nothing
+    mapped, until it is let in (`join`). The home kernel is the lowest of the set if not said otherwise. When it dies,
+    nothing can be mapped any more, and operations that were asked for are refused; all else goes on, but for kernels
+    that it had locked: they wait for a decision that nobody can make, so their `orphaned` tells them to end.
     """
 
-    def __init__(self, pages: Engine, kernel: int, kernels: Iterable[int], space: AddressSpace) -> None:
+    def __init__(
+        self, pages: Engine, kernel: int, kernels: Iterable[int], space: AddressSpace, home: int | None = None
+    ) -> None:
+        members = {*kernels}
         self.kernel = kernel
-        self.space = space
+        self.joined = kernel in members
+        """Whether this kernel is in the kernel set."""
+        self.space = space if self.joined else AddressSpace.empty(len(space.pages))
         self._pages = pages
-        self._others = tuple(sorted({*kernels} - {kernel}))
-        self.home = min(kernel, *self._others) if self._others else kernel
+        self._others = tuple(sorted(members - {kernel})) if self.joined else ()
+        self.home = min(members) if home is None else home
+        self._dead: tuple[int, ...] = ()
+        # As an outsider
+        self._joining = False
+        self._runs: tuple[Message, ...] = ()
+        """What home has told so far of what is mapped."""
+        self._early: tuple[tuple[int, Message], ...] = ()
+        """What members have sent, who know before us that we are in."""
         self.orphaned = False
         self._home_alive = True
         # As a member
@@ -91,8 +116,9 @@ class SpaceEngine:
         """How many operations were asked for here."""
         self._asked: tuple[int, ...] = ()
         # As the home kernel
-        self._queue: tuple[tuple[int, int, Operation], ...] = ()
-        """(who asks, request, operation); the first one is being carried out if `_awaiting` or `_owing`."""
+        self._queue: tuple[tuple[int, int, Operation | None], ...] = ()
+        """(who asks, request, operation, or None to be let in); the first one is being carried out if `_awaiting` or
+        `_owing`."""
         self._awaiting: tuple[int, ...] = ()
         self._carried_out = False
         """Whether the first of the queue is in its second round."""
@@ -113,7 +139,7 @@ class SpaceEngine:
             effects.append(Send(self.home, message_of(_LOCK, operation, self.requests, self.epoch)))
         return effects
 
-    def _enqueue(self, asker: int, request: int, operation: Operation, effects: list[Effect]) -> None:
+    def _enqueue(self, asker: int, request: int, operation: Operation | None, effects: list[Effect]) -> None:
         self._queue = (*self._queue, (asker, request, operation))
         if len(self._queue) == 1:
             self._begin(effects)
@@ -122,6 +148,10 @@ class SpaceEngine:
         """Home: the first round of the first operation that is not refused."""
         while self._queue:
             asker, request, operation = self._queue[0]
+            if operation is None:
+                if self._let_in(asker, effects):
+                    return
+                continue
             refusal = self.space.refusal(operation)
             if refusal is Refusal.NONE:
                 self._carried_out = False
@@ -162,6 +192,11 @@ class SpaceEngine:
         if not self._queue or self._awaiting or self._owing:
             return
         asker, request, operation = self._queue[0]
+        if operation is None:
+            self._queue = self._queue[1:]
+            self._welcome(asker, effects)
+            self._begin(effects)
+            return
         if not self._carried_out:
             self._carried_out = True
             self._awaiting = self._others
@@ -191,22 +226,109 @@ class SpaceEngine:
         effects += self._pages.enter_epoch(epoch)
         effects += [Wake(page) for page in held]
 
+    # The kernel set ---------------------------------------------------------------------------------------------------
+
+    @property
+    def may_join(self) -> bool:
+        """Whether `join` makes sense: this kernel is outside, has not asked yet, and there is a home to ask."""
+        return not self.joined and not self._joining and self._home_alive
+
+    def join(self) -> list[Effect]:
+        """This kernel, which is outside, is to be let in: a `Joined` says what came of it. Once."""
+        if not self._home_alive:
+            return [Joined(Refusal.HOME_DIED)]
+        self._joining = True
+        return [Send(self.home, Message(_JOIN, self.kernel, epoch=self.epoch))]
+
+    def _let_in(self, newcomer: int, effects: list[Effect]) -> bool:
+        """Home: tell the members; false if there is nobody to wait for."""
+        self._meet(newcomer)
+        self._awaiting = tuple(other for other in self._others if other != newcomer)
+        effects += [Send(other, Message(_JOIN, newcomer, epoch=self.epoch)) for other in self._awaiting]
+        if not self._awaiting:
+            self._queue = self._queue[1:]
+            self._welcome(newcomer, effects)
+        return bool(self._awaiting)
+
+    def _meet(self, newcomer: int) -> None:
+        if newcomer not in self._dead:
+            self._others = tuple(sorted({*self._others, newcomer}))
+            self._pages.peer_joined(newcomer)
+
+    def _welcome(self, newcomer: int, effects: list[Effect]) -> None:
+        """Home: all members know it."""
+        if newcomer in self._dead:
+            return
+        members = sum(1 << member for member in (self.kernel, *self._others))
+        runs = self.space.runs() or [(0, 0, Access.NONE)]
+        for first, length, access in runs:
+            flags = access << _ACCESS_SHIFT
+            message = Message(_JOINED, first, len(runs), flags, length, members, epoch=self.epoch)
+            effects.append(Send(newcomer, message))
+
+    def _outside(self, sender: int, message: Message) -> list[Effect]:
+        """A message to a kernel that is not in the set yet, as far as it knows."""
+        if sender in self._dead:
+            return []
+        if not self._home_alive:
+            return self._stand_by(sender, message)
+        if message.name != _JOINED:
+            self._early = (*self._early, (sender, message))
+            return []
+        self._runs = (*self._runs, message)
+        return self._enter() if len(self._runs) == message.request else []
+
+    def _enter(self) -> list[Effect]:
+        """Home has told everything: this kernel is in the set."""
+        runs, self._runs = self._runs, ()
+        early, self._early = self._early, ()
+        self.joined, self._joining = True, False
+        for member in range(runs[0].copyset.bit_length()):
+            if runs[0].copyset >> member & 1 and member != self.kernel:
+                self._meet(member)
+        effects: list[Effect] = []
+        for run in sorted(runs):
+            if run.version:
+                access = Access(run.flags >> _ACCESS_SHIFT & 3)
+                self.space = self.space.after(Operation(Kind.MAP, run.page, run.version, access))
+                effects.append(Allow(run.page, run.version, access))
+        effects += self._pages.enter_epoch(runs[0].epoch)
+        effects.append(Joined(Refusal.NONE))
+        for sender, message in early:
+            effects += self.receive(sender, message)
+        return effects
+
+    def _stand_by(self, sender: int, message: Message) -> list[Effect]:
+        """Home died, and took along whether we are in: those who think so get the answers of a kernel without pages."""
+        if message.name in _OF_THE_SPACE:
+            return []
+        self._pages.peer_joined(sender)
+        effects = self._pages.enter_epoch(max(self.epoch, message.epoch))
+        return effects + self._pages.receive(sender, message)
+
     # Messages ---------------------------------------------------------------------------------------------------------
 
     def receive(self, sender: int, message: Message) -> list[Effect]:
         """One message of another kernel. See `Engine.receive`."""
-        if message.name not in (_LOCK, _LOCKED, _OP, _DONE):
+        if not self.joined:
+            return self._outside(sender, message)
+        if message.name not in _OF_THE_SPACE:
             return self._page_message(sender, message)
         effects: list[Effect] = []
-        if sender not in self._others:
-            return effects  # it is dead
+        if sender in self._dead:
+            return effects
         if message.name == _LOCK and self.kernel == self.home:
             self._enqueue(sender, message.request, operation_of(message), effects)
-        elif message.name in (_LOCKED, _DONE) and self.kernel == self.home:
+        elif message.name == _JOIN and self.kernel == self.home:
+            self._enqueue(sender, 0, None, effects)
+        elif message.name in (_LOCKED, _DONE, _JOINED) and self.kernel == self.home:
             self._awaiting = tuple(other for other in self._awaiting if other != sender)
             self._go_on(effects)
         elif sender != self.home:
             raise ProtocolError(f"kernel {sender} sends {MessageName(message.name).name}, which only home may send")
+        elif message.name == _JOIN:
+            self._meet(message.page)
+            effects.append(Send(self.home, Message(_JOINED, message.page, epoch=self.epoch)))
         elif message.name == _LOCK:
             self._lock(operation_of(message), effects)
         elif message.name == _OP:
@@ -243,7 +365,10 @@ class SpaceEngine:
     def peer_down(self, kernel: int) -> list[Effect]:
         """Another kernel died. See `Engine.peer_down`."""
         effects = self._pages.peer_down(kernel)
-        if kernel not in self._others:
+        self._dead = (*self._dead, kernel)
+        if not self.joined:
+            return effects + self._lose_outside(kernel)
+        if kernel not in self._others and kernel != self.home:
             return effects
         self._others = tuple(other for other in self._others if other != kernel)
         if kernel == self.home:
@@ -259,9 +384,25 @@ class SpaceEngine:
         self._settle(effects)
         return effects
 
+    def _lose_outside(self, kernel: int) -> list[Effect]:
+        early, self._early = self._early, ()
+        self._early = tuple(entry for entry in early if entry[0] != kernel)
+        if kernel != self.home:
+            return []
+        early, self._early = self._early, ()
+        self._home_alive = False
+        effects: list[Effect] = [Joined(Refusal.HOME_DIED)] if self._joining else []
+        for sender, message in early:
+            effects += self._stand_by(sender, message)
+        return effects
+
     def peer_up(self, kernel: int) -> list[Effect]:
         """The kernel is there, with nothing mapped. See `Engine.peer_up`."""
         return self._pages.peer_up(kernel)
+
+    def peer_joined(self, kernel: int) -> None:
+        """Kernels are let in by the home kernel. See `Engine.peer_joined`."""
+        raise ProtocolError(f"kernel {self.kernel} is told that kernel {kernel} is in the set, but not by home")
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """Operations are the only way from one epoch to the next. See `Engine.enter_epoch`."""
@@ -296,6 +437,7 @@ class SpaceEngine:
     def freeze(self) -> Hashable:
         """See `Engine.freeze`."""
         own = self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held
+        outside = self.joined, self._dead, self._joining, self._runs, self._early
         asked = (
             self.requests,
             self._asked,
@@ -303,12 +445,13 @@ class SpaceEngine:
             self._awaiting,
             self._carried_out,
         )
-        return self._pages.freeze(), own, asked
+        return self._pages.freeze(), own, asked, outside
 
     def thaw(self, frozen: Any) -> Self:
         """See `Engine.thaw`."""
-        pages, own, asked = frozen
+        pages, own, asked, outside = frozen
         self._pages.thaw(pages)
         self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held = own
         self.requests, self._asked, self._queue, self._awaiting, self._carried_out = asked
+        self.joined, self._dead, self._joining, self._runs, self._early = outside
         return self

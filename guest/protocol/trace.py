@@ -108,6 +108,10 @@ class TracedEngine:
         """See `Engine.peer_up`."""
         return self._noted("peer_up", kernel)
 
+    def peer_joined(self, kernel: int) -> None:
+        """See `Engine.peer_joined`."""
+        self._engine.peer_joined(kernel)
+
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """See `Engine.enter_epoch`."""
         return self._noted("enter_epoch", epoch)

@@ -31,7 +31,7 @@ class VotingEngine(Votes, PageTable):
     Kernel ids are below 65,536 (64 on the wire); all arguments must be of the same kernel set on every kernel.
     """
 
-    def __init__(self, kernel: int, kernels: Iterable[int], pages: int) -> None:
+    def __init__(self, kernel: int, kernels: Iterable[int], pages: int, home: int | None = None) -> None:  # noqa: ARG002
         self.kernel = kernel
         self.epoch = 0
         self._bit = 1 << kernel
@@ -97,7 +97,7 @@ class VotingEngine(Votes, PageTable):
     def peer_down(self, kernel: int) -> list[Effect]:
         """Another kernel died. See `Engine.peer_down`."""
         effects: list[Effect] = []
-        if kernel == self.kernel or not self._alive >> kernel & 1:
+        if kernel == self.kernel or self._dead >> kernel & 1:
             return effects
         self._alive &= ~(1 << kernel)
         self._dead |= 1 << kernel
@@ -119,6 +119,10 @@ class VotingEngine(Votes, PageTable):
             if record is not None and record.phase in (Phase.FETCHING, Phase.READING):
                 self._on_peer_down[record.state](record, kernel, _PEER_DOWN, effects)
         return effects + self._catch_up()
+
+    def peer_joined(self, kernel: int) -> None:
+        """A kernel is in the set that never was before. See `Engine.peer_joined`."""
+        self._alive |= 1 << kernel & ~self._dead
 
     def enter_epoch(self, epoch: int) -> list[Effect]:
         """Requests that were ahead of us are answered now. See `Engine.enter_epoch`."""

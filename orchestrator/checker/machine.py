@@ -28,6 +28,9 @@ from orchestrator.checker.step import (
     Violation,
 )
 
+NO_EPOCH = 1 << 32
+"""Of a kernel outside the set: no operation has to wait for it."""
+
 
 class Outcome(NamedTuple):
     """What a step of a machine leads to."""
@@ -211,14 +214,15 @@ class Machine:
                 present |= bit
                 writable |= bit if frame.access == WRITABLE else 0
                 stale |= 0 if frame.fresh else bit
-        orphaned = False
+        orphaned, epoch = False, engine.epoch
         if isinstance(engine, SpaceEngine):
             orphaned = engine.orphaned
+            epoch = engine.epoch if engine.joined else NO_EPOCH
             if state.allowed != engine.space.pages:
                 raise Violation(f"kernel {self.kernel}: its memory allows something else than its address space")
         asleep = any(thread.asleep for thread in state.threads)
         awake = any(thread.page >= 0 and not thread.asleep for thread in state.threads)
-        return Summary(readable, writable, stale, alone, present, asleep, awake, pending, engine.epoch, orphaned)
+        return Summary(readable, writable, stale, alone, present, asleep, awake, pending, epoch, orphaned)
 
     def _agree(self, state: State, frame: Frame, page: int) -> None:
         expected = {State.N: WRITABLE, State.M: WRITABLE, State.S: READABLE}.get(state, NONE)
@@ -254,6 +258,11 @@ class Machine:
 
     def _find_moves(self, local: int) -> Iterable[tuple[str, Outcome]]:
         state: Local = self.locals.values[local]
+        engine = self.engine.thaw(state.engine)
+        if isinstance(engine, SpaceEngine) and not engine.joined:
+            if engine.may_join and any(thread.remaining for thread in state.threads):
+                yield "asks to be let in", self._join(local)
+            return
         for index, thread in enumerate(state.threads):
             if index and thread == state.threads[index - 1]:
                 continue
@@ -272,6 +281,11 @@ class Machine:
                         yield f"reads page {page}{which}", self._access(local, index, page, False)
                     if frame.access != POISONED:
                         yield f"writes page {page}{which}", self._access(local, index, page, True)
+
+    def _join(self, local: int) -> Outcome:
+        step = self._step(local)
+        step.event(lambda engine: engine.join())  # type: ignore[attr-defined]
+        return self._outcome(step)
 
     def _operate(self, local: int, index: int, operation: Operation) -> Outcome:
         step = self._step(local)

@@ -55,7 +55,10 @@ class Scenario:
     """Operations on the address space that any thread may ask for, in the place of a read or write."""
     mapped: int | None = None
     """With `space`: so many pages are mapped at the start, the first ones; all of them, if not said."""
-    engine: Callable[[int, range, int], Engine] = VotingEngine
+    members: int | None = None
+    """Kernels that are in the kernel set at the start, the first ones; the others ask to be let in before they do
+    anything. All of them, if not said."""
+    engine: Callable[..., Engine] = VotingEngine
 
     @property
     def kernels(self) -> int:
@@ -69,9 +72,9 @@ class Scenario:
 
     def engine_of(self, kernel: int) -> Engine:
         """A new engine for this kernel."""
-        kernels = range(self.kernels)
-        engine = self.engine(kernel, kernels, self.pages)
-        if not self.space:
+        kernels = range(self.kernels if self.members is None else self.members)
+        engine = self.engine(kernel, kernels if kernel in kernels else [kernel, 0], self.pages)
+        if not self.space and self.members is None:
             return engine
         space = AddressSpace.first(self.mapped_pages, self.pages)
         return SpaceEngine(engine, kernel, kernels, space)

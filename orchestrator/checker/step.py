@@ -130,6 +130,8 @@ class Step:
                 self._allow(range(first, first + count), access)
             case fx.Relocate(first, count, to):
                 self._relocate(range(first, first + count), to)
+            case fx.Joined():
+                pass
             case fx.SpaceDone():
                 self._end_operation(effect)
             case _:
