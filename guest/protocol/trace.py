@@ -24,7 +24,7 @@ TRACE_VERSION = 3
 EVENTS_MAX = 100_000
 """Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
 
-EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch", "operate")
+EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch", "operate", "join")
 """Methods of an engine that are events."""
 
 
@@ -127,6 +127,10 @@ class TracedEngine:
     def operate(self, operation: Operation) -> list[Effect]:
         """See `SpaceOperations.operate`; only where the engine has an address space."""
         return self._noted("operate", operation)
+
+    def join(self) -> list[Effect]:
+        """See `SpaceEngine.join`; only where the engine has an address space."""
+        return self._noted("join")
 
     @property
     def requests(self) -> int:

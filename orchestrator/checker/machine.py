@@ -48,6 +48,8 @@ class Outcome(NamedTuple):
     moved: tuple[tuple[int, int], ...] = ()
     done: int = 0
     """The epoch that every kernel has reached, by the word that a thread got of its operation on the address space."""
+    entered: bool = False
+    """Whether the kernel has got into the kernel set."""
 
 
 class Numbering:
@@ -242,6 +244,7 @@ class Machine:
             tuple(step.unmapped),
             tuple(step.moved),
             step.done,
+            step.entered,
         )
 
     def _deliver(self, local: int, sender: int, number: int) -> Outcome:

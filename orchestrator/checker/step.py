@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from guest.protocol import effects as fx
-from guest.protocol.address_space import Access
+from guest.protocol.address_space import Access, Refusal
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
 
@@ -77,6 +77,8 @@ class Step:
         self.unmapped: list[int] = []
         self.moved: list[tuple[int, int]] = []
         """(old number, new number)."""
+        self.entered = False
+        """Whether the kernel has got into the kernel set."""
         self.done = 0
         """The epoch that every kernel has reached, by the word that a thread got of its operation."""
 
@@ -130,8 +132,8 @@ class Step:
                 self._allow(range(first, first + count), access)
             case fx.Relocate(first, count, to):
                 self._relocate(range(first, first + count), to)
-            case fx.Joined():
-                pass
+            case fx.Joined(refusal):
+                self.entered = refusal is Refusal.NONE
             case fx.SpaceDone():
                 self._end_operation(effect)
             case _:

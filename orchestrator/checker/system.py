@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from guest.protocol.address_space import Access
 from orchestrator.checker.machine import Machine, Numbering, Outcome, Summary
 from orchestrator.checker.network import Flight, InOrder, Net, Network, Reordered
 from orchestrator.checker.scenario import Links, Scenario, Start
@@ -303,6 +304,8 @@ class System:
             touched, written = _put(touched, page, 0), written & ~(1 << page)
         for page, number in outcome.moved:
             touched, written = self._move(kernel, page, number, touched, written)
+        if outcome.entered:
+            self._check_entered(locals_, kernel)
         if outcome.done:
             self._check_done(locals_, outcome.done)
         return net, touched, written
@@ -344,6 +347,19 @@ class System:
         touched = _put(touched, page, touched[page] & ~bit)
         written |= (written >> page & 1) << number
         return touched, written if touched[page] else written & ~(1 << page)
+
+    def _check_entered(self, locals_: list[int], newcomer: int) -> None:
+        """A newcomer has the address space that members of its epoch have."""
+        epoch, own = self._space_of(newcomer, locals_[newcomer])
+        for kernel, local in enumerate(locals_):
+            if local != DEAD:
+                reached, space = self._space_of(kernel, local)
+                if reached == epoch and space != own:
+                    raise Violation(f"kernel {newcomer} enters with {own} mapped, kernel {kernel} has {space}")
+
+    def _space_of(self, kernel: int, local: int) -> tuple[int, tuple[Access, ...]]:
+        machine = self.machines[kernel]
+        return machine.summaries[local].epoch, machine.locals.values[local].allowed
 
     def _check_done(self, locals_: list[int], epoch: int) -> None:
         """What an operation is said to have done, it has done on every kernel."""

@@ -311,7 +311,7 @@ class World:
         for effect in effects:
             if isinstance(effect, fx.Send):
                 self._send(kernel, effect)
-            elif isinstance(effect, fx.Allow | fx.Relocate | fx.SpaceDone):
+            elif isinstance(effect, fx.SpaceEffect):
                 raise TypeError(f"{effect}: the simulator has no operations on address spaces")
             elif kernel.memory.carry_out(effect, content):
                 self._wake_waiters(kernel, effect.page, local=isinstance(item, Fault))

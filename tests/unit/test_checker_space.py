@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 import pytest
 
-from guest.protocol.address_space import Access, Kind, Operation
+from guest.protocol.address_space import Access, AddressSpace, Kind, Operation
 from guest.protocol.effects import Effect
 from guest.protocol.messages import Message
 from guest.protocol.origin import OriginEngine
@@ -34,6 +34,12 @@ MOVE, BACK = Operation(Kind.MOVE, 0, 1, to=1), Operation(Kind.MOVE, 1, 1, to=0)
         Scenario((1, 1, 1), space=(MOVE,), pages=2, mapped=1, start=Start.MODIFIED),
         Scenario((1, 2), space=(UNMAP, MAP), give_ups=1),
         Scenario((2, 1), space=(UNMAP, MAP), deaths=1),
+        Scenario((2, 2), REORDERED, members=1),
+        Scenario((1, 1, 0), members=1),
+        Scenario((1, 0, 1), members=2, deaths=1),
+        Scenario((1, 2), space=(UNMAP, MAP), members=1),
+        Scenario((1, 1), space=(MOVE,), pages=2, mapped=1, members=1),
+        Scenario((1, 1), space=(UNMAP,), members=1, deaths=1),
     ],
     ids=str,
 )
@@ -93,8 +99,36 @@ def waits_for_the_dead(self: SpaceEngine, kernel: int) -> list[Effect]:
     return self._pages.peer_down(kernel)
 
 
+def lets_in_at_once(self: SpaceEngine, newcomer: int, effects: list[Effect]) -> bool:
+    """Home does not wait until every member knows the newcomer."""
+    let_in(self, newcomer, effects)
+    if self._awaiting:
+        self._awaiting, self._queue = (), self._queue[1:]
+        self._welcome(newcomer, effects)
+    return False
+
+
+def is_deaf_outside(self: SpaceEngine, sender: int, message: Message) -> list[Effect]:
+    """What members ask a newcomer before it knows that it is in is dropped."""
+    effects = outside(self, sender, message)
+    self._early = ()
+    return effects
+
+
+def leaves_members_waiting(_self: SpaceEngine, _sender: int, _message: Message) -> list[Effect]:
+    """A newcomer whose home died does not answer the members that took it for one of them."""
+    return []
+
+
+def forgets_what_is_mapped(self: SpaceEngine, newcomer: int, effects: list[Effect]) -> None:
+    """A newcomer is told of nothing that is mapped."""
+    with patch.object(AddressSpace, "runs", lambda _: []):
+        welcome(self, newcomer, effects)
+
+
 settle, lock, carry_out = SpaceEngine._settle, SpaceEngine._lock, SpaceEngine._carry_out
 fault, page_message = SpaceEngine.fault, SpaceEngine._page_message
+let_in, outside, welcome = SpaceEngine._let_in, SpaceEngine._outside, SpaceEngine._welcome
 
 MUTANTS: list[tuple[str, Callable[..., object], Scenario]] = [
     ("_settle", does_not_wait_for_faults, Scenario((1, 1, 1), space=(UNMAP,))),
@@ -105,6 +139,10 @@ MUTANTS: list[tuple[str, Callable[..., object], Scenario]] = [
     ("_page_message", answers_other_epochs, Scenario((1, 1), REORDERED, space=(MOVE,), threads=2, pages=2, mapped=1)),
     ("_carry_out", keeps_pages, Scenario((1, 1), space=(UNMAP,), start=SHARED)),
     ("peer_down", waits_for_the_dead, Scenario((1, 1), space=(UNMAP,), deaths=1)),
+    ("_let_in", lets_in_at_once, Scenario((0, 1, 1), members=2)),
+    ("_outside", is_deaf_outside, Scenario((0, 1, 1), members=2)),
+    ("_stand_by", leaves_members_waiting, Scenario((0, 1, 1), members=2, deaths=1)),
+    ("_welcome", forgets_what_is_mapped, Scenario((1, 1), space=(UNMAP,), members=1)),
 ]
 
 

@@ -179,7 +179,7 @@ class Machine(RuleBasedStateMachine):
                     kernel.access[message.page] = NONE
                 if self.kernels[effect.to].alive:
                     self.links[k, effect.to].append((message, value))
-            elif isinstance(effect, fx.Allow | fx.Relocate | fx.SpaceDone):
+            elif isinstance(effect, fx.SpaceEffect):
                 raise TypeError(f"{effect} without an address space")
             elif self.change(kernel, effect, payload):
                 woken.add(effect.page)
