@@ -19,7 +19,8 @@ FILE = "baselines.json"
 
 
 def read_baselines(results: Path) -> dict[str, dict[str, Any]]:
-    """By experiment and stage (`poster/vm`): `runs`, and `set`, when it was. Raises InputError on a broken file."""
+    """By experiment and stage (`poster/vm`): `runs`; `set`, when it was; `growing` while it is to get more runs. Raises
+    InputError on a broken file."""
     path = results / FILE
     try:
         found: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
@@ -48,13 +49,39 @@ def set_baseline(results: Path, directories: Sequence[Path]) -> str:
     if len(keys) != 1:
         raise InputError(f"found runs of {', '.join(sorted(keys))}, expected all of one experiment on one stage")
     (key,) = keys
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    baselines = read_baselines(results) | {key: {"runs": [each.name for each in directories], "set": now}}
+    _write(results, key, {"runs": [each.name for each in directories], "set": _now()})
+    return key
+
+
+def grow_baseline(results: Path, summary: dict[str, Any], wanted: int) -> int:
+    """Make a run that has passed a part of its baseline, until that has as many as `wanted`.
+
+    Returns how many there are with this one; 0 when there were enough, or when somebody set the baseline: then it stays
+    as it is. Raises InputError on a broken file.
+    """
+    key = key_of(summary)
+    known = read_baselines(results).get(key, {"runs": [], "growing": True})
+    if not known.get("growing"):
+        return 0
+    runs = [*known["runs"], summary["run_id"]]
+    _write(results, key, {"runs": runs, "set": _now()} | ({"growing": True} if len(runs) < wanted else {}))
+    return len(runs)
+
+
+def _write(results: Path, key: str, baseline: dict[str, Any]) -> None:
     path, draft = results / FILE, results / f".{FILE}.part"
     with writing(path):
-        draft.write_text(json.dumps(baselines, indent=2) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(read_baselines(results) | {key: baseline}, indent=2) + "\n", encoding="utf-8")
         draft.replace(path)
-    return key
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def has_baseline(results: Path, summary: dict[str, Any]) -> bool:
+    """Whether there is one for a run of this summary. Raises InputError on a broken file."""
+    return key_of(summary) in read_baselines(results)
 
 
 def baseline_of(results: Path, summary: dict[str, Any]) -> list[PastRun]:

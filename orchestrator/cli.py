@@ -22,6 +22,7 @@ from orchestrator import (
     commands_fault,
     commands_image,
     commands_litmus,
+    commands_nightly,
     commands_replay,
     commands_report,
     commands_results,
@@ -232,6 +233,7 @@ commands_compare.add_to(app)
 commands_simulate.add_to(app)
 commands_verify.add_to(app)
 commands_litmus.add_to(app)
+commands_nightly.add_to(app)
 app.add_typer(commands_fault.app, name="fault")
 app.add_typer(commands_image.app, name="image")
 app.add_typer(commands_results.app, name="results")

@@ -90,6 +90,8 @@ class Compared:
     only_base: int
     """Points that only one side has."""
     only_new: int
+    same_host: bool = True
+    """Whether both sides ran on processors of one kind, as many of them, and with the same accelerators."""
 
     @property
     def worse(self) -> list[Comparison]:
@@ -113,12 +115,14 @@ def compare(base: Sequence[PastRun], new: Sequence[PastRun]) -> Compared:
                 ratios.append(statistics.median(theirs) / statistics.median(ours))
         if len(ratios) > 1:
             overall.append(_over_all(metric, ratios))
+    unalike = _unalike(base, new)
     return Compared(
         tuple(_judged(overall)),
         tuple(_judged(points)),
-        tuple(_unalike(base, new)),
+        tuple(f"{what}: {change}" for what, change in unalike.items()),
         len(here.keys() - there.keys()),
         len(there.keys() - here.keys()),
+        same_host=not unalike.keys() & _HOST,
     )
 
 
@@ -213,13 +217,16 @@ _CIRCUMSTANCES: dict[str, Callable[[PastRun], object]] = {
 }
 
 
-def _unalike(base: Sequence[PastRun], new: Sequence[PastRun]) -> list[str]:
+_HOST = {"processor", "CPUs", "accelerators"}
+
+
+def _unalike(base: Sequence[PastRun], new: Sequence[PastRun]) -> dict[str, str]:
     """What may explain a change, but is not what is compared: hosts, accelerators, stages, versions."""
-    found = []
+    found = {}
     for what, read in _CIRCUMSTANCES.items():
         ours, theirs = ({str(read(run)) for run in side} for side in (base, new))
         if ours != theirs:
-            found.append(f"{what}: {' / '.join(sorted(ours))} → {' / '.join(sorted(theirs))}")
+            found[what] = f"{' / '.join(sorted(ours))} → {' / '.join(sorted(theirs))}"
     return found
 
 

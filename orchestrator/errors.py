@@ -37,6 +37,10 @@ class PointsFailed(Failure):
     """Points did not come to their end: their guests died, or their time was over."""
 
 
+class OutOfTime(Failure):
+    """The time that the whole run had been given was over before its last point was begun."""
+
+
 class RunEnded(Failure):
     """What ended a run, once its run.json has told it: standard output has been written, this is for people."""
 

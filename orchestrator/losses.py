@@ -48,6 +48,12 @@ class Losses:
             yield f"{counted(len(self.pages), 'page')} lost, their only valid copy died: {shown}"
 
 
+def told(losses: Mapping[str, Any]) -> str:
+    """Those of a point in run.json, in sentences."""
+    threads = tuple(DeadThread(**each) for each in losses["threads"])
+    return str(Losses(losses["kernels"], threads, tuple(losses["pages"])))
+
+
 def losses_of(
     kernels: Sequence[str], answers: Mapping[str, Mapping[str, Any]], failures: Mapping[str, Failure]
 ) -> Losses:

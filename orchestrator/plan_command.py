@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.durations import duration
 from orchestrator.forecast import PointForecast, TestbedForecast, forecast
 from orchestrator.output import put
 from orchestrator.parameters import describe
@@ -148,13 +149,3 @@ def _lines(
     reused = len(plan.points) - len(testbeds)
     started = counted(len(testbeds), "testbed")
     yield f"reused: {started} for all points, {counted(reused, 'start')} saved; memory is clean each time"
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 20 s`, `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -60,6 +60,7 @@ class Record:
             self.summary.points = list(earlier.points)
             self.summary.stages_s |= earlier.stages_s
             self.summary.resumed = earlier.resumed + 1
+            self.summary.earlier_ends = list(earlier.ends)
 
     def __enter__(self) -> "Record":
         if self._earlier is not None:

@@ -36,6 +36,8 @@ class Earlier:
     """Complete ones."""
     nodes: tuple[NodeSummary, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)
+    ends: list[dict[str, str]] = field(default_factory=list)
+    """What each of them ended with, as far as it came to say so."""
 
 
 def plan_of(directory: Path) -> Plan:
@@ -74,6 +76,8 @@ def earlier_parts(directory: Path, plan: Plan) -> Earlier:
             case EventName.NODE_READY:
                 fields = {name: value for name, value in event.items() if name in NodeSummary.__dataclass_fields__}
                 nodes[event["name"]] = _read(_NODE, fields, directory)
+            case EventName.FAILED:
+                known.ends.append({name: str(event[name]) for name in ("kind", "message", "hint")})
             case EventName.STAGE_FINISHED:
                 known.stages_s[event["name"]] = round(
                     known.stages_s.get(event["name"], 0.0) + float(event["duration_s"]), 3

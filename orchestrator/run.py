@@ -10,7 +10,7 @@ from typing import Any
 from images.errors import Failure, HostError
 from orchestrator.agents import Agents, Refused, Silent
 from orchestrator.clocks import beside_host
-from orchestrator.errors import CheckFailed, PointsFailed
+from orchestrator.errors import CheckFailed, OutOfTime, PointsFailed
 from orchestrator.executing import executed
 from orchestrator.experiment import Experiment, Testbed
 from orchestrator.losses import Losses, as_failure, losses_of
@@ -54,19 +54,21 @@ def run(
     *,
     keep: bool = False,
     fail_fast: bool = False,
+    deadline: Deadline | None = None,
     at_failure: Callable[[Stage, str], None] = lambda _stage, _what: None,
 ) -> None:
     """Run every point of the plan that is not complete, each testbed it needs brought up once, and judge the results.
 
     A point that fails does not stop the others, unless `fail_fast`. Guests that die are replaced, and what they were at
-    is repeated once. Whatever ends the run, what was started is stopped, unless `keep`; `at_failure` is called before
-    that, and after each point that did not pass, while everything is as it was then. Raises PointsFailed when a point
-    did not come to its end, CheckFailed when a value was wrong or an expectation does not hold, and whatever host,
-    guests or the person in front of it ended it with.
+    is repeated once. After the `deadline` nothing more is begun. Whatever ends the run, what was started is stopped,
+    unless `keep`; `at_failure` is called before that, and after each point that did not pass, while everything is as it
+    was then. Raises PointsFailed when a point did not come to its end, CheckFailed when a value was wrong or an
+    expectation does not hold, OutOfTime, and whatever host, guests or the person in front of it ended it with.
     """
     for testbed, points in plan.testbeds:
         waiting = deque(point for point in points if not record.is_complete(point))
         while waiting:
+            _check_time(deadline, record)
             stage = stage_for(testbed)
             agents: Agents | None = None
             replaced = False
@@ -80,7 +82,7 @@ def run(
                     _greet(agents, nodes, stage, record)
                 with record.stage("run", f"running {counted(len(waiting), 'point')}"):
                     points_run = _PointsRun(len(plan.points), stage, agents, programs, record, progress, at_failure)
-                    points_run.run(waiting, fail_fast=fail_fast)
+                    points_run.run(waiting, deadline, fail_fast=fail_fast)
                     replaced = bool(waiting)
             except (HostError, GuestError) as failure:
                 at_failure(stage, failure.message)
@@ -103,10 +105,11 @@ class _PointsRun:
     progress: Progress
     at_failure: Callable[[Stage, str], None]
 
-    def run(self, waiting: deque[Point], *, fail_fast: bool) -> None:
+    def run(self, waiting: deque[Point], deadline: Deadline | None, *, fail_fast: bool) -> None:
         """Run points off the queue until it is empty, or the guests are dead and have to be replaced."""
         alive = True
         while waiting and alive:
+            _check_time(deadline, self.record)
             point = waiting[0]
             what = f"point {point.index + 1} of {self.planned}: {describe(point.parameters)}"
             with self.progress.step(what, announced=False):
@@ -164,6 +167,14 @@ def _usable(agents: Agents, stage: Stage, failure: GuestError) -> bool:
     except GuestError:
         return False
     return True
+
+
+def _check_time(deadline: Deadline | None, record: Record) -> None:
+    """Raise OutOfTime when nothing more is to be begun."""
+    if deadline is not None and deadline.expired:
+        done, planned = len(record.summary.points), record.summary.planned_points
+        what = f"the time given for the run was over after {done} of {counted(planned, 'point')}"
+        raise OutOfTime(what, f"`testbed run --resume {record.summary.run_id}` runs the others")
 
 
 def judge(results: list[PointResult]) -> None:

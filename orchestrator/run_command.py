@@ -26,6 +26,7 @@ from orchestrator.stage import Stage
 from orchestrator.summary import Outcome
 from orchestrator.words import counted
 from orchestrator.workloads import Command, SharedArray
+from testbed.deadline import Deadline
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class Options:
     verbose: bool = False
     junit: Path | None = None
     """Where to write the outcome as JUnit XML."""
+    table: bool = True
+    """Print the summary at the end."""
+    deadline: Deadline | None = None
+    """After it no point is begun."""
 
 
 def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, options: Options) -> None:
@@ -55,7 +60,7 @@ def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, op
     plan = load(file, overrides)
     check_simulatable(plan) if stage == "sim" else check_runnable(plan)
     programs = Programs(plan, stage)
-    _run(plan, stage, programs, RunDirectory.create(results, plan.name), options, None)
+    carry_out(plan, stage, programs, RunDirectory.create(results, plan.name), options)
 
 
 def resume_run(run: str, results: Path, options: Options) -> None:
@@ -66,7 +71,7 @@ def resume_run(run: str, results: Path, options: Options) -> None:
     _check_options(earlier.stage, options)
     accelerator = options.accelerator or earlier.accelerator
     programs = Programs(plan, earlier.stage)
-    _run(plan, earlier.stage, programs, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
+    carry_out(plan, earlier.stage, programs, RunDirectory(path), replace(options, accelerator=accelerator), earlier)
 
 
 def _check_options(stage: str, options: Options) -> None:
@@ -82,9 +87,18 @@ def _check_options(stage: str, options: Options) -> None:
         raise InputError(f"found --pause-on-failure on stage {stage}, expected stage vm", "only guests can be entered")
 
 
-def _run(
-    plan: Plan, stage: str, programs: Programs, directory: RunDirectory, options: Options, earlier: Earlier | None
+def carry_out(
+    plan: Plan,
+    stage: str,
+    programs: Programs,
+    directory: RunDirectory,
+    options: Options,
+    earlier: Earlier | None = None,
 ) -> None:
+    """Run a plan whose options are right into a directory; `earlier` is what it has of the run already.
+
+    Raises RunEnded, or Stopped, with run.json written.
+    """
     with Progress(quiet=options.quiet, verbose=options.verbose) as progress:
         record = Record(plan, stage, directory, progress, accelerator=options.accelerator, earlier=earlier)
         try:
@@ -109,6 +123,7 @@ def _run(
                         progress,
                         keep=options.keep,
                         fail_fast=options.fail_fast,
+                        deadline=options.deadline,
                         at_failure=at_failure,
                     )
         except Failure as failure:
@@ -116,7 +131,7 @@ def _run(
         except Exception as error:
             raise _ended_by(error, directory, progress if options.verbose else None) from error
         finally:
-            _print(record, options.as_json, options.quiet)
+            _print(record, options.as_json, quiet=options.quiet or not options.table)
             if options.junit is not None:
                 from orchestrator.junit import write_junit
 
@@ -179,7 +194,7 @@ def _stage_factory(
     from orchestrator.stage_vm import VmStage
     from testbed.warm import Mode
 
-    _remove_left_over(name_for(experiment, f"-{directory.run_id[-4:]}"), progress)
+    remove_left_over(experiment, directory.run_id, progress)
     wanted = Accelerator(accelerator) if accelerator else None
     numbers = itertools.count(1)  # with --keep the testbed before is still there
 
@@ -191,11 +206,13 @@ def _stage_factory(
     return stage_for
 
 
-def _remove_left_over(name: str, progress: Progress) -> None:
-    """Guests of an earlier part of this run, which was killed: nobody else is running it, as its log is ours."""
+def remove_left_over(experiment: str, run_id: str, progress: Progress) -> None:
+    """Guests of a part of this run that was killed: for when nobody else is running it."""
+    from orchestrator.machines import name_for
     from testbed import Condition, list_all
     from testbed.teardown import down
 
+    name = name_for(experiment, f"-{run_id[-4:]}")
     for left in list_all():
         own = left.name == name or left.name.startswith(f"{name}-")
         if own and left.condition is Condition.LEFT_OVER:
@@ -203,7 +220,7 @@ def _remove_left_over(name: str, progress: Progress) -> None:
             down(left.name, progress.detail)
 
 
-def _print(record: Record, as_json: bool, quiet: bool) -> None:
+def _print(record: Record, as_json: bool, *, quiet: bool) -> None:
     summary = record.summary.as_json()
     if as_json:
         put(json.dumps(summary, indent=2) + "\n")

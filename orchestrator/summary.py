@@ -255,6 +255,8 @@ class RunSummary:
     planned_points: int = 0
     resumed: int = 0
     """How often the run was interrupted and gone on with."""
+    earlier_ends: list[dict[str, str]] = field(default_factory=list)
+    """What ended the parts before, as `error` has it; of one that was killed, nothing."""
     started: str = ""
     duration_s: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The page itself: outcome first, then figures, then where they come from."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -24,8 +24,8 @@ _WORDS = {"passed": "Passed", "failed": "Failed", "error": "Did not come to its 
 _STAGES = {"vm": "real guests", "local": "processes of the host, no machines", "sim": "simulated, in virtual time"}
 
 
-def render(runs: Sequence[PastRun]) -> str:
-    """The HTML of a report about these runs."""
+def render(runs: Sequence[PastRun], remarks: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The HTML of a report about these runs; `remarks` are what else is to be said about one, by its id."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     points = measured(runs)
@@ -37,7 +37,7 @@ def render(runs: Sequence[PastRun]) -> str:
     )  # fmt: skip
     return environment.get_template("report.html.j2").render(
         title=_title(runs),
-        verdicts=[_verdict(run) for run in runs],
+        verdicts=[_verdict(run) | {"remarks": [*_second(run), *(remarks or {}).get(run.run_id, ())]} for run in runs],
         charts=charts,
         origins=[_origin(run) for run in runs],
         style=_file("report.css"),
@@ -47,9 +47,9 @@ def render(runs: Sequence[PastRun]) -> str:
     )
 
 
-def write(runs: Sequence[PastRun], file: Path) -> None:
+def write(runs: Sequence[PastRun], file: Path, remarks: Mapping[str, Sequence[str]] | None = None) -> None:
     """Write the report in one step: whoever has it open sees the old one or the new one. Raises HostError."""
-    text = render(runs)
+    text = render(runs, remarks)
     draft = file.with_name(f".{file.name}.part")
     try:
         with writing(file):
@@ -98,6 +98,17 @@ def _verdict(run: PastRun) -> dict[str, Any]:
         "more": max(0, len(broken) - FAILED_SHOWN),
         "nodes": summary.get("nodes", []),
     }
+
+
+def _second(run: PastRun) -> list[str]:
+    """What was tried a second time."""
+    lines = [
+        f"Point {point.index + 1}, {describe(point.parameters)}, was repeated: {lost['message'].partition(chr(10))[0]}"
+        for point in run.points
+        for lost in (point.result or {}).get("lost", ())
+    ]
+    ends = run.summary.get("earlier_ends", ())
+    return lines + [f"The run was gone on with after: {end['message'].partition(chr(10))[0]}" for end in ends]
 
 
 def _origin(run: PastRun) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.experiment import Experiment
+from orchestrator.plan import load
 from tests.unit.test_experiment_errors import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -65,8 +66,10 @@ def test_the_schema_knows_every_key_and_every_word() -> None:
 def test_the_schema_that_comes_with_the_experiments_is_the_models() -> None:
     kept = (ROOT / "configs/experiment.schema.json").read_text()
     assert kept == command_line("schema").stdout, "testbed schema > configs/experiment.schema.json"
-    for path in (ROOT / "configs").glob("*.yaml"):
-        assert path.read_text().startswith("# yaml-language-server: $schema=experiment.schema.json\n")
+    for folder, schema in (("configs", ""), ("configs/nightly", "../")):
+        for path in (ROOT / folder).glob("*.yaml"):
+            assert path.read_text().startswith(f"# yaml-language-server: $schema={schema}experiment.schema.json\n")
+            assert load(path).points
 
 
 @pytest.mark.parametrize("command", ["run", "up", "validate"])

@@ -60,3 +60,18 @@ def test_wrong_values_are_told(tmp_path: Path) -> None:
     assert failure.text is not None
     assert "node arm, page 2, offset 64: expected 0x20, found 0x10 (iteration 5, thread 0)" in failure.text
     assert "3 wrong values in all" in failure.text
+
+
+def test_what_kept_a_point_from_its_end_is_told_and_so_is_what_it_lost(tmp_path: Path) -> None:
+    run = past_run(tmp_path, tmp_path / "results")
+    summary = read_summary(run)
+    summary["points"][0] |= {"verified": False, "error": {"kind": "deadline", "message": "too late", "hint": "more"}}
+    summary["points"][1]["losses"] = {"kernels": {"arm": "its agent was gone"}, "threads": [], "pages": [3]}
+    summary["points"][2]["lost"] = [{"kind": "guest", "message": "node arm has ended\nlast words", "hint": ""}]
+    (run / "run.json").write_text(json.dumps(summary))
+    suite = suite_of(run)
+    (error,), (failure,), (flaky,) = suite.iter("error"), suite.iter("failure"), suite.iter("flakyError")
+    assert (error.attrib, error.text) == ({"type": "deadline", "message": "too late"}, "too late\nhint: more")
+    assert failure.attrib == {"type": "losses", "message": "node arm is gone: its agent was gone"}
+    assert "1 page lost" in (failure.text or "")
+    assert (flaky.attrib["message"], flaky.text) == ("node arm has ended", "node arm has ended\nlast words")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan_command import duration
+from orchestrator.durations import duration
 from tests.unit.test_cli import command_line
 from tests.unit.test_experiment_errors import GOOD
 
@@ -72,3 +72,8 @@ def test_wrong_input_ends_with_two(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("seconds", "shown"), [(42.4, "42 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_durations_are_shown_in_the_unit_that_fits(seconds: float, shown: str) -> None:
     assert duration(seconds) == shown
+
+
+def test_how_long_a_simulation_takes_nobody_knows(tmp_path: Path) -> None:
+    plan = planned(tmp_path, "--stage", "sim")
+    assert (plan["points"], plan["expected_s"]) == (8, None)
