@@ -4,6 +4,7 @@ Whatever is slow to import (libvirt, paramiko, pydantic, rich) is imported where
 completion must answer at once.
 """
 
+import itertools
 import json
 import sys
 import traceback
@@ -32,10 +33,13 @@ from orchestrator import (
     commands_verify,
 )
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, InputError, RunEnded, Stopped
-from orchestrator.options import WarmOption
-from orchestrator.output import open_missing, printable, put, tell, typed
+from orchestrator.options import JsonOption, SetOption, WarmOption
+from orchestrator.output import anything_put, begin, printable, put, tell, typed
 from orchestrator.signals import signals_raise
 from orchestrator.words import counted
+
+UsageError: Any = typer.BadParameter.__base__
+"""What the parser of the command line raises; typer keeps its name to itself."""
 
 app = typer.Typer(
     name="testbed",
@@ -93,16 +97,12 @@ def _options(
 
 
 ExperimentArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (YAML).")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Put a value into the file, whatever it says; may be repeated."),
-]
 
 
 @app.command()
 def run(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="An experiment file (YAML).")] = None,
-    overrides: Overrides = None,
+    overrides: SetOption = None,
     stage: Annotated[
         Stage | None,
         typer.Option(
@@ -170,26 +170,34 @@ def run(
 
 
 @app.command()
-def validate(file: ExperimentArgument, overrides: Overrides = None) -> None:
+def validate(
+    file: ExperimentArgument,
+    overrides: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check an experiment file without starting anything.
 
     \b
     Examples:
       testbed validate configs/quickstart.yaml
       testbed validate configs/quickstart.yaml --set workload.array=8MiB
+      testbed validate mine.yaml --json | jq -r '.error.problems[]'
     """
     from orchestrator.plan import load
 
     plan = load(file, overrides or ())
-    typer.echo(f"{file}: ok, {counted(len(plan.points), 'point')}")
+    if as_json:
+        put(json.dumps({"outcome": "passed", "points": len(plan.points)}, indent=2) + "\n")
+    else:
+        put(f"{file}: ok, {counted(len(plan.points), 'point')}\n")
 
 
 @app.command()
 def plan(
     file: ExperimentArgument,
-    overrides: Overrides = None,
+    overrides: SetOption = None,
     stage: Annotated[Stage, typer.Option(help="Where it would run.")] = Stage.VM,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
+    as_json: JsonOption = False,
     accel: Annotated[Accel | None, typer.Option(help="Overrule the accelerator of every node.")] = None,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Earlier runs, for the time it takes.")] = Path(
         "results"
@@ -241,16 +249,20 @@ app.add_typer(commands_results.app, name="results")
 
 def main() -> NoReturn:
     """Entry point: every end that was thought of has its exit code and no traceback."""
-    open_missing()
+    begin()
     try:
         with signals_raise():
-            app()
-        sys.exit(0)
+            sys.exit(app(standalone_mode=False) or 0)
     except Failure as failure:
         _show_failure(failure)
         sys.exit(failure.exit_code)
+    except UsageError as error:
+        error.show()
+        _put_error("error", InputError.__name__, error.format_message(), "`--help` shows what a command takes")
+        sys.exit(error.exit_code)
     except Stopped as stopped:
         tell(f"testbed: {stopped}\n")
+        _put_error("interrupted", "interrupted", str(stopped), "")
         sys.exit(stopped.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has left; Python would complain once more at exit
@@ -269,11 +281,16 @@ def _show_failure(failure: Failure) -> None:
     tell(printable(typed(f"{kind}{failure.message}\n")))
     if failure.hint:
         tell(printable(typed(f"hint: {failure.hint}\n")))
-    if "--json" in sys.argv and not isinstance(failure, RunEnded):
-        error: dict[str, Any] = {"kind": type(failure).__name__, "message": failure.message, "hint": failure.hint}
-        if isinstance(failure, FileError):
-            error["problems"] = failure.problems
-        put(json.dumps({"outcome": "error", "error": error}, indent=2) + "\n")
+    if not isinstance(failure, RunEnded):
+        more = {"problems": failure.problems} if isinstance(failure, FileError) else {}
+        _put_error("error", type(failure).__name__, failure.message, failure.hint, **more)
+
+
+def _put_error(outcome: str, kind: str, message: str, hint: str, **more: Any) -> None:
+    """With --json, unless a command that was ended has told it itself."""
+    if "--json" in itertools.takewhile(lambda word: word != "--", sys.argv) and not anything_put():
+        error = {"kind": kind, "message": message, "hint": hint, **more}
+        put(json.dumps({"outcome": outcome, "error": error}, indent=2) + "\n")
 
 
 def _show_defect(error: Exception) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from orchestrator.errors import InputError
+from orchestrator.options import JsonOption, SetOption
 
 File = Annotated[Path | None, typer.Argument(metavar="FILE", help="An experiment file (YAML).")]
 Seed = Annotated[int | None, typer.Option(min=0, max=1 << 62, help="Where chance begins; 0, if not said.")]
@@ -26,7 +27,6 @@ Kill = Annotated[list[str] | None, typer.Option(metavar="NODE@TIME_US", help="A 
 Log = Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write every event, as JSON lines.")]
 Growth = Annotated[bool, typer.Option("--growth", help="Count messages of 2 to 64 kernels; needs no FILE.")]
 Plot = Annotated[Path | None, typer.Option(metavar="SVG", help="Draw the growth into this file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors and the JSON only.")]
 
 
@@ -38,6 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
 def simulate(
     file: File = None,
+    overrides: SetOption = None,
     seed: Seed = None,
     seeds: Seeds = None,
     repeat: Repeat = None,
@@ -52,7 +53,7 @@ def simulate(
     log: Log = None,
     growth: Growth = False,
     plot: Plot = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Run an experiment on the protocol's engines alone: seeded, in virtual time, without a process or a machine.
@@ -64,6 +65,7 @@ def simulate(
       testbed simulate configs/quickstart.yaml
       testbed simulate configs/quickstart.yaml --seeds 1..100 --delay-us 10:500 --reorder --duplicate 0.05
       testbed simulate configs/quickstart.yaml --kernels 100 --point 1 --json
+      testbed simulate configs/quickstart.yaml --set coherency.protocol=origin --set workload.iterations=64
       testbed simulate configs/quickstart.yaml --kernels 4 --kill k1@2000 --slow k2=10 --log events.jsonl
       testbed simulate --growth --kernels 2..32 --plot growth.svg
     """
@@ -79,9 +81,9 @@ def simulate(
         kills=tuple(map(words.parse_kill, kill or ())),
     )
     if growth or (file is None and kernels is not None and ".." in kernels):
-        if file is not None or seeds or repeat or point or log or conditions != words.Conditions():
+        if file is not None or overrides or seeds or repeat or point or log or conditions != words.Conditions():
             raise InputError(
-                "--growth: found a FILE, faults or many seeds, expected none of them",
+                "--growth: found a FILE, --set, faults or many seeds, expected none of them",
                 "it has workloads of its own: only --kernels A..B, --seed and --plot go with it",
             )
         show_growth(kernels, seed=seed or 0, plot=plot, as_json=as_json, quiet=quiet)
@@ -92,6 +94,7 @@ def simulate(
         raise InputError("--plot: found without --growth, which is what it draws", "add --growth, without a FILE")
     simulate_file(
         file,
+        overrides or (),
         seeds=words.parse_seeds(seed, repeat, seeds),
         kernels=words.parse_kernels(kernels),
         point=point,
@@ -106,7 +109,7 @@ def fuzz(
     repeat: Annotated[int, typer.Option(min=1, max=1_000_000, help="Seeds of each mixture.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, max=1 << 62, help="The first one.")] = 0,
     only: Annotated[str | None, typer.Option(metavar="PROTOCOL/MIXTURE", help="One mixture alone.")] = None,
-    as_json: AsJson = False,
+    as_json: JsonOption = False,
     quiet: Quiet = False,
 ) -> None:
     """Look for failures: random kernels, threads, pages, delays and faults, on the protocol's engines alone.

@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperCommand
 
 from orchestrator.naming import complete_node, complete_testbed, the_name, the_node
-from orchestrator.options import WarmOption
-from orchestrator.output import typed
+from orchestrator.options import JsonOption, SetOption, WarmOption
+from orchestrator.output import put, typed
 
 if TYPE_CHECKING:
     from testbed.lifecycle import NodeSummary, Summary
@@ -35,20 +35,23 @@ def add_to(app: typer.Typer) -> None:
 
 def up(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file; its testbed is brought up.")],
+    overrides: SetOption = None,
     name: Annotated[str | None, typer.Option(help="Name of the testbed; the experiment's when left out.")] = None,
     accel: Annotated[
         str | None, typer.Option(metavar="auto|kvm|tcg", help="Overrule every node's accelerator.")
     ] = None,
     warm: WarmOption = None,
+    as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Bring up the machines of a file and leave them running.
+    """Bring up the machines of a file and leave them running; of several testbeds in its matrix, the first.
 
     \b
     Examples:
       testbed up configs/quickstart.yaml
       testbed up configs/quickstart.yaml --warm
       testbed up configs/quickstart.yaml --name mine
+      testbed up configs/quickstart.yaml --set testbed.nodes.x86.memory=1GiB --json
     """
     from orchestrator.errors import InputError
     from orchestrator.experiment import Accelerator
@@ -57,7 +60,7 @@ def up(
 
     if accel is not None and accel not in [each.value for each in Accelerator]:
         raise InputError(f"found --accel {accel}, expected auto, kvm or tcg")
-    plan = load(file)
+    plan = load(file, overrides or ())
     shape = plan.testbeds[0][0]
     from orchestrator.machines import bring_up, checked_name, name_for  # libvirt: not before the file is right
     from testbed import list_all
@@ -68,14 +71,15 @@ def up(
         raise InputError(f"found a testbed {name} already, expected a new name", f"--name, or `testbed down {name}`")
     with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
         bring_up(name, shape, Accelerator(accel) if accel else None, progress.say, mode=Mode.wanted(warm))
+    if as_json:
+        put(json.dumps(_plain(next(each for each in list_all() if each.name == name)), indent=2) + "\n")
+        return
     which = f" --name {name}" if len(list_all()) > 1 else ""
     way_in = f"testbed ssh{which} {next(iter(shape.nodes))}"
     typer.echo(typed(f"{name} is up: `{way_in}` goes in, `testbed down {name}` removes it"))
 
 
-def ps(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
-) -> None:
+def ps(as_json: JsonOption = False) -> None:
     """List testbeds: running ones, and what is left of broken ones.
 
     `degraded`: a machine or server of it has ended. `left over`: the command that it belonged to has died.

@@ -99,7 +99,8 @@ def verify(
       testbed verify --replay violation-voting.json
 
     \b
-    Exit codes: 0 no violation, 1 a violation, 2 wrong input, 128 + N stopped by signal N.
+    Exit codes: 0 no violation, 1 a violation, or not all was searched because of --limit, 2 wrong input,
+    128 + N stopped by signal N.
     """
     from orchestrator import verify_command
 

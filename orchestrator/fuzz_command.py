@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from guest.protocol.registry import PROTOCOLS
-from orchestrator.errors import InputError, RunEnded
+from orchestrator.errors import InputError, RunEnded, Stopped
 from orchestrator.output import put
 from orchestrator.progress import Progress
 from orchestrator.simulator.mixtures import Fuzzed, fuzz, mixtures_of
@@ -22,22 +22,28 @@ def fuzz_protocols(*, seeds: range, only: str | None, as_json: bool, quiet: bool
     """Simulate every seed under every mixture. Raises RunEnded at the first that shows what must not be."""
     done: list[Fuzzed] = []
     chosen = _chosen(only)
+    stopped: Stopped | None = None
     with Progress(quiet=quiet) as progress, progress.step("fuzzing", announced=False):
-        for protocol, mixture in chosen:
-            done.append(Fuzzed(protocol, mixture))
-            for so_far in fuzz(protocol, mixture, seeds):
-                done[-1] = so_far
-                if so_far.simulations % SHOW_EVERY == 0:
-                    what = f"{protocol}/{mixture}, {len(done)} of {len(chosen)}"
-                    progress.now(f"fuzzing {what}: {so_far.simulations} of {len(seeds)} simulations, none failed")
-            if done[-1].failure is not None:
-                break
+        try:
+            for protocol, mixture in chosen:
+                done.append(Fuzzed(protocol, mixture))
+                for so_far in fuzz(protocol, mixture, seeds):
+                    done[-1] = so_far
+                    if so_far.simulations % SHOW_EVERY == 0:
+                        what = f"{protocol}/{mixture}, {len(done)} of {len(chosen)}"
+                        progress.now(f"fuzzing {what}: {so_far.simulations} of {len(seeds)} simulations, none failed")
+                if done[-1].failure is not None:
+                    break
+        except Stopped as signal:
+            stopped = signal
     if as_json:
-        put(json.dumps(_as_json(done, seeds), indent=2) + "\n")
+        put(json.dumps(_as_json(done, seeds, stopped), indent=2) + "\n")
     elif not quiet:
         put(render_fuzzed(done, color=sys.stdout.isatty()))
-    if done[-1].failure is not None:
+    if done and done[-1].failure is not None:
         raise _ended(done[-1])
+    if stopped:
+        raise stopped
 
 
 def _chosen(only: str | None) -> list[tuple[str, str]]:
@@ -59,15 +65,15 @@ def _again(failed: Fuzzed) -> str:
     return f"testbed fuzz --repeat 1 --seed {failed.failed_seed} --only {failed.protocol}/{failed.mixture}"
 
 
-def _as_json(done: list[Fuzzed], seeds: range) -> dict[str, Any]:
-    failed = done[-1].failure
+def _as_json(done: list[Fuzzed], seeds: range, stopped: Stopped | None) -> dict[str, Any]:
+    failed = done[-1].failure if done else None
     mixtures = []
     for each in done:
         failure = each.failure and {"kind": each.failure.kind, "message": each.failure.message}
         mixtures.append(asdict(replace(each, failure=None)) | {"failure": failure})
     return {
         "stage": "sim",
-        "outcome": "passed" if failed is None else "failed",
+        "outcome": "failed" if failed else "interrupted" if stopped else "passed",
         "seeds": [seeds[0], seeds[-1]],
         "repeat": None if failed is None else _again(done[-1]),
         "mixtures": mixtures,

@@ -13,3 +13,10 @@ WarmOption = Annotated[
         show_default=False,
     ),
 ]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")]
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Put a value into the file, whatever it says; may be repeated."),
+]

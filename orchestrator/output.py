@@ -7,9 +7,13 @@ from typing import TextIO
 
 from images.errors import HostError
 
+_written = False
 
-def open_missing() -> None:
-    """Standard streams that were closed before we began (`2>&-`) become ones that nobody reads."""
+
+def begin() -> None:
+    """Nothing is written yet. Standard streams that were closed before (`2>&-`) become ones that nobody reads."""
+    global _written
+    _written = False
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 - a standard stream
@@ -17,6 +21,8 @@ def open_missing() -> None:
 
 def put(text: str) -> None:
     """Write to standard output. Whoever left wanted no more. Raises HostError when there is no room for it."""
+    global _written
+    _written = True
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -27,6 +33,11 @@ def put(text: str) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
             raise HostError(f"standard output cannot be written: {error.strerror}", "make room where it goes") from None
         raise
+
+
+def anything_put() -> bool:
+    """Whether standard output has something already: it is to hold one JSON document, not two."""
+    return _written
 
 
 def typed(text: str) -> str:

@@ -2,13 +2,13 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator.errors import CheckFailed, InputError, RunEnded
+from orchestrator.errors import CheckFailed, InputError, RunEnded, Stopped
 from orchestrator.output import put
 from orchestrator.parameters import describe
 from orchestrator.plan import load
@@ -24,6 +24,7 @@ from orchestrator.simulator.setting import Setting
 
 def simulate_file(
     file: Path,
+    overrides: Sequence[str],
     *,
     seeds: range,
     kernels: int | None,
@@ -34,28 +35,32 @@ def simulate_file(
     quiet: bool,
 ) -> None:
     """Simulate every point with every seed. Raises RunEnded, exit code 1, at the first that shows what must not be."""
-    plan = load(file)
+    plan = load(file, overrides)
     check_simulatable(plan)
     if point is not None and point > len(plan.points):
         raise InputError(f"--point: found {point}, but {file} has {len(plan.points)} points", "they count from 1")
-    series = Series(plan, seeds, conditions, kernels, point)
+    series = Series(plan, seeds, conditions, kernels, point, tuple(overrides))
     for each in series.points:
         conditions.check(Setting.of(each.experiment, kernels).names)
     simulations: list[Simulated] = []
     planned = len(seeds) * len(series.points)
+    stopped: Stopped | None = None
     with _opened(log) as events, Progress(quiet=quiet) as progress, progress.step("simulating", announced=False):
-        for simulated in series.run(events):
-            simulations.append(simulated)
-            if len(simulations) % 100 == 0:
-                progress.now(f"simulating: {len(simulations)} of {planned} done, none failed")
-    failed = not simulations[-1].passed
+        try:
+            for simulated in series.run(events):
+                simulations.append(simulated)
+                if len(simulations) % 100 == 0:
+                    progress.now(f"simulating: {len(simulations)} of {planned} done, none failed")
+        except Stopped as signal:
+            stopped = signal
     if as_json:
-        _write_json(_as_json(series, simulations, planned))
-    elif not quiet:
+        put(json.dumps(_as_json(series, simulations, planned, stopped), indent=2) + "\n")
+    elif not quiet and simulations:
         put(render_series(series, simulations, color=sys.stdout.isatty()))
-        sys.stdout.flush()
-    if failed:
+    if simulations and not simulations[-1].passed:
         raise _ended(series, simulations[-1])
+    if stopped:
+        raise stopped
 
 
 def show_growth(kernels: str | None, *, seed: int, plot: Path | None, as_json: bool, quiet: bool) -> None:
@@ -81,24 +86,24 @@ def show_growth(kernels: str | None, *, seed: int, plot: Path | None, as_json: b
     agrees = all(cost.agrees for cost in costs)
     if as_json:
         outcome = "passed" if agrees else "failed"
-        _write_json({"stage": "sim", "outcome": outcome, "seed": seed, "growth": [asdict(cost) for cost in costs]})
+        told = {"stage": "sim", "outcome": outcome, "seed": seed, "growth": [asdict(cost) for cost in costs]}
+        put(json.dumps(told, indent=2) + "\n")
     elif not quiet:
         put(render_growth(costs, color=sys.stdout.isatty()))
-        sys.stdout.flush()
     if not agrees:
         raise RunEnded("message counts differ from the formulas of docs/protocol.md", "the table shows where", 1)
 
 
-def _as_json(series: Series, simulations: list[Simulated], planned: int) -> dict[str, Any]:
-    last = simulations[-1]
+def _as_json(series: Series, simulations: list[Simulated], planned: int, stopped: Stopped | None) -> dict[str, Any]:
+    failed = next((each for each in simulations if not each.passed), None)
     return {
         "experiment": series.plan.name,
         "stage": "sim",
-        "outcome": "passed" if last.passed else "failed",
+        "outcome": "failed" if failed else "interrupted" if stopped else "passed",
         "seeds": [series.seeds[0], series.seeds[-1]],
         "conditions": asdict(series.conditions),
         "planned": planned,
-        "repeat": None if last.passed else series.again(last.seed, last.point),
+        "repeat": series.again(failed.seed, failed.point) if failed else None,
         "simulations": [simulated.as_json() for simulated in simulations],
     }
 
@@ -130,8 +135,3 @@ def _opened(path: Path | None) -> Iterator[IO[str] | None]:
 
 def _unwritable(path: Path, why: str) -> InputError:
     return InputError(f"cannot write {path}: {why}", "name a file in a folder that exists")
-
-
-def _write_json(document: dict[str, Any]) -> None:
-    put(json.dumps(document, indent=2) + "\n")
-    sys.stdout.flush()

@@ -19,11 +19,12 @@ from orchestrator.checker.pool import explore_all
 from orchestrator.checker.saved import Misfit, Replay, Saved, scenario_as_json, trace_as_json, trace_from_json
 from orchestrator.checker.trace import tell_move
 from orchestrator.checker.view import view
-from orchestrator.errors import InputError, RunEnded
+from orchestrator.errors import InputError, RunEnded, Stopped
 from orchestrator.output import put
 from orchestrator.progress import Progress
 from orchestrator.verify_table import render
 from orchestrator.vocabulary import nearest
+from orchestrator.words import counted
 
 MOST_KERNELS, MOST_PAGES, MOST_THREADS, MOST_OPERATIONS = 8, 8, 4, 16
 """Far beyond what can be searched to the end."""
@@ -36,6 +37,10 @@ class Search:
 
     protocol: str
     scenario: Scenario
+
+
+Row = tuple[str, Report]
+"""A protocol, and what the search of a scenario under it found."""
 
 
 def searches(protocols: Sequence[str], scenarios: Sequence[Scenario]) -> list[Search]:
@@ -83,42 +88,57 @@ def run_searches(
     """Search, print, and keep the shortest counterexample. Raises RunEnded if there is one."""
     begun = perf_counter()
     with Progress(quiet=quiet) as progress:
-        reports = _search_all(wanted, limit, jobs or os.cpu_count() or 1, progress)
+        rows, stopped = _search_all(wanted, limit, jobs or os.cpu_count() or 1, progress)
     duration_s = perf_counter() - begun
-    found = min((report for report in reports if report.violation), key=lambda report: len(report.trace), default=None)
+    violations = [(protocol, report) for protocol, report in rows if report.violation]
     kept: tuple[Path, dict[str, Any]] | None = None
-    if found is not None:
-        protocol = wanted[reports.index(found)].protocol
+    if violations:
+        protocol, found = min(violations, key=lambda row: len(row[1].trace))
         kept = save or _free_name(f"violation-{protocol}"), trace_as_json(found, protocol)
         _write(*kept)
     if as_json:
-        put(json.dumps(_as_json(wanted, reports, duration_s, kept), indent=2) + "\n")
-    else:
+        put(json.dumps(_as_json(rows, duration_s, kept, stopped), indent=2) + "\n")
+    elif rows:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None
-        rows = [(search.protocol, report) for search, report in zip(wanted, reports, strict=True)]
-        typer.echo(render(rows, duration_s, color=terminal, width=width), nl=False)
+        put(render(rows, duration_s, color=terminal, width=width))
         if kept:
-            typer.echo("\n" + ladder(_replay(trace_from_json(kept[1]))))
-    if found is not None and kept:
-        count = sum(report.violation is not None for report in reports)
+            put("\n" + ladder(_replay(trace_from_json(kept[1]))) + "\n")
+    if kept:
         raise RunEnded(
-            f"{found.violation} (in {count} of {len(reports)} scenarios; the shortest trace is in {kept[0]})",
+            f"{found.violation} (in {len(violations)} of {len(rows)} scenarios; the shortest trace is in {kept[0]})",
             f"`testbed verify --replay {kept[0]}`",
+            1,
+        )
+    if stopped:
+        raise stopped
+    cut_short = sum(not report.complete for _, report in rows)
+    if cut_short:
+        raise RunEnded(
+            f"no violation so far, but {cut_short} of {counted(len(rows), 'scenario')} not searched to the end",
+            f"--limit, now {limit}, says how many states each may have",
             1,
         )
 
 
-def _search_all(wanted: Sequence[Search], limit: int, jobs: int, progress: Progress) -> list[Report]:
-    if len(wanted) == 1:
-        with progress.step(f"searching {wanted[0].scenario}"):
-            return [explore(wanted[0].scenario, limit=limit)]
+def _search_all(
+    wanted: Sequence[Search], limit: int, jobs: int, progress: Progress
+) -> tuple[list[Row], Stopped | None]:
+    """The searches that came to their end, in their order, and what stopped the others."""
     reports: dict[int, Report] = {}
-    with progress.step(f"searching {len(wanted)} scenarios, {jobs} at a time"):
-        for index, report in explore_all([search.scenario for search in wanted], limit=limit, jobs=jobs):
-            reports[index] = report
-            progress.say(f"{len(reports)}/{len(wanted)} {wanted[index].protocol}: {report}")
-    return [reports[index] for index in range(len(wanted))]
+    stopped: Stopped | None = None
+    try:
+        if len(wanted) == 1:
+            with progress.step(f"searching {wanted[0].scenario}"):
+                reports[0] = explore(wanted[0].scenario, limit=limit)
+        else:
+            with progress.step(f"searching {len(wanted)} scenarios, {jobs} at a time"):
+                for index, report in explore_all([search.scenario for search in wanted], limit=limit, jobs=jobs):
+                    reports[index] = report
+                    progress.say(f"{len(reports)}/{len(wanted)} {wanted[index].protocol}: {report}")
+    except Stopped as signal:
+        stopped = signal
+    return [(wanted[index].protocol, reports[index]) for index in sorted(reports)], stopped
 
 
 def _free_name(stem: str) -> Path:
@@ -138,22 +158,20 @@ def _write(path: Path, trace: dict[str, Any]) -> None:
 
 
 def _as_json(
-    wanted: Sequence[Search],
-    reports: Sequence[Report],
-    duration_s: float,
-    kept: tuple[Path, dict[str, Any]] | None,
+    rows: Sequence[Row], duration_s: float, kept: tuple[Path, dict[str, Any]] | None, stopped: Stopped | None
 ) -> dict[str, Any]:
-    states = sum(report.states for report in reports)
+    states = sum(report.states for _, report in rows)
+    complete = stopped is None and all(report.complete for _, report in rows)
     return {
-        "outcome": "failed" if kept else "passed" if all(report.complete for report in reports) else "incomplete",
-        "complete": all(report.complete for report in reports),
+        "outcome": "failed" if kept else "interrupted" if stopped else "passed" if complete else "incomplete",
+        "complete": complete,
         "states": states,
         "duration_s": round(duration_s, 3),
-        "cpu_s": round(sum(report.cpu_s for report in reports), 3),
+        "cpu_s": round(sum(report.cpu_s for _, report in rows), 3),
         "states_per_s": round(states / duration_s),
         "scenarios": [
             {
-                "protocol": search.protocol,
+                "protocol": protocol,
                 **scenario_as_json(report.scenario),
                 "states": report.states,
                 "depth": report.depth,
@@ -163,7 +181,7 @@ def _as_json(
                 "complete": report.complete,
                 "violation": report.violation,
             }
-            for search, report in zip(wanted, reports, strict=True)
+            for protocol, report in rows
         ],
         "trace": kept and {"file": str(kept[0]), **kept[1]},
     }

@@ -25,6 +25,8 @@ class Series:
     """Instead of the file's nodes."""
     point: int | None = None
     """This one alone; from 1, as people count."""
+    overrides: tuple[str, ...] = ()
+    """What `--set` put into the file."""
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -39,6 +41,7 @@ class Series:
     def again(self, seed: int, point: Point) -> str:
         """The command that simulates this once more."""
         words = ["testbed", "simulate", str(self.plan.path), "--seed", str(seed), "--point", str(point.index + 1)]
+        words += [f"--set={override}" for override in self.overrides]
         words += [] if self.kernels is None else ["--kernels", str(self.kernels)]
         return shlex.join(words + self.conditions.words())
 

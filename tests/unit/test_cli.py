@@ -3,13 +3,16 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from orchestrator import output
 from orchestrator.cli import main
+from orchestrator.errors import Stopped
 from orchestrator.experiment import Experiment
 from orchestrator.plan import load
 from tests.unit.test_experiment_errors import GOOD
@@ -52,6 +55,8 @@ def test_a_right_file_validates(tmp_path: Path) -> None:
     (tmp_path / "pair.yaml").write_text(GOOD)
     done = command_line("validate", "pair.yaml", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "pair.yaml: ok, 1 point\n")
+    done = command_line("validate", "pair.yaml", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout) == {"outcome": "passed", "points": 1}
 
 
 def test_the_schema_knows_every_key_and_every_word() -> None:
@@ -97,6 +102,49 @@ def test_with_json_standard_output_holds_json_even_for_a_wrong_file(tmp_path: Pa
     assert answer["outcome"] == "error"
     assert answer["error"]["kind"] == "FileError"
     assert len(answer["error"]["problems"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["up", "x.yaml", "--json", "--fly"], "No such option: --fly"),
+        (["plan", "--json"], "Missing argument 'FILE'."),
+        (["run", "x.yaml", "--json", "--stage", "moon"], "Invalid value for '--stage': "),
+    ],
+)
+def test_a_wrong_command_line_is_told_as_json_too(words: list[str], message: str) -> None:
+    done = command_line(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "InputError"
+    assert error["message"].startswith(message)
+
+
+def test_json_that_a_guest_is_to_print_is_not_ours(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "orchestrator", "ssh", "x86", "--", "lsblk", "--json"]
+    environment = os.environ | {"XDG_STATE_HOME": str(tmp_path)}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("put_before", [False, True])
+def test_a_command_that_is_stopped_prints_one_json_document(
+    put_before: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(*_: object) -> None:
+        if put_before:
+            output.put('{"outcome": "interrupted", "points": []}')
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("orchestrator.plan.load", stopped)
+    monkeypatch.setattr(sys, "argv", ["testbed", "validate", "pair.yaml", "--json"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 128 + signal.SIGTERM
+    told = json.loads(capsys.readouterr().out)
+    assert told["outcome"] == "interrupted"
+    assert ("points" in told) == put_before
 
 
 def test_machines_without_a_workload_cannot_be_run(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The commands about testbeds, on records that a test has written. Real machines are in tests/vm."""
 
+import json
 import os
 import sys
 from dataclasses import replace
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
+from orchestrator.experiment import Testbed
 from testbed import machine, record
 from testbed.errors import HostError
 from testbed.process import ProcessId
 from testbed.record import State
 from testbed.spec import Accelerator, NodeSpec, TestbedSpec
+from tests.unit.test_experiment_errors import GOOD
 
 
 @pytest.fixture(autouse=True)
@@ -150,3 +153,24 @@ def test_a_testbed_that_cannot_be_written_down_leaves_no_folder(monkeypatch: pyt
     with pytest.raises(HostError, match="No space left on device"):
         running("full")
     assert list(state.iterdir()) == []
+
+
+def test_what_up_has_started_is_told_as_ps_tells_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    asked: list[Testbed] = []
+
+    def brought_up(name: str, shape: Testbed, *_: object, **__: object) -> None:
+        asked.append(shape)
+        running(name)
+
+    monkeypatch.setattr("orchestrator.machines.bring_up", brought_up)
+    file = tmp_path / "pair.yaml"
+    file.write_text(GOOD)
+    assert command(monkeypatch, "up", str(file), "--name", "mine", "--json", "--set", "testbed.nodes.arm.cpus=2") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["condition"]) == ("mine", "running")
+    assert [node.cpus for node in asked[0].nodes.values()] == [1, 2]
+    assert command(monkeypatch, "ps", "--json") == 0
+    (listed,) = json.loads(capsys.readouterr().out)
+    assert listed | {"age_s": 0} == told | {"age_s": 0}

@@ -2,7 +2,9 @@
 
 import json
 import shlex
+import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,9 @@ from guest.protocol.page import Page
 from guest.protocol.registry import PROTOCOLS
 from guest.protocol.voting import VotingEngine
 from orchestrator.cli import main
+from orchestrator.errors import Stopped
 from orchestrator.simulator import growth
+from orchestrator.simulator.world import World
 from tests.unit.test_experiment_errors import GOOD
 from tests.unit.test_simulator import Unprotected
 
@@ -212,6 +216,48 @@ def test_a_violation_on_the_stage_sim_fails_the_run_with_the_command_that_repeat
     assert "the last events" in err
     code, out, _ = testbed(again + " --json")
     assert (code, json.loads(out)["outcome"]) == (1, "failed")
+
+
+def test_a_value_put_in_is_simulated_and_stands_in_the_command_that_repeats_a_failure(
+    testbed: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = "simulate pair.yaml --set workload.iterations=3 --set coherency.protocol=origin"
+    code, out, _ = testbed(f"{words} --json")
+    (simulated,) = json.loads(out)["simulations"]
+    assert (code, simulated["iterations"]) == (0, 3)
+    assert (
+        simulated["messages_total"]
+        != json.loads(testbed(f"{words[:-6]}voting --json")[1])["simulations"][0]["messages_total"]
+    )
+    monkeypatch.setitem(PROTOCOLS, "origin", Unprotected)
+    code, _, said = testbed(words)
+    assert code == 1
+    again = said.partition("repeat it with: `testbed ")[2].partition("`")[0]
+    assert "--set=workload.iterations=3 --set=coherency.protocol=origin" in again
+    assert testbed(again)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "done"), [("simulate pair.yaml --seeds 0..9", "simulations"), ("fuzz --repeat 9", "mixtures")]
+)
+def test_what_was_done_before_it_was_stopped_is_told(
+    testbed: CommandLine, monkeypatch: pytest.MonkeyPatch, words: str, done: str
+) -> None:
+    worlds = 0
+
+    def third_one_never(world: World, *, _run: Callable[[World], None] = World.run) -> None:
+        nonlocal worlds
+        worlds += 1
+        if worlds == 3:
+            raise Stopped(signal.SIGINT)
+        _run(world)
+
+    monkeypatch.setattr(World, "run", third_one_never)
+    code, out, err = testbed(f"{words} --json")
+    told = json.loads(out)
+    assert (code, told["outcome"], told["repeat"]) == (130, "interrupted", None)
+    assert "stopped by SIGINT" in err
+    assert (len(told[done]) if done == "simulations" else told[done][0]["simulations"]) == 2
 
 
 def test_fuzzing_puts_every_protocol_under_every_mixture_it_is_to_stand(testbed: CommandLine) -> None:

@@ -1,8 +1,10 @@
 """`testbed verify`: what it prints and keeps of a search, what it refuses, and counterexamples gone through again."""
 
 import json
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,10 @@ from guest.protocol.registry import PROTOCOLS
 from guest.protocol.voting import VotingEngine
 from images.errors import Failure
 from orchestrator.checker.default_set import DEFAULT, QUICK, THOROUGH
-from orchestrator.checker.scenario import Links, Start
-from orchestrator.cli import app
+from orchestrator.checker.scenario import Links, Scenario, Start
+from orchestrator.checker.search import Report, explore
+from orchestrator.cli import app, main
+from orchestrator.errors import Stopped
 
 
 class KeepsItsCopy(VotingEngine):
@@ -65,10 +69,6 @@ def test_json_is_all_there_is_on_standard_output() -> None:
     assert (told["outcome"], told["complete"], told["trace"]) == ("passed", True, None)
     assert (scenario["protocol"], scenario["operations"], scenario["deaths"]) == ("voting", [1, 1], 1)
     assert told["states"] == scenario["states"] > 100
-
-
-def test_a_search_that_ends_at_its_limit_does_not_pass_for_a_complete_one() -> None:
-    assert json.loads(verify("--operations", "2+2", "--limit", "50", "--json").stdout)["complete"] is False
 
 
 def test_a_violation_is_drawn_kept_and_found_again_by_the_command_it_names(broken: Path) -> None:
@@ -154,5 +154,32 @@ def test_no_room_for_the_answer_is_no_violation() -> None:
 
 
 def test_a_search_that_was_cut_short_does_not_say_passed() -> None:
-    done = verify("--operations", "1+1", "--limit", "5", "--json", "-q")
-    assert (done.exit_code, json.loads(done.stdout)["outcome"]) == (0, "incomplete")
+    done = verify("--operations", "1+1", "--limit", "5", "--json")
+    told = json.loads(done.stdout)
+    assert (told["outcome"], told["complete"]) == ("incomplete", False)
+    code, said = ended(done)
+    assert code == 1
+    assert said.startswith(f"no violation so far, but {len(PROTOCOLS)} of {len(PROTOCOLS)} scenarios not searched to")
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)], ids=["table", "json"])
+def test_what_was_searched_before_it_was_stopped_is_told(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def first_alone(scenarios: list[Scenario], *, limit: int, jobs: int) -> Iterator[tuple[int, Report]]:
+        yield 1, explore(scenarios[1], limit=limit // jobs)
+        raise Stopped(signal.SIGINT)
+
+    monkeypatch.setattr("orchestrator.verify_command.explore_all", first_alone)
+    monkeypatch.setattr(sys, "argv", ["testbed", "verify", "--operations", "1+1", "--jobs", "1", *words])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    out, err = capsys.readouterr()
+    assert caught.value.code == 130
+    assert "testbed: stopped by SIGINT" in err
+    if words:
+        told = json.loads(out)
+        assert (told["outcome"], told["complete"], len(told["scenarios"])) == ("interrupted", False, 1)
+        assert told["scenarios"][0]["protocol"] == list(PROTOCOLS)[1]
+    else:
+        assert "no violation" in out
