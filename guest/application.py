@@ -21,11 +21,14 @@ from guest.protection import serve_protection
 from guest.protocol.address_space import Operation, Refusal
 from guest.region import BASE, map_shared
 from guest.samples import AccessLog
+from guest.surroundings import CoherentSurroundings, Detached
+from guest.synchronization import surround
 from guest.userfaultfd import Userfaultfd
 from guest.workloads import Native, Place, Script
 from guest.workloads.workload import Gone
 
-# First byte of what daemon and application say to each other, over a socket that keeps the packets apart.
+# First byte of what daemon and application say to each other, over a socket that keeps the packets apart. What they say
+# about waits is in `guest.surroundings`.
 MEMORY = b"M"
 """Daemon: size and offset of the memory, size and offset of the meeting (bytes, decimal), whether threads may change
 the address space (0 or 1), and the descriptors of memory and meeting."""
@@ -56,10 +59,6 @@ CHECKS = ("AssertionError", "ExitStatus")
 """Kinds of FAILED by which a program says that it has seen something wrong, not that it is broken."""
 
 PACKET_BYTES = 1 << 16
-
-
-class Detached(Exception):
-    """The daemon is gone, or is ending the run."""
 
 
 class Attached(NamedTuple):
@@ -99,6 +98,7 @@ def attach(daemon: socket) -> Attached:
     else:
         send_fds(daemon, [FAULTS], [faults.fd])
     _expect(daemon, REGISTERED)
+    surround(CoherentSurroundings(daemon))
     return attached
 
 

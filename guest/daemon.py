@@ -36,9 +36,10 @@ from guest.region import Region
 from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
+from guest.waits import Waits
 
-_BARRIER, _LEAVE = int(MessageName.BARRIER), int(MessageName.LEAVE)
-"""From the first of these on, names are not the engine's."""
+_FUTEX, _BARRIER, _LEAVE = int(MessageName.FUTEX_WAIT), int(MessageName.BARRIER), int(MessageName.LEAVE)
+"""From the first of these on, names are not the page engine's."""
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
@@ -96,6 +97,8 @@ class Daemon:
         self._faults = FaultsInFlight(self.node.count_fault)
         self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
         self._carrier.on_space_done = self._space_done
+        self.waits = Waits(kernel, self.kernels, self._carrier.carry_out)
+        """What threads here wait for."""
         self._handover = Handover(engine, region.pages, self._carrier.carry_out)
         self._membership = Membership(segment, kernel, int(failure_deadline_s * 1e9))
         self._handlers: dict[int, Callable[[], object]] = {}
@@ -280,6 +283,7 @@ class Daemon:
             self._carrier.bury(kernel)
         for kernel in dead:
             self._carrier.carry_out(self._engine.peer_down(kernel))
+            self.waits.peer_down(kernel)
             if self.on_death is not None:
                 self.on_death(kernel)
         if self._space is not None and self._space.orphaned:
@@ -339,7 +343,7 @@ class Daemon:
             while message is not None:
                 progress = True
                 name = message[0]
-                if name >= _BARRIER:
+                if name >= _FUTEX:
                     self._not_for_the_engine(receiver.sender, message)
                 elif name == _PAGE_DATA:
                     carrier.payload = receiver.payload_address(message)
@@ -353,7 +357,9 @@ class Daemon:
         return progress
 
     def _not_for_the_engine(self, sender: int, message: Message) -> None:
-        if message.name == _LEAVE:
+        if message.name < _BARRIER:
+            self.waits.receive(sender, message)
+        elif message.name == _LEAVE:
             self._handover.receive(sender, message)
         elif self.on_harness is None:
             self._harness_kept.append((sender, message))

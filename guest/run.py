@@ -10,7 +10,7 @@ from socket import MSG_DONTWAIT, recv_fds, send_fds, socket
 from time import monotonic_ns
 from typing import Any
 
-from guest import application
+from guest import application, surroundings
 from guest.barrier import Barrier
 from guest.daemon import Daemon
 from guest.errors import GuestFailure
@@ -19,9 +19,11 @@ from guest.offer import Offer
 from guest.protection import Protector
 from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.copies import members
+from guest.protocol.effects import Queued, WaitLost
 from guest.protocol.messages import Message, MessageName
 from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
 from guest.timeline import Timeline, by_page
+from guest.waits import Outcome
 from guest.workloads import Workload
 
 ENDED_EARLY = 1
@@ -58,6 +60,8 @@ class _Thread:
         self.output_fd: int | None = None
         self.faults = FaultLog()
         self.result: dict[str, Any] | None = None
+        self.wait: int | None = None
+        """Number of the wait that it is in."""
         self.died = ""
         """How, if it did before it was done."""
 
@@ -204,6 +208,12 @@ class Run:
             self._daemon.woke()
         elif kind == application.OPERATE:
             self._asks(thread, Operation.of(*map(int, body.split())))
+        elif kind == surroundings.WAIT:
+            self._waits(thread, *map(int, body.split()))
+        elif kind == surroundings.CANCEL:
+            self._cancels(thread)
+        elif kind == surroundings.WAKE:
+            self._daemon.waits.wake(*map(int, body.split()))
         elif kind == application.ACCESSES:
             thread.accesses_fd = fds[0]
         elif kind == application.OUTPUT:
@@ -231,8 +241,35 @@ class Run:
 
         self._daemon.operate(operation, done)
 
+    def _waits(self, thread: _Thread, word: int, value: int) -> None:
+        """The thread waits until the word has reached the value."""
+
+        def told(outcome: Outcome) -> None:
+            if isinstance(outcome, Queued):
+                self._tell(thread, surroundings.QUEUED)
+            else:
+                lost = b"%d" % outcome.kernel if isinstance(outcome, WaitLost) else b""
+                self._waited(thread, surroundings.LOST + lost if lost else surroundings.WOKEN)
+            self._daemon.woke()
+
+        thread.wait = self._daemon.waits.next_number
+        self._count_parked()
+        self._daemon.waits.wait(word, value, told)
+
+    def _cancels(self, thread: _Thread) -> None:
+        """The thread need not wait; it hears so, unless it has just heard of its wait's own end."""
+        if thread.wait is not None and self._daemon.waits.cancel(thread.wait):
+            self._waited(thread, surroundings.WOKEN)
+            self._daemon.woke()
+
+    def _waited(self, thread: _Thread, packet: bytes) -> None:
+        thread.wait = None
+        self._count_parked()
+        self._tell(thread, packet)
+
     def _count_parked(self) -> None:
-        self._daemon.parked = self._barrier.waiting + len(self._asking)
+        waiting = sum(thread.wait is not None for thread in self._threads)
+        self._daemon.parked = self._barrier.waiting + len(self._asking) + waiting
 
     def _thread_died(self, thread: _Thread, how: str) -> None:
         """In the middle of a fault, perhaps. The others go on if their work allows it."""
@@ -262,6 +299,9 @@ class Run:
     def _let_go(self, thread: _Thread) -> None:
         """Serve this process no more."""
         self._asking.discard(thread.number)
+        if thread.wait is not None:
+            self._daemon.waits.cancel(thread.wait)
+            thread.wait = None
         if thread.socket.fileno() < 0:
             return
         self._daemon.unwatch(thread.socket.fileno())
@@ -342,6 +382,9 @@ class Run:
         waits = [f"{page} for {(now_ns - since) / 1e9:.3f} s" for page, since in self._daemon.waiting_pages()]
         if waits:
             parts.append("threads here wait for pages " + ", ".join(waits[:4]))
+        asleep = [thread.number for thread in self._threads if thread.wait is not None]
+        if asleep:
+            parts.append(f"threads {asleep} here sleep until they are woken")
         return "; ".join(parts)
 
     def _sent(self) -> dict[MessageName, int]:

@@ -115,6 +115,137 @@ static inline void testbed_barrier(void)
     testbed_expect_('R');
 }
 
+/* Tells the daemon of a wait; guest/surroundings.py has the packets. Never returns if a kernel has died. */
+static void testbed_word_(char kind, const uint64_t *word, uint64_t value)
+{
+    char packet[64];
+    int size = snprintf(packet, sizeof packet, "%c%llu %llu", kind, (unsigned long long)(uintptr_t)word,
+                        (unsigned long long)value);
+    testbed_send_(packet, size, -1);
+}
+
+static char testbed_waited_(int may_be_lost)
+{
+    char answer[32] = {0};
+    ssize_t size;
+    do
+        size = recv(testbed_socket_, answer, sizeof answer - 1, 0);
+    while (size < 0 && errno == EINTR);
+    if (size < 1)
+        _exit(120);
+    if (answer[0] == 'X' && !may_be_lost) {
+        fprintf(stderr, "testbed: kernel %s died, and what this thread waits for may have died with it\n", answer + 1);
+        _exit(121);
+    }
+    return answer[0];
+}
+
+/*
+ * Synchronisation between threads of all kernels. Each of these structures lies in the coherent memory, zeroed at first, and
+ * needs nothing else; the same words are what scripts in Python use, and docs/synchronisation.md tells how it works. All of it is
+ * fair. Who must wait sleeps; it ends with exit status 121 if a kernel has died, as that may have had what it waits for.
+ *
+ * Everything is made of two things: __atomic builtins on words that only grow, and these.
+ */
+static inline void testbed_wait_until(uint64_t *word, uint64_t value) /* sleep until *word >= value */
+{
+    while (__atomic_load_n(word, __ATOMIC_SEQ_CST) < value) {
+        testbed_word_('W', word, value);
+        if (testbed_waited_(0) != 'Q')
+            _exit(120);
+        if (__atomic_load_n(word, __ATOMIC_SEQ_CST) >= value) { /* it has grown before anybody could know of us */
+            testbed_send_("C", 1, -1);
+            testbed_waited_(1);
+            return;
+        }
+        if (testbed_waited_(0) != 'V')
+            _exit(120);
+    }
+}
+
+static inline void testbed_wake(uint64_t *word, uint64_t value) /* *word has reached value: whoever waits for that goes on */
+{
+    testbed_word_('N', word, value);
+}
+
+struct testbed_semaphore {
+    uint64_t drawn, released;
+};
+
+/* All threads say the same number of permits. */
+static inline void testbed_semaphore_acquire(struct testbed_semaphore *semaphore, uint64_t permits)
+{
+    uint64_t ticket = __atomic_fetch_add(&semaphore->drawn, 1, __ATOMIC_SEQ_CST);
+    if (ticket >= permits)
+        testbed_wait_until(&semaphore->released, ticket + 1 - permits);
+}
+
+static inline void testbed_semaphore_release(struct testbed_semaphore *semaphore, uint64_t permits)
+{
+    uint64_t released = __atomic_add_fetch(&semaphore->released, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&semaphore->drawn, __ATOMIC_SEQ_CST) >= permits + released)
+        testbed_wake(&semaphore->released, released);
+}
+
+struct testbed_mutex {
+    struct testbed_semaphore one;
+};
+
+static inline void testbed_mutex_lock(struct testbed_mutex *mutex)
+{
+    testbed_semaphore_acquire(&mutex->one, 1);
+}
+
+static inline int testbed_mutex_trylock(struct testbed_mutex *mutex) /* whether it was free, and is held now */
+{
+    uint64_t drawn = __atomic_load_n(&mutex->one.drawn, __ATOMIC_SEQ_CST);
+    return drawn == __atomic_load_n(&mutex->one.released, __ATOMIC_SEQ_CST)
+           && __atomic_compare_exchange_n(&mutex->one.drawn, &drawn, drawn + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static inline void testbed_mutex_unlock(struct testbed_mutex *mutex)
+{
+    testbed_semaphore_release(&mutex->one, 1);
+}
+
+struct testbed_condition {
+    uint64_t drawn, notified;
+};
+
+/* Lets go of the mutex, which the caller holds, until notified; holds it again then. */
+static inline void testbed_condition_wait(struct testbed_condition *condition, struct testbed_mutex *mutex)
+{
+    uint64_t ticket = __atomic_fetch_add(&condition->drawn, 1, __ATOMIC_SEQ_CST);
+    testbed_mutex_unlock(mutex);
+    testbed_wait_until(&condition->notified, ticket + 1);
+    testbed_mutex_lock(mutex);
+}
+
+/* Lets `count` go on, those that have waited longest, or as many as there are. The caller holds the mutex. */
+static inline void testbed_condition_notify(struct testbed_condition *condition, uint64_t count)
+{
+    uint64_t waiting = __atomic_load_n(&condition->drawn, __ATOMIC_SEQ_CST) - condition->notified;
+    if (count > waiting)
+        count = waiting;
+    if (count)
+        testbed_wake(&condition->notified, __atomic_add_fetch(&condition->notified, count, __ATOMIC_SEQ_CST));
+}
+
+struct testbed_meeting {
+    uint64_t come;
+};
+
+/* Returns when `parties` threads have called it; the first gets 0, the last `parties` - 1. */
+static inline uint64_t testbed_meet(struct testbed_meeting *meeting, uint64_t parties)
+{
+    uint64_t come = __atomic_fetch_add(&meeting->come, 1, __ATOMIC_SEQ_CST), complete = (come / parties + 1) * parties;
+    if (come + 1 == complete)
+        testbed_wake(&meeting->come, complete);
+    else
+        testbed_wait_until(&meeting->come, complete);
+    return come % parties;
+}
+
 /* Reports a number by its name (letters, digits, '_'); of several threads that report one, the largest is kept. */
 static inline void testbed_figure(const char *name, double value)
 {

@@ -11,8 +11,10 @@ from socket import socket
 from types import CodeType
 from typing import Any, NamedTuple
 
+from guest.atomic import word_at
 from guest.protocol.address_space import Access, Kind, Operation, Refusal
 from guest.region import BASE
+from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore
 from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Gone, Mismatch, Place, WorkloadError
 
 MISMATCHES_KEPT = 16
@@ -96,6 +98,37 @@ class Part:
         refusal = self._operate(operation)
         if refusal is not Refusal.NONE:
             raise MappingRefused(operation, refusal)
+
+    def counter(self, offset: int) -> Counter:
+        """A number that all threads add to, in the word at `offset` bytes of the memory.
+
+        This and what follows are objects of `guest.synchronization`, each in zeroed words of its own, aligned.
+        """
+        return Counter(self._words_at(offset, Counter.words))
+
+    def event(self, offset: int) -> Event:
+        """Something that happens once, in one word."""
+        return Event(self._words_at(offset, Event.words))
+
+    def mutex(self, offset: int) -> Mutex:
+        """A fair mutex, in two words."""
+        return Mutex(self._words_at(offset, Mutex.words))
+
+    def semaphore(self, offset: int, permits: int) -> Semaphore:
+        """A fair semaphore, in two words. All threads say the same number of permits."""
+        return Semaphore(self._words_at(offset, Semaphore.words), permits)
+
+    def condition(self, offset: int, mutex: Mutex) -> Condition:
+        """A condition, in two words beside those of its mutex."""
+        return Condition(self._words_at(offset, Condition.words), mutex)
+
+    def meeting(self, offset: int, parties: int) -> Barrier:
+        """A barrier for as many threads as one likes, in one word; `barrier` is for all of them."""
+        return Barrier(self._words_at(offset, Barrier.words), parties)
+
+    def _words_at(self, offset: int, words: int) -> int:
+        word_at(self.memory, offset + (words - 1) * WORD_BYTES)
+        return word_at(self.memory, offset)
 
     def members(self, role: str) -> list[int]:
         """Ranks of all threads with this role."""

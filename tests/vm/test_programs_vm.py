@@ -41,6 +41,44 @@ def test_both_isas_have_one_address_space_whichever_changes_it(tmp_path: Path) -
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_threads_of_both_isas_synchronise(tmp_path: Path) -> None:
+    summary, _ = ran(tmp_path, "synchronisation.yaml", "--set", "workload.iterations=10")
+    messages = summary["points"][0]["messages"]
+    assert all(messages[name] > 0 for name in ("FUTEX_WAIT", "FUTEX_ANSWER", "FUTEX_WAKE"))
+
+
+ADDERS = """\
+import os
+from guest.atomic import AARCH64_EXCLUSIVE, AARCH64_SINGLE, CODES, Atomics
+
+
+def adder(part):
+    here = [CODES["x86_64"]] if os.uname().machine == "x86_64" else [AARCH64_EXCLUSIVE, AARCH64_SINGLE]
+    everything = [Atomics(codes) for codes in here]
+    added, exchanged = part.address, part.address + 4096
+    for number in range(part.iterations):
+        atomic = everything[number % len(everything)]
+        atomic.fetch_add(added, -3)
+        while not atomic.compare_exchange(exchanged, found := atomic.load(exchanged), found + 1):
+            pass
+    part.barrier()
+    for atomic in everything:
+        assert atomic.load(added) == (-3 * part.ranks * part.iterations) % 2**64
+        assert not atomic.compare_exchange(added, 1, 2)
+    part.check(4096, part.ranks * part.iterations, atomic.load(exchanged))
+"""
+
+
+def test_atomic_instructions_of_both_isas_lose_no_addition(tmp_path: Path) -> None:
+    """Those of x86_64, and both ways of aarch64, on pages that are taken away all the time."""
+    text = (ROOT / "configs" / "synchronisation.yaml").read_text()
+    text = text.replace("programs/synchronisation.py", "adders.py").replace("worker", "adder")
+    (tmp_path / "adders.py").write_text(ADDERS)
+    (tmp_path / "adders.yaml").write_text(text)
+    summary, _ = ran(tmp_path, str(tmp_path / "adders.yaml"), "--set", "workload.iterations=200")
+    assert summary["points"][0]["messages"]["INVALIDATE"] > 0
+
+
 def test_commands_run_on_both_isas_and_their_files_come_back(tmp_path: Path) -> None:
     _, output = ran(tmp_path, "commands.yaml")
     assert (output / "arm.txt").read_text() == "aarch64\n"
