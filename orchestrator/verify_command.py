@@ -17,8 +17,9 @@ from orchestrator.checker import Report, Scenario, explore
 from orchestrator.checker.ladder import ladder
 from orchestrator.checker.pool import explore_all
 from orchestrator.checker.saved import Misfit, Replay, Saved, scenario_as_json, trace_as_json, trace_from_json
+from orchestrator.checker.systems import AnyScenario
+from orchestrator.checker.thread_system import ThreadScenario
 from orchestrator.checker.trace import tell_move
-from orchestrator.checker.view import view
 from orchestrator.errors import InputError, RunEnded, Stopped
 from orchestrator.output import put
 from orchestrator.progress import Progress
@@ -31,34 +32,51 @@ MOST_KERNELS, MOST_PAGES, MOST_THREADS, MOST_OPERATIONS = 8, 8, 4, 16
 _HINTS = {"deaths": "one kernel must survive", "returns": "only a kernel that died or left can come back"}
 
 
+THREADS = "threads"
+"""What the protocol of threads is called here, beside those of pages."""
+
+
 @dataclass(frozen=True)
 class Search:
     """One scenario under one protocol."""
 
     protocol: str
-    scenario: Scenario
+    scenario: AnyScenario
 
 
 Row = tuple[str, Report]
 """A protocol, and what the search of a scenario under it found."""
 
 
-def searches(protocols: Sequence[str], scenarios: Sequence[Scenario]) -> list[Search]:
-    """Every scenario under every protocol; all protocols if none is named. Raises InputError."""
-    return [
-        Search(protocol, replace(bounded(scenario), engine=engine(protocol)))
-        for protocol in protocols or PROTOCOLS
-        for scenario in scenarios
-    ]
+def searches(
+    protocols: Sequence[str], scenarios: Sequence[Scenario], threads: Sequence[ThreadScenario] = ()
+) -> list[Search]:
+    """Every scenario under every protocol of pages, and those of threads; all protocols if none is named.
+
+    Raises InputError.
+    """
+    found: list[Search] = []
+    for protocol in protocols or [*PROTOCOLS, THREADS]:
+        if protocol != THREADS:
+            found += [Search(protocol, replace(bounded(each), engine=engine(protocol))) for each in scenarios]
+        elif protocols and not threads:
+            raise InputError(
+                "found --protocol threads and a scenario of pages, expected one of the sets",
+                "leave out the options from --kernels to --leaves",
+            )
+        else:
+            found += [Search(THREADS, each) for each in threads]
+    return found
 
 
 def engine(protocol: str) -> Any:
     """The protocol's engine. Raises InputError."""
     found = PROTOCOLS.get(protocol)
     if found is None:
-        near = nearest(protocol, PROTOCOLS)
+        known = [*PROTOCOLS, THREADS]
+        near = nearest(protocol, known)
         raise InputError(
-            f"found protocol '{protocol}', expected {' or '.join(PROTOCOLS)}", f"did you mean '{near}'?" if near else ""
+            f"found protocol '{protocol}', expected {' or '.join(known)}", f"did you mean '{near}'?" if near else ""
         )
     return found
 
@@ -194,8 +212,8 @@ def replay_file(file: Path, *, as_json: bool) -> None:
     steps: list[dict[str, Any]] = []
     try:
         for number, (move, world) in enumerate(replay.steps()):
-            says = tell_move(move, replay.parcels) if move else f"start: {replay.system.scenario}"
-            kernels = view(replay.system, world)
+            says = tell_move(move, replay.parcels) if move else f"start: {replay.scenario}"
+            kernels = replay.system.view(world)
             if as_json:
                 steps.append({"step": number, "says": says, "kernels": [kernel.as_json() for kernel in kernels]})
             else:
@@ -226,4 +244,7 @@ def _read(file: Path) -> Saved:
 
 
 def _replay(saved: Saved) -> Replay:
-    return Replay(saved, replace(bounded(saved.scenario), engine=engine(saved.protocol)))
+    scenario = saved.scenario
+    if isinstance(scenario, Scenario):
+        scenario = replace(bounded(scenario), engine=engine(saved.protocol))
+    return Replay(saved, scenario)

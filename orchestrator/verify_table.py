@@ -4,6 +4,9 @@ import io
 from collections.abc import Iterator, Sequence
 
 from orchestrator.checker import Report, Scenario
+from orchestrator.checker.scenario import Links
+from orchestrator.checker.systems import AnyScenario
+from orchestrator.checker.thread_system import ThreadScenario
 
 
 def render(
@@ -37,7 +40,9 @@ def verdict(report: Report) -> str:
     return report.violation or ("no violation" if report.complete else "no violation so far, not complete")
 
 
-def _scenario(scenario: Scenario) -> tuple[str, str, str, str]:
+def _scenario(scenario: AnyScenario) -> tuple[str, str, str, str]:
+    if isinstance(scenario, ThreadScenario):
+        return f"{scenario.kernels}", "home", Links.IN_ORDER.value, ", ".join(scenario.counts())
     operations = f"{scenario.kernels} × {'+'.join(map(str, scenario.operations))}"
     return operations, scenario.start.value, scenario.links.value, ", ".join(_more(scenario)) or "–"
 

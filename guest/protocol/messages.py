@@ -31,11 +31,21 @@ class MessageName(IntEnum):
     """An outsider to home: let me in; home to the others: it is in (`page` is its id). See `guest.protocol.space`."""
     JOINED = 9
     """To home: I know that it is in; home to the newcomer: you are in, and this is what is mapped."""
+    THREAD_ROLL = 10
+    """A kernel died, and this thread is here: see `guest.protocol.threads`."""
     SPACE_LOCK = 11
     """Of the address space: `guest.protocol.space` says what these four are for."""
     SPACE_LOCKED = 12
     SPACE_OP = 13
     SPACE_DONE = 14
+    THREAD_MIGRATE = 15
+    """Of the threads of a process, as are those down to GROUP_EXIT: see `guest.protocol.threads`. This one carries the
+    thread's state in a page slot, as PAGE_DATA carries a page."""
+    THREAD_PLACED = 16
+    THREAD_GO = 17
+    THREAD_EXIT = 18
+    THREAD_COUNT = 19
+    GROUP_EXIT = 20
     FUTEX_WAIT = 21
     """Of threads that wait for each other: `guest.protocol.futex` says what these three are for."""
     FUTEX_WAKE = 22

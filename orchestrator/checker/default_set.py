@@ -6,6 +6,7 @@ reordered ones can do too: in order is searched where reordered would be too muc
 
 from guest.protocol.address_space import Access, Kind, Operation
 from orchestrator.checker.scenario import Links, Scenario, Start
+from orchestrator.checker.thread_system import ThreadScenario
 
 _REORDERED = Links.REORDERED
 _PARTLY_SHARED, _SHARED, _MODIFIED = Start.PARTLY_SHARED, Start.SHARED, Start.MODIFIED
@@ -68,6 +69,24 @@ DEFAULT = (
     Scenario((1, 2, 2), start=_PARTLY_SHARED),
 )
 """Three minutes at most on two cores, also on slow ones."""
+
+THREADS_QUICK = (
+    ThreadScenario(2, 2, 2, refusals=1),
+    ThreadScenario(2, 1, 2, later=1, group_exits=1),
+    ThreadScenario(2, 2, 2, deaths=1),
+    ThreadScenario(3, 1, 1, deaths=1),
+)
+"""Less than a second."""
+
+THREADS = (
+    ThreadScenario(2, 2, 3, refusals=1),
+    ThreadScenario(2, 1, 2, later=2, group_exits=1),
+    ThreadScenario(2, 2, 2, group_exits=1, deaths=1),
+    ThreadScenario(3, 1, 4, refusals=1),
+    ThreadScenario(3, 2, 2),
+    ThreadScenario(3, 1, 2, deaths=1),
+)
+"""A few seconds."""
 
 THOROUGH = (
     *DEFAULT,

@@ -4,10 +4,13 @@ An arrow is a message that arrives, and ends in the states of the receiver's pag
 something the kernel does of its own accord.
 """
 
+from typing import Any
+
+from orchestrator.checker.move import Move
 from orchestrator.checker.saved import Replay
-from orchestrator.checker.system import DEAD, Move, World
+from orchestrator.checker.scenario import Scenario
+from orchestrator.checker.system import DEAD
 from orchestrator.checker.trace import describe
-from orchestrator.checker.view import view
 
 _COLUMN = 12
 _INDENT = 6
@@ -16,11 +19,11 @@ _INDENT = 6
 
 def ladder(replay: Replay) -> str:
     """Draw the whole of a replay, down to the violation. Raises Misfit as `Replay.steps` does."""
-    kernels = len(replay.system.machines)
+    kernels = replay.scenario.kernels
     lines = [" " * _INDENT + "".join(f"{f'kernel {kernel}':^{_COLUMN}}" for kernel in range(kernels)).rstrip()]
-    last: World | None = None
+    last: Any = None
     for number, (move, world) in enumerate(replay.steps()):
-        letters = [kernel.letters for kernel in view(replay.system, world)]
+        letters = [kernel.letters for kernel in replay.system.view(world)]
         if move is None:
             lines.append(_row(number, [(_centre(kernel), mark) for kernel, mark in enumerate(letters)], "start"))
         else:
@@ -67,9 +70,9 @@ def _says(move: Move, replay: Replay) -> str:
 
 def _message(parcel: int, replay: Replay) -> str:
     message = replay.parcels.values[parcel].message
-    several = replay.system.scenario.pages > 1
+    several = isinstance(replay.scenario, Scenario) and replay.scenario.pages > 1
     return describe(message) + (f", page {message.page}" if several else "")
 
 
-def _flying(world: World, replay: Replay) -> list[str]:
+def _flying(world: Any, replay: Replay) -> list[str]:
     return [f"{_message(parcel, replay)}, from {sender} to {to}" for sender, to, parcel in world.net]

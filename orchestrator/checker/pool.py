@@ -8,11 +8,11 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
 from images.errors import HostError
-from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.search import Report, explore
+from orchestrator.checker.systems import AnyScenario
 
 
-def explore_all(scenarios: Sequence[Scenario], *, limit: int, jobs: int) -> Iterator[tuple[int, Report]]:
+def explore_all(scenarios: Sequence[AnyScenario], *, limit: int, jobs: int) -> Iterator[tuple[int, Report]]:
     """Search all of them, `jobs` at a time, the last one first; yields (index, report) as they end.
 
     Raises HostError when a search ends without a report. No process outlives the iteration.
@@ -43,11 +43,11 @@ def explore_all(scenarios: Sequence[Scenario], *, limit: int, jobs: int) -> Iter
             ours.close()
 
 
-def _search(scenario: Scenario, limit: int, reports: Connection) -> None:
+def _search(scenario: AnyScenario, limit: int, reports: Connection) -> None:
     reports.send(explore(scenario, limit=limit))
 
 
-def _receive(reports: Connection, process: SpawnProcess, scenario: Scenario) -> Report:
+def _receive(reports: Connection, process: SpawnProcess, scenario: AnyScenario) -> Report:
     try:
         report: Report = reports.recv()
     except EOFError:

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 
 from guest.protocol.address_space import Operation
 from guest.protocol.messages import Message
-from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
+from orchestrator.checker.move import BrokenMove, Move
 from orchestrator.checker.scenario import Links, Scenario, Start
 from orchestrator.checker.search import NEVER_AT_REST, Report, comes_to_rest
 from orchestrator.checker.step import Parcel, Violation
-from orchestrator.checker.system import BrokenMove, Move, System, World
+from orchestrator.checker.systems import AnyScenario, Searchable, system_of
+from orchestrator.checker.thread_step import ThreadParcel
+from orchestrator.checker.thread_system import ThreadScenario
 from orchestrator.checker.trace import describe, tell_move
 
 FORMAT = 1
@@ -22,8 +24,10 @@ class Misfit(Exception):
     """The engine cannot be led through the trace: it is another one than that which made it."""
 
 
-def scenario_as_json(scenario: Scenario) -> dict[str, Any]:
+def scenario_as_json(scenario: AnyScenario) -> dict[str, Any]:
     """All of a scenario but the engine."""
+    if isinstance(scenario, ThreadScenario):
+        return {name: value for name, value in vars(scenario).items() if name != "engine"}
     return {
         "operations": list(scenario.operations),
         "links": scenario.links.value,
@@ -54,8 +58,8 @@ def _move_as_json(move: Move, parcels: Numbering) -> dict[str, Any]:
     found: dict[str, Any] = {"kernel": move.kernel, "says": move.says}
     if move.flight:
         sender, _, number = move.flight
-        parcel: Parcel = parcels.values[number]
-        found |= {"sender": sender, "message": list(parcel.message), "fresh": parcel.fresh}
+        carried = parcels.values[number]._asdict()
+        found |= {**carried, "sender": sender, "message": list(carried["message"])}
     return found
 
 
@@ -65,7 +69,7 @@ class _Wanted(NamedTuple):
     kernel: int
     says: str
     sender: int = -1
-    parcel: Parcel | None = None
+    parcel: Parcel | ThreadParcel | None = None
 
     def __str__(self) -> str:
         what = f"receives {describe(self.parcel.message)} from {self.sender}" if self.parcel else self.says
@@ -85,7 +89,7 @@ class Saved:
     """A trace that was read."""
 
     protocol: str
-    scenario: Scenario
+    scenario: AnyScenario
     """Still without the protocol's engine."""
     violation: str
     moves: list[_Wanted]
@@ -97,43 +101,58 @@ def trace_from_json(saved: Any) -> Saved:
         if saved["format"] != FORMAT:
             raise ValueError(f"found format {saved['format']}, expected {FORMAT}")
         what = saved["scenario"]
-        scenario = Scenario(
-            tuple(map(int, what["operations"])),
-            Links(what["links"]),
-            Start(what["start"]),
-            pages=int(what["pages"]),
-            threads=int(what["threads"]),
-            give_ups=int(what["give_ups"]),
-            deaths=int(what["deaths"]),
-            returns=int(what.get("returns", 0)),
-            leaves=int(what.get("leaves", 0)),
-            space=tuple(Operation.of(*map(int, fields)) for fields in what.get("space", ())),
-            mapped=what.get("mapped"),
-        )
-        return Saved(str(saved["protocol"]), scenario, str(saved["violation"]), list(map(_wanted, saved["moves"])))
+        moves = list(map(_wanted, saved["moves"]))
+        return Saved(str(saved["protocol"]), _scenario(what), str(saved["violation"]), moves)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"found no trace, expected what --save-trace wrote ({error})") from None
+
+
+def _scenario(what: dict[str, Any]) -> AnyScenario:
+    if "migrations" in what:
+        return ThreadScenario(
+            int(what["kernels"]),
+            int(what["threads"]),
+            int(what["migrations"]),
+            later=int(what["later"]),
+            refusals=int(what["refusals"]),
+            group_exits=int(what["group_exits"]),
+            deaths=int(what["deaths"]),
+        )
+    return Scenario(
+        tuple(map(int, what["operations"])),
+        Links(what["links"]),
+        Start(what["start"]),
+        pages=int(what["pages"]),
+        threads=int(what["threads"]),
+        give_ups=int(what["give_ups"]),
+        deaths=int(what["deaths"]),
+        returns=int(what.get("returns", 0)),
+        leaves=int(what.get("leaves", 0)),
+        space=tuple(Operation.of(*map(int, fields)) for fields in what.get("space", ())),
+        mapped=what.get("mapped"),
+    )
 
 
 def _wanted(saved: dict[str, Any]) -> _Wanted:
     if "message" not in saved:
         return _Wanted(int(saved["kernel"]), str(saved["says"]))
     message = Message(*map(int, saved["message"]))
-    parcel = Parcel(message, bool(saved["fresh"]))
+    parcel = ThreadParcel(message, int(saved["age"])) if "age" in saved else Parcel(message, bool(saved["fresh"]))
     return _Wanted(int(saved["kernel"]), str(saved["says"]), int(saved["sender"]), parcel)
 
 
 class Replay:
     """The engine, led through a saved trace."""
 
-    def __init__(self, saved: Saved, scenario: Scenario) -> None:
+    def __init__(self, saved: Saved, scenario: AnyScenario) -> None:
+        self.scenario = scenario
         self.parcels = Numbering()
-        self.system = System(scenario, self.parcels)
+        self.system: Searchable = system_of(scenario, self.parcels)
         self.violation: str | None = None
         """What the engine did wrong, once `steps` has ended."""
         self._wanted = saved.moves
 
-    def steps(self) -> Iterator[tuple[Move | None, World]]:
+    def steps(self) -> Iterator[tuple[Move | None, Any]]:
         """Every move (none for the start) and the world after it, from the start to the end or to the first violation.
 
         Raises Misfit where the engine cannot do what the trace says.
@@ -142,20 +161,20 @@ class Replay:
             world = self.system.start()
             yield None, world
             for number, wanted in enumerate(self._wanted, 1):
-                self.violation = broken(self.system, world)
+                self.violation = self.system.broken(world)
                 if self.violation:
                     return
                 move = self._find(number, wanted, world)
                 world = move.after
                 yield move, world
-            self.violation = broken(self.system, world) or self._unrest(world)
+            self.violation = self.system.broken(world) or self._unrest(world)
         except BrokenMove as broken_off:
             self.violation = str(broken_off)
             yield broken_off.move, broken_off.move.after
         except Violation as violation:
             self.violation = str(violation)
 
-    def _find(self, number: int, wanted: _Wanted, world: World) -> Move:
+    def _find(self, number: int, wanted: _Wanted, world: Any) -> Move:
         possible: list[str] = []
         for move in self.system.moves(world):
             if wanted.is_that_of(move, self.parcels):
@@ -166,7 +185,7 @@ class Replay:
             f"but here the engine allows only: {'; '.join(possible) or 'nothing'}"
         )
 
-    def _unrest(self, world: World) -> str | None:
+    def _unrest(self, world: Any) -> str | None:
         if all(move.spontaneous for move in self.system.moves(world)):
-            return stuck(self.system, world)
+            return self.system.stuck(world)
         return None if comes_to_rest(self.system, world) else NEVER_AT_REST

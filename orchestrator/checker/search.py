@@ -5,12 +5,12 @@ from array import array
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter, process_time
+from typing import Any
 
-from orchestrator.checker.invariants import broken, stuck
 from orchestrator.checker.machine import Numbering
-from orchestrator.checker.scenario import Scenario
+from orchestrator.checker.move import BrokenMove, Move
 from orchestrator.checker.step import Violation
-from orchestrator.checker.system import BrokenMove, Move, System, World
+from orchestrator.checker.systems import AnyScenario, Searchable, system_of
 
 NEVER_AT_REST = "invariant 5: from here the system never comes to rest"
 
@@ -19,7 +19,7 @@ NEVER_AT_REST = "invariant 5: from here the system never comes to rest"
 class Report:
     """What a search found."""
 
-    scenario: Scenario
+    scenario: AnyScenario
     states: int = 0
     depth: int = 0
     duration_s: float = 0.0
@@ -29,7 +29,8 @@ class Report:
     """Whether every state was visited; false when `limit` was reached or something was found."""
     violation: str | None = None
     trace: list[Move] = field(default_factory=list)
-    start: World | None = None
+    start: Any = None
+    """The first world."""
     parcels: Numbering = field(default_factory=Numbering)
 
     @property
@@ -45,7 +46,7 @@ class Report:
         )
 
 
-def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
+def explore(scenario: AnyScenario, *, limit: int = 5_000_000) -> Report:
     """Search all states of the scenario, at most `limit` of them, up to the first violation."""
     report = Report(scenario)
     begun, cpu_begun_s = perf_counter(), process_time()
@@ -61,7 +62,7 @@ def explore(scenario: Scenario, *, limit: int = 5_000_000) -> Report:
     return report
 
 
-def comes_to_rest(system: System, world: World) -> bool:
+def comes_to_rest(system: Searchable, world: Any) -> bool:
     """Whether deliveries alone can lead from this world to one where nothing is left to deliver."""
     seen, queue = {world}, [world]
     while queue:
@@ -76,11 +77,11 @@ def comes_to_rest(system: System, world: World) -> bool:
 class _Search:
     """Breadth first, with what is needed to tell how a state was reached."""
 
-    def __init__(self, scenario: Scenario, report: Report) -> None:
-        self._system = System(scenario, report.parcels)
+    def __init__(self, scenario: AnyScenario, report: Report) -> None:
+        self._system = system_of(scenario, report.parcels)
         self._report = report
-        self._numbers: dict[World, int] = {}
-        self._worlds: list[World] = []
+        self._numbers: dict[Any, int] = {}
+        self._worlds: list[Any] = []
         self._parents = array("l")
         self._edges = array("l")
         """Deliveries, as pairs (before, after)."""
@@ -133,15 +134,15 @@ class _Search:
                 edges.append(number)
         if resting:
             self._resting.append(index)
-            problem = stuck(self._system, world)
+            problem = self._system.stuck(world)
             if problem:
                 raise _Found(index, problem)
 
-    def _enter(self, world: World, parent: int) -> int:
+    def _enter(self, world: Any, parent: int) -> int:
         number = self._numbers[world] = len(self._worlds)
         self._worlds.append(world)
         self._parents.append(parent)
-        problem = broken(self._system, world)
+        problem = self._system.broken(world)
         if problem:
             raise _Found(number, problem)
         return number

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from guest.protocol.address_space import Access
 from orchestrator.checker.machine import Machine, Numbering, Outcome, Summary
+from orchestrator.checker.move import BrokenMove, Move
 from orchestrator.checker.network import Flight, InOrder, Net, Network, Reordered
 from orchestrator.checker.scenario import Links, Scenario, Start
 from orchestrator.checker.step import Violation
@@ -39,28 +40,6 @@ class World(NamedTuple):
     deaths: int = 0
     returns: int = 0
     leaves: int = 0
-
-
-class Move(NamedTuple):
-    """One step of the system, with what a reader of a trace wants to know."""
-
-    kernel: int
-    says: str
-    outcome: Outcome | None
-    after: World
-    flight: tuple[int, int, int] | None = None
-    spontaneous: bool = False
-    """Whether the system did it of its own accord: a thread's operation, a death. The others must happen in the end."""
-    rare: bool = False
-    """Whether it is a process or a kernel that dies."""
-
-
-class BrokenMove(Violation):
-    """A violation in the middle of a move: there is no world after it."""
-
-    def __init__(self, move: Move, violation: Violation) -> None:
-        super().__init__(str(violation))
-        self.move = move
 
 
 _new_world = tuple.__new__

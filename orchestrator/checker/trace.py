@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from guest.protocol.futex import CANCEL, WOKEN
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.space import operation_of
+from guest.protocol.thread_effects import Placement
+from guest.protocol.threads import LAST, THREAD_MESSAGES
 from orchestrator.checker.machine import Numbering
+from orchestrator.checker.move import Move
 from orchestrator.checker.rehearsal import Sent
 from orchestrator.checker.search import Report
-from orchestrator.checker.system import Move
 
 _STAMPED = (MessageName.INVALIDATE, MessageName.VOTE, MessageName.ABANDON)
 
@@ -17,6 +19,8 @@ def describe(message: Message) -> str:
     """A message in a few words: name, what it says, version, timestamp."""
     name = MessageName(message.name)
     words = [name.name]
+    if name in THREAD_MESSAGES:
+        return " ".join([*words, *_of_threads(name, message)])
     if name in (MessageName.SPACE_LOCK, MessageName.SPACE_OP):
         words.append(str(operation_of(message)))
     if name is MessageName.SPACE_OP:
@@ -39,6 +43,22 @@ def describe(message: Message) -> str:
     if name in _STAMPED and message.stamp >> 16:
         words.append(f"timestamp {message.stamp >> 16}.{message.stamp & 0xFFFF}")
     return " ".join(words)
+
+
+def _of_threads(name: MessageName, message: Message) -> list[str]:
+    match name:
+        case MessageName.THREAD_COUNT:
+            return [f"round {message.request}"]
+        case MessageName.THREAD_ROLL if message.flags & LAST:
+            return ["that is all"]
+        case MessageName.GROUP_EXIT:
+            return []
+    words = [f"thread {message.page}"]
+    if name is MessageName.THREAD_PLACED:
+        words.append(Placement(message.flags).name)
+    if name is MessageName.THREAD_EXIT and message.flags & LAST:
+        words.append("the last one here")
+    return words
 
 
 def tell(report: Report) -> str:
