@@ -52,6 +52,8 @@ class Options:
     """Print the summary at the end."""
     deadline: Deadline | None = None
     """After it no point is begun."""
+    stage_for: Callable[[Testbed], Stage] | None = None
+    """Where to run, in place of machines that are brought up for it."""
 
 
 def run_file(file: Path, overrides: Sequence[str], stage: str, results: Path, options: Options) -> None:
@@ -113,7 +115,9 @@ def carry_out(
 
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
-                    stage_for = _stage_factory(stage, plan.name, directory, progress, options.accelerator, options.warm)
+                    stage_for = options.stage_for or _stage_factory(
+                        stage, plan.name, directory, progress, options.accelerator, options.warm
+                    )
                     at_failure = Pause(progress) if options.pause else no_pause
                     run(
                         plan,

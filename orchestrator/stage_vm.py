@@ -67,11 +67,15 @@ class VmStage:
             kept=False,
             mode=self._mode,
         )
+        return self._joined()
+
+    def _joined(self) -> list[NodeSummary]:
+        running = self._up()
         for link, settings in self._shape.links.items():
             if settings.kind == "ivshmem-doorbell":
-                self._segments[link] = self._running.segment(link)
+                self._segments[link] = running.segment(link)
         summaries = []
-        for node in self._running.nodes.values():
+        for node in running.nodes.values():
             boot_s = node.boot_s or 0.0
             reason = node.accelerator_reason
             how = f"{'warm' if node.warm else 'cold'} start in {boot_s:.1f} s"
@@ -151,6 +155,27 @@ class VmStage:
     def _up(self) -> RunningTestbed:
         assert self._running is not None, "the stage was not provisioned"
         return self._running
+
+
+class AttachedStage(VmStage):
+    """The same on machines that are up already, and stay up: none is replaced."""
+
+    def __init__(self, running: RunningTestbed, shape: Testbed, *, directory: RunDirectory, progress: Progress) -> None:
+        super().__init__(running.name, shape, None, directory, progress)
+        self._attached = running
+
+    def provision(self) -> list[NodeSummary]:
+        """Join each shared memory. Raises GuestError when a machine has ended."""
+        for node in self._attached.nodes.values():
+            node.check()
+        self._images = images_for(self._shape, self._progress.say, platform.machine())
+        self._running = self._attached
+        return self._joined()
+
+    def teardown(self, *, keep: bool) -> None:
+        """Only let go of it."""
+        self._running = None
+        super().teardown(keep=keep)
 
 
 def _text(path: Path) -> str:

@@ -16,14 +16,14 @@ class Cockpit:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = folder / "state"
-        self._environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.state)}
+        self.environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_STATE_HOME": str(self.state)}
 
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Begin a command; its standard error is a pipe."""
         return subprocess.Popen(
             [sys.executable, "-m", "orchestrator", *words],
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
