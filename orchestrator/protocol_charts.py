@@ -1,6 +1,6 @@
 """Diagrams of the documentation, drawn from the protocols' tables and from engines at work.
 
-    python -m orchestrator.protocol_charts docs/protocol.md docs/address-space.md
+    python -m orchestrator.protocol_charts docs/protocol.md docs/address-space.md docs/threads.md
 
 draws them again in place, between their marks; the tests fail while the pages show anything else.
 """
@@ -20,6 +20,7 @@ from guest.protocol.origin_table import AWAY, HOME
 from guest.protocol.space import SpaceEngine
 from guest.protocol.table import TABLE, Event, Rule, State
 from guest.protocol.voting import VotingEngine
+from orchestrator import thread_charts
 from orchestrator.checker.rehearsal import Rehearsal, shared_array
 from orchestrator.checker.trace import sequence_chart
 
@@ -141,6 +142,10 @@ CHARTS: dict[str, Callable[[], str]] = {
     "origin-writers": partial(writers_meet, OriginEngine),
     "protocols-compared": protocols_compared,
     "unmapping": unmapping,
+    "thread-migration": thread_charts.migration,
+    "thread-homecoming": thread_charts.homecoming,
+    "thread-group-end": thread_charts.group_end,
+    "thread-death": thread_charts.death,
 }
 """What stands between `<!-- drawn: NAME -->` and `<!-- end -->`."""
 

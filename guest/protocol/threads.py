@@ -67,6 +67,8 @@ _GROUP_EXIT = int(MessageName.GROUP_EXIT)
 
 LAST = 1
 """`Message.flags` of THREAD_EXIT: no thread is left on the sender. Of THREAD_ROLL: all have been named."""
+ANSWER = 1
+"""`Message.flags` of THREAD_COUNT: this is what was counted; for readers of traces."""
 
 THREAD_MESSAGES = frozenset((_MIGRATE, _PLACED, _GO, _EXIT, _COUNT, _ROLL, _GROUP_EXIT))
 """Which messages are this engine's."""
@@ -336,7 +338,7 @@ class ThreadsEngine:
                 self._go_on(self._count.answer(sender, message.request, message.version, message.stamp), effects)
             return
         threads = len(self._threads) + len(self._arriving)
-        answer = Message(_COUNT, request=message.request, version=threads, stamp=self.arrivals)
+        answer = Message(_COUNT, request=message.request, flags=ANSWER, version=threads, stamp=self.arrivals)
         effects.append(Send(sender, answer))
 
     def _end(self, effects: list[ThreadEffect], told_by: int | None) -> None:

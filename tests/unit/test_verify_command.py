@@ -14,11 +14,13 @@ from guest.protocol.effects import Discard, Effect
 from guest.protocol.messages import Message
 from guest.protocol.page import Page
 from guest.protocol.registry import PROTOCOLS
+from guest.protocol.threads import ThreadsEngine
 from guest.protocol.voting import VotingEngine
 from images.errors import Failure
 from orchestrator.checker.default_set import DEFAULT, QUICK, THOROUGH
 from orchestrator.checker.scenario import Links, Scenario, Start
 from orchestrator.checker.search import Report, explore
+from orchestrator.checker.thread_system import ThreadScenario
 from orchestrator.cli import app, main
 from orchestrator.errors import Stopped
 
@@ -83,6 +85,26 @@ def test_a_violation_is_drawn_kept_and_found_again_by_the_command_it_names(broke
     assert ended(again)[0] == 1
     assert "writes page 0" in again.stdout
     assert "kernel 1: " in again.stdout
+
+
+def test_a_violation_among_threads_is_drawn_and_found_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ThreadsEngine, "_tidy", lambda *_: None)  # a kernel waits for a dead home to end its part
+    monkeypatch.setattr("orchestrator.checker.default_set.THREADS", [ThreadScenario(2, deaths=1)])
+    result = verify("--protocol", "threads")
+    code, said = ended(result)
+    assert code == 1
+    assert "home is dead, nothing is left on kernel 1, and its part stays" in said
+    assert "├──────────▶A     THREAD_MIGRATE thread 0\n" in result.stdout
+    again = verify("--replay", "violation-threads.json")
+    assert ended(again)[0] == 1
+    assert "kernel 1: has the process" in again.stdout
+
+
+def test_a_scenario_of_pages_is_none_of_threads() -> None:
+    code, said = ended(verify("--protocol", "threads", "--deaths", "1"))
+    assert code == 2
+    assert "found --protocol threads and a scenario of pages, expected one of the sets" in said
 
 
 def test_a_trace_is_never_written_over_another(broken: Path) -> None:
