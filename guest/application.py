@@ -165,6 +165,7 @@ def _redirect_output(daemon: socket) -> None:
     output_fd = memfd_create("output")
     for standard in (1, 2):
         dup2(output_fd, standard)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 - line by line, as the process may be killed
     send_fds(daemon, [OUTPUT], [output_fd])
     close(output_fd)
 

@@ -30,6 +30,7 @@ class Quantity(StrEnum):
     LOCAL_FAULT = "local_fault"
     REMOTE_READ = "remote_read"
     REMOTE_WRITE = "remote_write"
+    MUTEX = "mutex"
     RING_POLL = "ring_poll"
     RING_INTERRUPT = "ring_interrupt"
     RING_ADAPTIVE = "ring_adaptive"
@@ -51,6 +52,7 @@ MEANINGS = {
     Quantity.LOCAL_FAULT: "fault our daemon serves without any message",
     Quantity.REMOTE_READ: "read of a page whose only valid copy is on the other node",
     Quantity.REMOTE_WRITE: "write of a page that the other node holds too",
+    Quantity.MUTEX: "mutex handed to a thread on the other node, and back",
     Quantity.RING_POLL: "ring round trip, both ends polling",
     Quantity.RING_INTERRUPT: "ring round trip, woken by doorbell interrupts",
     Quantity.RING_ADAPTIVE: "ring round trip, polling a while, then asleep",
@@ -118,6 +120,7 @@ COMPARED = (
     (Quantity.LOCAL_FAULT, Quantity.C_ZERO),
     (Quantity.REMOTE_READ, Quantity.C_COPY),
     (Quantity.REMOTE_WRITE, Quantity.C_PROTECT),
+    (Quantity.MUTEX, Quantity.REMOTE_WRITE),
     (Quantity.RING_INTERRUPT, Quantity.RING_POLL),
     (Quantity.RING_ADAPTIVE, Quantity.RING_POLL),
     (Quantity.TCP, Quantity.RING_POLL),

@@ -1,9 +1,12 @@
 """The measurements, each a function from the guests to figures."""
 
+import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from orchestrator.bench.figures import Figure, Quantity, Unit, boot_parts
@@ -21,9 +24,18 @@ STRIDE_BYTES = 4096
 """One element a page: what is measured is the fault, not what a program does with the page."""
 FAILURE_DEADLINE_S = 6.0
 """Nobody is expected to die, with hardware acceleration."""
+HAND_OVERS = 100
+"""Times that a mutex goes to the other node and comes back."""
 ROUND_TRIPS = {"poll": 2000, "interrupt": 200, "adaptive": 500}
 TCP_ROUND_TRIPS = 300
 _BINARY = "/run/fault_reference"
+_HANDOVER = Path(__file__).parents[2] / "guest" / "handover.py"
+_WRITES_AND_READS = {
+    "kind": "shared-array",
+    "array_bytes": REMOTE_PAGES * STRIDE_BYTES,
+    "stride": STRIDE_BYTES,
+    "iterations": REMOTE_ITERATIONS,
+}
 
 
 class Section(StrEnum):
@@ -32,6 +44,7 @@ class Section(StrEnum):
     BOOT = "boot"
     WARM = "warm"
     FAULT = "fault"
+    MUTEX = "mutex"
     RING = "ring"
     TCP = "tcp"
 
@@ -77,11 +90,26 @@ def tcp(guests: Guests, repeat: int) -> list[Figure]:
     return figures
 
 
+def mutexes(guests: Guests, repeat: int) -> list[Figure]:
+    """A mutex handed to a thread of the other node and back, seen by each node."""
+    samples: dict[str, list[float]] = {node: [] for node in NODES}
+    source = b64encode(_HANDOVER.read_bytes()).decode()
+    guests.ask({node: {"op": "put", "name": _HANDOVER.name, "offset": 0, "data": source} for node in NODES})
+    workload = {"kind": "script", "file": _HANDOVER.name, "iterations": HAND_OVERS, "pages": 1, "seed": 0}
+    for _ in range(repeat):
+        answers = _run(guests, [["partner"]] * len(NODES), workload, "adaptive")
+        for node, answer in answers.items():
+            samples[node] += json.loads(answer["output"][0])
+    pairs = (NODES, NODES[::-1])
+    return [Figure.of(Quantity.MUTEX, (node, other), Unit.MICROSECONDS, samples[node]) for node, other in pairs]
+
+
 MEASUREMENTS: dict[Section, Callable[[Guests, int], list[Figure]]] = {
     # The agents keep the device once they have opened it, so the rings come before them.
     Section.RING: rings,
     Section.TCP: tcp,
     Section.FAULT: faults,
+    Section.MUTEX: mutexes,
 }
 """All that need running guests, in the order in which they are made."""
 
@@ -121,7 +149,8 @@ def _remote(guests: Guests, writer: str, reader: str, repeat: int) -> list[Figur
     reads: list[float] = []
     writes: list[float] = []
     for _ in range(repeat):
-        answers = _run(guests, [["writer" if node == writer else "reader"] for node in NODES])
+        roles = [["writer" if node == writer else "reader"] for node in NODES]
+        answers = _run(guests, roles, _WRITES_AND_READS, "poll")
         reads += answers[reader]["latency_us"]["remote_read"]
         writes += answers[writer]["latency_us"]["remote_write"]
     return [
@@ -130,18 +159,12 @@ def _remote(guests: Guests, writer: str, reader: str, repeat: int) -> list[Figur
     ]
 
 
-def _run(guests: Guests, roles: list[list[str]]) -> dict[str, dict[str, Any]]:
+def _run(guests: Guests, roles: list[list[str]], workload: dict[str, Any], notify: str) -> dict[str, dict[str, Any]]:
     guests.format_segment()
-    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": "poll", "pages": REMOTE_PAGES}
+    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": notify, "pages": REMOTE_PAGES}
     opening["failure_deadline_s"] = guests.deadline(FAILURE_DEADLINE_S).seconds
     link = {"kind": "ivshmem", "pci": None}
     guests.ask({node: {**opening, "kernel": kernel, "link": link} for kernel, node in enumerate(NODES)})
-    workload = {
-        "kind": "shared-array",
-        "array_bytes": REMOTE_PAGES * STRIDE_BYTES,
-        "stride": STRIDE_BYTES,
-        "iterations": REMOTE_ITERATIONS,
-    }
     answers = guests.ask({node: {"op": "run", "workload": workload, "all_roles": roles} for node in NODES})
     guests.ask({node: {"op": "close"} for node in NODES})
     for node, answer in answers.items():

@@ -9,6 +9,7 @@ _SHORT = {
     Quantity.C_ZERO: "C",
     Quantity.C_COPY: "C",
     Quantity.C_PROTECT: "C",
+    Quantity.REMOTE_WRITE: "remote write",
     Quantity.RING_POLL: "polling",
     Quantity.RING_INTERRUPT: "interrupt",
 }

@@ -30,8 +30,9 @@ def command(*words: str) -> list[str]:
 
 
 def environment(place: Path | None = None) -> dict[str, str]:
-    """Of a run; with `place`, by which its agents are told from those of others."""
-    return os.environ | {"PYTHONPATH": str(ROOT), "TESTBED_TEST": str(place)}
+    """Of a run; with `place`, by which its agents are told from those of others. Output is buffered, as in guests."""
+    ours = os.environ | {"PYTHONPATH": str(ROOT), "TESTBED_TEST": str(place)}
+    return {name: value for name, value in ours.items() if name != "PYTHONUNBUFFERED"}
 
 
 def run(tmp_path: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
