@@ -11,6 +11,7 @@ from orchestrator.errors import InputError
 
 if TYPE_CHECKING:
     from orchestrator.checker import Scenario
+    from orchestrator.checker.program_system import ProgramScenario
     from orchestrator.checker.thread_system import ThreadScenario
 
 
@@ -115,18 +116,20 @@ def verify(
         return
     if len(asked) > 1:
         raise InputError(f"found {' and '.join(asked)}, expected one of them", "--quick and --thorough are sets")
-    scenarios, of_threads = ([_scenario(*own)], ()) if one else _scenarios(quick, thorough)
-    wanted = verify_command.searches(protocol or [], scenarios, of_threads)
+    sets = ([_scenario(*own)], (), ()) if one else _scenarios(quick, thorough)
+    wanted = verify_command.searches(protocol or [], *sets)
     verify_command.run_searches(wanted, limit=limit, jobs=jobs, save=save_trace, as_json=as_json, quiet=quiet)
 
 
-def _scenarios(quick: bool, thorough: bool) -> "tuple[Sequence[Scenario], Sequence[ThreadScenario]]":
-    """A set: of pages, and of threads."""
-    from orchestrator.checker import default_set
+def _scenarios(
+    quick: bool, thorough: bool
+) -> "tuple[Sequence[Scenario], Sequence[ThreadScenario], Sequence[ProgramScenario]]":
+    """A set: of pages, of threads, and of programs that synchronise."""
+    from orchestrator.checker import default_set, program_set
 
     if quick:
-        return default_set.QUICK, default_set.THREADS_QUICK
-    return default_set.THOROUGH if thorough else default_set.DEFAULT, default_set.THREADS
+        return default_set.QUICK, default_set.THREADS_QUICK, program_set.QUICK_PROGRAMS
+    return default_set.THOROUGH if thorough else default_set.DEFAULT, default_set.THREADS, program_set.PROGRAMS
 
 
 def _scenario(

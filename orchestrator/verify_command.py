@@ -16,6 +16,7 @@ from guest.protocol.registry import PROTOCOLS
 from orchestrator.checker import Report, Scenario, explore
 from orchestrator.checker.ladder import ladder
 from orchestrator.checker.pool import explore_all
+from orchestrator.checker.program_system import ProgramScenario
 from orchestrator.checker.saved import Misfit, Replay, Saved, scenario_as_json, trace_as_json, trace_from_json
 from orchestrator.checker.systems import AnyScenario
 from orchestrator.checker.thread_system import ThreadScenario
@@ -49,15 +50,19 @@ Row = tuple[str, Report]
 
 
 def searches(
-    protocols: Sequence[str], scenarios: Sequence[Scenario], threads: Sequence[ThreadScenario] = ()
+    protocols: Sequence[str],
+    scenarios: Sequence[Scenario],
+    threads: Sequence[ThreadScenario] = (),
+    programs: Sequence[ProgramScenario] = (),
 ) -> list[Search]:
-    """Every scenario under every protocol of pages, and those of threads; all protocols if none is named.
+    """Every scenario and every program under every protocol of pages, and those of threads; all if none is named.
 
     Raises InputError.
     """
     found: list[Search] = []
     for protocol in protocols or [*PROTOCOLS, THREADS]:
         if protocol != THREADS:
+            found += [Search(protocol, replace(each, engine=engine(protocol))) for each in programs]
             found += [Search(protocol, replace(bounded(each), engine=engine(protocol))) for each in scenarios]
         elif protocols and not threads:
             raise InputError(
@@ -246,5 +251,7 @@ def _read(file: Path) -> Saved:
 def _replay(saved: Saved) -> Replay:
     scenario = saved.scenario
     if isinstance(scenario, Scenario):
-        scenario = replace(bounded(scenario), engine=engine(saved.protocol))
+        scenario = bounded(scenario)
+    if not isinstance(scenario, ThreadScenario):
+        scenario = replace(scenario, engine=engine(saved.protocol))
     return Replay(saved, scenario)

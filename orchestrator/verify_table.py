@@ -4,7 +4,8 @@ import io
 from collections.abc import Iterator, Sequence
 
 from orchestrator.checker import Report, Scenario
-from orchestrator.checker.scenario import Links
+from orchestrator.checker.program_system import ProgramScenario
+from orchestrator.checker.scenario import Links, Start
 from orchestrator.checker.systems import AnyScenario
 from orchestrator.checker.thread_system import ThreadScenario
 
@@ -43,6 +44,10 @@ def verdict(report: Report) -> str:
 def _scenario(scenario: AnyScenario) -> tuple[str, str, str, str]:
     if isinstance(scenario, ThreadScenario):
         return f"{scenario.kernels}", "home", Links.IN_ORDER.value, ", ".join(scenario.counts())
+    if isinstance(scenario, ProgramScenario):
+        dies = f", {scenario.deaths} kernel dies" if scenario.deaths else ""
+        more = f"{scenario.name} of {scenario.threads} threads{dies}"
+        return f"{scenario.kernels}", Start.UNMAPPED.value, scenario.links.value, more
     operations = f"{scenario.kernels} × {'+'.join(map(str, scenario.operations))}"
     return operations, scenario.start.value, scenario.links.value, ", ".join(_more(scenario)) or "–"
 

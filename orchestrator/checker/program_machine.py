@@ -69,14 +69,14 @@ class Local(NamedTuple):
     threads: tuple[ThreadState, ...]
 
 
-class Parcel(NamedTuple):
+class ProgramParcel(NamedTuple):
     """A message with the page that it carries."""
 
     message: Message
     words: Words | None = None
 
 
-class Outcome(NamedTuple):
+class ProgramOutcome(NamedTuple):
     """What a step leads to."""
 
     local: int
@@ -98,8 +98,8 @@ class Kernel:
         self.locals = Numbering()
         self._unused = pages.freeze(), futex.freeze()
         self._places: dict[tuple[int, tuple[Result, ...]], Next] = {}
-        self._outcomes: dict[tuple[int, int, int], Outcome] = {}
-        self._moves: dict[int, tuple[tuple[str, Outcome], ...]] = {}
+        self._outcomes: dict[tuple[int, int, int], ProgramOutcome] = {}
+        self._moves: dict[int, tuple[tuple[str, ProgramOutcome], ...]] = {}
         self._inside: dict[int, int] = {}
 
     def begin(self, pages: int) -> int:
@@ -124,15 +124,15 @@ class Kernel:
             self._inside[local] = found
         return found
 
-    def deliver(self, local: int, sender: int, parcel: int) -> Outcome:
+    def deliver(self, local: int, sender: int, parcel: int) -> ProgramOutcome:
         """A message arrives."""
         return self._once((local, sender, parcel), lambda: self._deliver(local, sender, parcel))
 
-    def bury(self, local: int, dead: int) -> Outcome:
+    def bury(self, local: int, dead: int) -> ProgramOutcome:
         """The news of a death arrives."""
         return self._once((local, dead, -1), lambda: self._bury(local, dead))
 
-    def moves(self, local: int) -> tuple[tuple[str, Outcome], ...]:
+    def moves(self, local: int) -> tuple[tuple[str, ProgramOutcome], ...]:
         """What its threads may do now."""
         found = self._moves.get(local)
         if found is None:
@@ -148,14 +148,14 @@ class Kernel:
             found = self._moves[local] = tuple(steps)
         return found
 
-    def _once(self, key: tuple[int, int, int], compute: Callable[[], Outcome]) -> Outcome:
+    def _once(self, key: tuple[int, int, int], compute: Callable[[], ProgramOutcome]) -> ProgramOutcome:
         outcome = self._outcomes.get(key)
         if outcome is None:
             outcome = self._outcomes[key] = compute()
         return outcome
 
-    def _deliver(self, local: int, sender: int, number: int) -> Outcome:
-        parcel: Parcel = self.parcels.values[number]
+    def _deliver(self, local: int, sender: int, number: int) -> ProgramOutcome:
+        parcel: ProgramParcel = self.parcels.values[number]
         step = _Step(self, local, parcel)
         if parcel.message.name in _FUTEX:
             step.futex_event(lambda engine: engine.receive(sender, parcel.message))
@@ -163,15 +163,15 @@ class Kernel:
             step.page_event(lambda engine: engine.receive(sender, parcel.message))
         return self._outcome(step)
 
-    def _bury(self, local: int, dead: int) -> Outcome:
+    def _bury(self, local: int, dead: int) -> ProgramOutcome:
         step = _Step(self, local)
         step.page_event(lambda engine: engine.peer_down(dead))
         step.futex_event(lambda engine: engine.peer_down(dead))
         return self._outcome(step)
 
-    def _outcome(self, step: "_Step") -> Outcome:
+    def _outcome(self, step: "_Step") -> ProgramOutcome:
         sends = tuple((to, self.parcels.number(parcel)) for to, parcel in step.sends)
-        return Outcome(self.locals.number(step.state()), sends)
+        return ProgramOutcome(self.locals.number(step.state()), sends)
 
 
 def _can_move(thread: ThreadState, operation: Operation) -> bool:
@@ -197,14 +197,14 @@ def _calculate(operation: Operation, found: int) -> tuple[Result, int]:
 class _Step:
     """One step: an event, its effects in order, and what the threads do meanwhile."""
 
-    def __init__(self, kernel: Kernel, local: int, parcel: Parcel | None = None) -> None:
+    def __init__(self, kernel: Kernel, local: int, parcel: ProgramParcel | None = None) -> None:
         state: Local = kernel.locals.values[local]
         self._kernel = kernel
         self._pages, self._futex = state.pages, state.futex
         self._parcel = parcel
         self.memory = list(state.memory)
         self.threads = list(state.threads)
-        self.sends: list[tuple[int, Parcel]] = []
+        self.sends: list[tuple[int, ProgramParcel]] = []
 
     def state(self) -> Local:
         """The state it led to."""
@@ -252,7 +252,7 @@ class _Step:
         self._futex = engine.freeze()
         for effect in effects:
             if isinstance(effect, fx.Send):
-                self.sends.append((effect.to, Parcel(effect.message)))
+                self.sends.append((effect.to, ProgramParcel(effect.message)))
             else:
                 self._tell(effect)
 
@@ -321,7 +321,7 @@ class _Step:
         words = self.memory[page].words if effect.message.name == MessageName.PAGE_DATA else None
         if effect.discard:
             self.memory[page] = self.memory[page]._replace(access=NONE, words=ZEROS)
-        self.sends.append((effect.to, Parcel(effect.message, words)))
+        self.sends.append((effect.to, ProgramParcel(effect.message, words)))
 
     def _carry_out(self, effect: fx.PageEffect) -> None:
         assert not isinstance(effect, fx.Send)

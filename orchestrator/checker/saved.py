@@ -8,6 +8,9 @@ from guest.protocol.address_space import Operation
 from guest.protocol.messages import Message
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.move import BrokenMove, Move
+from orchestrator.checker.program_machine import ProgramParcel
+from orchestrator.checker.program_set import PROGRAMS
+from orchestrator.checker.program_system import ProgramScenario
 from orchestrator.checker.scenario import Links, Scenario, Start
 from orchestrator.checker.search import NEVER_AT_REST, Report, comes_to_rest
 from orchestrator.checker.step import Parcel, Violation
@@ -16,6 +19,7 @@ from orchestrator.checker.thread_step import ThreadParcel
 from orchestrator.checker.thread_system import ThreadScenario
 from orchestrator.checker.trace import describe, tell_move
 
+Carried = Parcel | ThreadParcel | ProgramParcel
 FORMAT = 1
 """Of the JSON; other numbers are refused."""
 
@@ -26,6 +30,8 @@ class Misfit(Exception):
 
 def scenario_as_json(scenario: AnyScenario) -> dict[str, Any]:
     """All of a scenario but the engine."""
+    if isinstance(scenario, ProgramScenario):
+        return {"program": str(scenario)}
     if isinstance(scenario, ThreadScenario):
         return {name: value for name, value in vars(scenario).items() if name != "engine"}
     return {
@@ -69,7 +75,7 @@ class _Wanted(NamedTuple):
     kernel: int
     says: str
     sender: int = -1
-    parcel: Parcel | ThreadParcel | None = None
+    parcel: Carried | None = None
 
     def __str__(self) -> str:
         what = f"receives {describe(self.parcel.message)} from {self.sender}" if self.parcel else self.says
@@ -108,6 +114,11 @@ def trace_from_json(saved: Any) -> Saved:
 
 
 def _scenario(what: dict[str, Any]) -> AnyScenario:
+    if "program" in what:
+        known = {str(each): each for each in PROGRAMS}
+        if what["program"] not in known:
+            raise ValueError(f"found the program '{what['program']}', expected one of: {'; '.join(known)}")
+        return known[what["program"]]
     if "migrations" in what:
         return ThreadScenario(
             int(what["kernels"]),
@@ -137,8 +148,13 @@ def _wanted(saved: dict[str, Any]) -> _Wanted:
     if "message" not in saved:
         return _Wanted(int(saved["kernel"]), str(saved["says"]))
     message = Message(*map(int, saved["message"]))
-    parcel = ThreadParcel(message, int(saved["age"])) if "age" in saved else Parcel(message, bool(saved["fresh"]))
-    return _Wanted(int(saved["kernel"]), str(saved["says"]), int(saved["sender"]), parcel)
+    return _Wanted(int(saved["kernel"]), str(saved["says"]), int(saved["sender"]), _parcel(message, saved))
+
+
+def _parcel(message: Message, saved: dict[str, Any]) -> Carried:
+    if "words" in saved:
+        return ProgramParcel(message, None if saved["words"] is None else tuple(map(int, saved["words"])))
+    return ThreadParcel(message, int(saved["age"])) if "age" in saved else Parcel(message, bool(saved["fresh"]))
 
 
 class Replay:

@@ -6,11 +6,12 @@ from typing import Any, Protocol
 from orchestrator.checker import invariants, view
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.move import Move
+from orchestrator.checker.program_system import ProgramScenario, ProgramSystem
 from orchestrator.checker.scenario import Scenario
 from orchestrator.checker.system import System
 from orchestrator.checker.thread_system import ThreadScenario, ThreadSystem
 
-AnyScenario = Scenario | ThreadScenario
+AnyScenario = Scenario | ThreadScenario | ProgramScenario
 
 
 class Searchable(Protocol):
@@ -63,4 +64,6 @@ def system_of(scenario: AnyScenario, parcels: Numbering) -> Searchable:
     """The system that the scenario is about, not yet started."""
     if isinstance(scenario, ThreadScenario):
         return ThreadSystem(scenario, parcels)
+    if isinstance(scenario, ProgramScenario):
+        return ProgramSystem(scenario, parcels)
     return PageSystem(scenario, parcels)

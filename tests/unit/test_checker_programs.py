@@ -1,5 +1,6 @@
 """Threads that synchronise, searched with the production code of synchronisation, waits and pages; and broken ones."""
 
+import json
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -11,10 +12,11 @@ from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Message
 from guest.protocol.origin import OriginEngine
 from guest.synchronization import Barrier, Event, Semaphore, here, wait_until
-from orchestrator.checker.program_search import Programs, explore_programs, wander_programs
+from orchestrator.checker.ladder import ladder
 from orchestrator.checker.program_set import (
     DATA,
     LARGE_PROGRAMS,
+    PROGRAMS,
     QUICK_PROGRAMS,
     awaits,
     consumes,
@@ -23,31 +25,36 @@ from orchestrator.checker.program_set import (
     meets,
     produces,
 )
+from orchestrator.checker.program_system import ProgramScenario
+from orchestrator.checker.saved import Replay, trace_as_json, trace_from_json
 from orchestrator.checker.scenario import Links
+from orchestrator.checker.search import explore
+from orchestrator.checker.trace import tell
+from orchestrator.checker.walk import wander
 
 
 @pytest.mark.parametrize("programs", QUICK_PROGRAMS, ids=str)
-def test_threads_meet_in_order_and_nobody_waits_for_ever(programs: Programs) -> None:
-    found = explore_programs(programs)
-    assert found.violation is None, found
+def test_threads_meet_in_order_and_nobody_waits_for_ever(programs: ProgramScenario) -> None:
+    found = explore(programs)
+    assert found.violation is None, tell(found)
     assert found.complete
 
 
 def test_waits_do_not_depend_on_the_protocol_of_pages() -> None:
-    found = explore_programs(Programs("a mutex", ((locks(),), (locks(),)), finally_={DATA: 2}, engine=OriginEngine))
-    assert found.violation is None, found
+    found = explore(ProgramScenario("a mutex", ((locks(),), (locks(),)), finally_={DATA: 2}, engine=OriginEngine))
+    assert found.violation is None, tell(found)
     assert found.complete
 
 
 @pytest.mark.parametrize("programs", LARGE_PROGRAMS, ids=str)
-def test_larger_systems_at_random(programs: Programs) -> None:
-    found = wander_programs(programs, seed=1, walks=20)
-    assert found.violation is None, found
-    assert found.states > 1000
+def test_larger_systems_at_random(programs: ProgramScenario) -> None:
+    found = wander(programs, seed=1, walks=20)
+    assert found.violation is None, tell(found)
+    assert found.states > 500
 
 
 def test_a_walk_can_be_repeated() -> None:
-    first, second = (wander_programs(LARGE_PROGRAMS[0], seed=7, walks=2) for _ in range(2))
+    first, second = (wander(LARGE_PROGRAMS[0], seed=7, walks=2) for _ in range(2))
     assert first.trace == second.trace
 
 
@@ -175,15 +182,15 @@ def trusts_what_woke_it(address: int, value: int) -> None:
 
 receive, wake, peer_down = FutexEngine.receive, FutexEngine._wake, FutexEngine.peer_down
 
-MUTEX = Programs("a mutex", ((locks(),), (locks(),)), finally_={DATA: 2})
-THREE = Programs("a mutex", ((locks(),), (locks(), locks())), finally_={DATA: 3})
-DYING = Programs("a mutex", ((locks(),), (locks(),)), deaths=1)
-EVENT = Programs("an event", ((awaits,), (happens,)))
-CONDITION = Programs("a condition", ((consumes,), (produces(1),)), finally_={DATA: 0})
-MEETING = Programs("a barrier", ((meets(1, 3), meets(1, 3)), (meets(1, 3),)), finally_={DATA: 3})
-FAR = Programs("an event", ((), (awaits,), (happens,)), Links.REORDERED)
+MUTEX = ProgramScenario("a mutex", ((locks(),), (locks(),)), finally_={DATA: 2})
+THREE = ProgramScenario("a mutex", ((locks(),), (locks(), locks())), finally_={DATA: 3})
+DYING = ProgramScenario("a mutex", ((locks(),), (locks(),)), deaths=1)
+EVENT = ProgramScenario("an event", ((awaits,), (happens,)))
+CONDITION = ProgramScenario("a condition", ((consumes,), (produces(1),)), finally_={DATA: 0})
+MEETING = ProgramScenario("a barrier", ((meets(1, 3), meets(1, 3)), (meets(1, 3),)), finally_={DATA: 3})
+FAR = ProgramScenario("an event", ((), (awaits,), (happens,)), Links.REORDERED)
 
-MUTANTS: list[tuple[object, str, Callable[..., object], Programs]] = [
+MUTANTS: list[tuple[object, str, Callable[..., object], ProgramScenario]] = [
     (synchronization, "wait_until", looks_only_once, MUTEX),
     (synchronization, "wait_until", looks_before_it_is_queued, EVENT),
     (synchronization, "wait_until", does_not_cancel, MUTEX),
@@ -204,15 +211,36 @@ MUTANTS: list[tuple[object, str, Callable[..., object], Programs]] = [
 @pytest.mark.parametrize(
     ("owner", "rule", "mutant", "programs"), MUTANTS, ids=[mutant.__name__ for _, _, mutant, _ in MUTANTS]
 )
-def test_a_broken_rule_is_found(owner: object, rule: str, mutant: Callable[..., object], programs: Programs) -> None:
+def test_a_broken_rule_is_found(
+    owner: object, rule: str, mutant: Callable[..., object], programs: ProgramScenario
+) -> None:
     with patch.object(owner, rule, mutant):
-        found = explore_programs(programs, limit=300_000)
-    assert found.violation is not None, found
+        found = explore(programs, limit=300_000)
+    assert found.violation is not None, str(found)
+
+
+def test_a_counterexample_can_be_kept_and_replayed() -> None:
+    with patch.object(Semaphore, "release", wakes_before_the_change):
+        report = explore(QUICK_PROGRAMS[0])
+        saved = trace_from_json(json.loads(json.dumps(trace_as_json(report, "voting"))))
+        assert isinstance(saved.scenario, ProgramScenario)
+        replay = Replay(saved, saved.scenario)
+        steps = list(replay.steps())
+    assert replay.violation == report.violation
+    shown = [str(kernel) for kernel in replay.system.view(steps[-1][1])]
+    assert any("thread 0 sleeps" in each for each in shown), shown
+    with patch.object(Semaphore, "release", wakes_before_the_change):
+        drawn = ladder(Replay(saved, saved.scenario))
+    assert "asks to wait for 1 in word 0x8" in drawn, drawn
+
+
+def test_programs_are_told_apart_by_what_they_are_called() -> None:
+    assert len({str(programs) for programs in PROGRAMS}) == len(PROGRAMS)
 
 
 def test_a_wake_up_too_early_is_found_by_the_next_look() -> None:
     with patch.object(FutexEngine, "_wake", wakes_too_many):
-        assert explore_programs(EVENT).violation is None
+        assert explore(EVENT).violation is None
         with patch.object(synchronization, "wait_until", trusts_what_woke_it):
-            found = explore_programs(THREE, limit=300_000)
-    assert found.violation is not None, found
+            found = explore(THREE, limit=300_000)
+    assert found.violation is not None, str(found)
