@@ -33,9 +33,9 @@ EXAMPLES = "Examples:"
 
 def page() -> str:
     """The whole text."""
-    from orchestrator.cli import app
+    from orchestrator.cli import application
 
-    commands = sorted(_all(app))
+    commands = sorted(_all(application()))
     text = BEGIN
     for name, function in commands:
         text += f"- [`testbed {name}`](#testbed-{name.replace(' ', '-')}): {_paragraphs(function)[0]}\n"

@@ -2,6 +2,7 @@
 
 `ensure` gives the image of an architecture and builds it when it is not there; an image is named by the hash of all
 that went into it and is never changed. `seed_archive` and `boot_archive` make an initramfs for one particular node.
+`obtain` does the same for a definition of either kind: of packages, or of a cloud image (`images.cloud`).
 `compile_tree` compiles Python for the guests. Nothing here knows what the guests are used for.
 """
 
@@ -9,9 +10,9 @@ from pathlib import Path
 
 from images.cpio import seed_archive
 from images.image import Image
-from images.store import ensure, ensure_all
+from images.store import ensure, ensure_all, obtain
 
-__all__ = ["Image", "boot_archive", "compile_tree", "ensure", "ensure_all", "seed_archive"]
+__all__ = ["Image", "boot_archive", "compile_tree", "ensure", "ensure_all", "obtain", "seed_archive"]
 
 
 def boot_archive(image: Image, seed: bytes) -> bytes:

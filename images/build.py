@@ -14,7 +14,7 @@ from pathlib import Path
 from images import bytecode, initramfs, kernel, packages, root
 from images.definition import Architecture, Definition
 from images.errors import Failure
-from images.image import RECORD, digests_of
+from images.image import RECORD, digests_of, sizes_of
 from images.program import run, stop_all
 
 # A file system needs an identifier; made from the image's key, so that the same input gives the same bytes.
@@ -29,6 +29,8 @@ class Target:
     key: str
     directory: Path
     root: Path
+    definition: Path
+    """The file that says what goes into it."""
 
 
 def build(
@@ -116,6 +118,8 @@ def _finish(
         "command_line": arch.command_line,
         "packages": [asdict(package) for package in found],
         "digests": digests_of(target.directory),
+        "sizes": sizes_of(target.directory),
+        "definition": str(target.definition),
     }
     (target.directory / RECORD).write_text(json.dumps(record, indent=1) + "\n")
     size = sum(file.stat().st_size for file in target.directory.iterdir() if file.is_file())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 RECORD = "image.json"
 
@@ -29,6 +30,8 @@ class Image:
     python_version: str
     command_line: tuple[str, ...]
     digests: Mapping[str, str] = field(default_factory=dict)
+    definition: str = ""
+    """The file that it was built from."""
 
     @property
     def size_bytes(self) -> int:
@@ -43,21 +46,26 @@ class Image:
 
     def damage(self) -> list[str]:
         """What is not as it was when the image was built, in words; empty if all is. Reads every byte of it."""
-        if not self.digests:
-            return [f"{self.directory / RECORD}: knows no digests; it was written by an older version"]
-        found = []
-        for name, digest in self.digests.items():
-            file = self.directory / name
-            if not file.is_file():
-                found.append(f"{file}: is not there")
-            elif (now := digest_of(file)) != digest:
-                found.append(f"{file}: SHA-256 {now}, expected {digest}")
-        return found
+        return damage_of(self.directory, self.digests)
 
     @property
     def host_python(self) -> Path:
         """Folder with this image's own interpreter for programs of the host; only the host's ISA has one."""
         return self.directory / "python"
+
+
+def damage_of(directory: Path, digests: Mapping[str, str]) -> list[str]:
+    """Which files of an image are not as `digests` (SHA-256 by name) says, in words. Reads all of them."""
+    if not digests:
+        return [f"{directory / RECORD}: knows no digests; it was written by an older version"]
+    found = []
+    for name, digest in digests.items():
+        file = directory / name
+        if not file.is_file():
+            found.append(f"{file}: is not there")
+        elif (now := digest_of(file)) != digest:
+            found.append(f"{file}: SHA-256 {now}, expected {digest}")
+    return found
 
 
 def digest_of(file: Path) -> str:
@@ -72,9 +80,26 @@ def digests_of(directory: Path) -> dict[str, str]:
     return {str(file.relative_to(directory)): digest_of(file) for file in files}
 
 
-def read(directory: Path) -> Image:
-    """The image in `directory`. Raises OSError when there is none, ValueError when its record cannot be understood."""
-    record = json.loads((directory / RECORD).read_bytes())
+def sizes_of(directory: Path) -> dict[str, int]:
+    """Bytes of each file that guests boot, of a folder that is to be an image."""
+    files = sorted(file for file in directory.iterdir() if file.is_file() and RECORD not in file.name)
+    return {file.name: file.stat().st_size for file in files}
+
+
+def torn(directory: Path, record: Mapping[str, Any]) -> list[str]:
+    """Files that guests boot which are not there, or not as long as the record says. `damage` looks closer."""
+    found = []
+    for name, size_bytes in record.get("sizes", {}).items():
+        try:
+            if (directory / name).stat().st_size != size_bytes:
+                found.append(name)
+        except FileNotFoundError:
+            found.append(name)
+    return found
+
+
+def understood(directory: Path, record: Mapping[str, Any]) -> Image:
+    """The image in `directory` that `record` describes. Raises KeyError when it lacks something."""
     return Image(
         arch=record["arch"],
         key=record["key"],
@@ -86,4 +111,5 @@ def read(directory: Path) -> Image:
         python_version=record["python_version"],
         command_line=tuple(record["command_line"]),
         digests=record.get("digests", {}),
+        definition=record.get("definition", ""),
     )

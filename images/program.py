@@ -20,6 +20,8 @@ PACKAGES = {
     "depmod": "kmod",
     "mkfs.erofs": "erofs-utils",
     "zstd": "zstd",
+    "qemu-img": "qemu-utils",
+    "xorriso": "xorriso",
 }
 LAST_LINES = 15
 SYSTEM_FOLDERS = ("/usr/sbin", "/sbin")

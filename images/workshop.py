@@ -14,7 +14,7 @@ from images import build
 from images.bytecode import interpreter_of, native
 from images.definition import load
 from images.errors import HostError
-from images.store import UNFINISHED, present, store
+from images.store import PARTIAL, UNFINISHED, discard, present, store
 
 
 def build_missing(path: Path, key: str, archs: list[str], say: Callable[[str], None]) -> None:
@@ -22,34 +22,43 @@ def build_missing(path: Path, key: str, archs: list[str], say: Callable[[str], N
     definition = load(path)
     for arch in archs:
         build.architecture(definition, arch)
-    with _locked(say):
+    with locked(say):
         own = present(key, native())
         interpreter = interpreter_of(own) if own else None
         # Someone else may have built them while we waited; the host's own is needed to compile Python for the others.
         absent = [arch for arch in dict.fromkeys([*archs, native()]) if not present(key, arch)]
         if not absent:
             return
-        with _workshop() as shop:
+        with workshop() as shop:
             targets = {}
             for arch in absent:
                 build.architecture(definition, arch)
                 (shop / arch).mkdir()
-                targets[arch] = build.Target(arch, key, shop / arch, shop / f"root-{arch}")
+                targets[arch] = build.Target(arch, key, shop / arch, shop / f"root-{arch}", path.absolute())
             build.build(definition, targets, interpreter, say)
             for target in targets.values():
-                target.directory.rename(store() / f"{key}-{target.arch}")
+                put(target.directory, store() / f"{key}-{target.arch}")
+
+
+def put(made: Path, place: Path) -> None:
+    """Gives a complete image its name. What has it already is no whole image: somebody has damaged it."""
+    if place.exists():
+        discard(place)
+    made.rename(place)
 
 
 def remove_leftovers(say: Callable[[str], None]) -> None:
-    """Removes what killed builds have left, when no build is at work. Raises HostError."""
+    """Removes what killed builds and downloads have left, when none is at work. Raises HostError."""
     if not store().exists():
         return
-    with _locked(say):
+    with locked(say):
         _sweep()
+        for left in store().glob(f"{PARTIAL}*"):
+            left.unlink()
 
 
 @contextlib.contextmanager
-def _locked(say: Callable[[str], None]) -> Iterator[None]:
+def locked(say: Callable[[str], None]) -> Iterator[None]:
     """One build at a time; says so when another one is waited for. The kernel frees the lock of a killed build."""
     try:
         store().mkdir(parents=True, exist_ok=True)
@@ -73,7 +82,7 @@ def _sweep() -> None:
 
 
 @contextlib.contextmanager
-def _workshop() -> Iterator[Path]:
+def workshop() -> Iterator[Path]:
     """A folder beside the images that is gone afterwards, as are those that killed builds left. Needs the lock."""
     _sweep()
     try:

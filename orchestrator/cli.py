@@ -8,6 +8,7 @@ import itertools
 import json
 import sys
 import traceback
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -15,25 +16,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from images.errors import Failure, no_room
-from orchestrator import (
-    commands_access,
-    commands_bench,
-    commands_compare,
-    commands_doctor,
-    commands_fault,
-    commands_image,
-    commands_litmus,
-    commands_nightly,
-    commands_replay,
-    commands_report,
-    commands_results,
-    commands_simulate,
-    commands_testbed,
-    commands_top,
-    commands_verify,
-)
+from orchestrator import commands
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, InputError, RunEnded, Stopped
-from orchestrator.options import JsonOption, SetOption, WarmOption
+from orchestrator.options import JsonOption, OfflineOption, SetOption, WarmOption
 from orchestrator.output import anything_put, begin, printable, put, tell, typed
 from orchestrator.signals import signals_raise
 from orchestrator.words import counted
@@ -41,9 +26,11 @@ from orchestrator.words import counted
 UsageError: Any = typer.BadParameter.__base__
 """What the parser of the command line raises; typer keeps its name to itself."""
 
-app = typer.Typer(
-    name="testbed",
-    help="""Machines of different instruction sets with one coherent memory: boot them, run on them, check it.
+
+def _empty() -> typer.Typer:
+    return typer.Typer(
+        name="testbed",
+        help="""Machines of different instruction sets with one coherent memory: boot them, run on them, check it.
 
 \b
 Examples:
@@ -56,11 +43,15 @@ Examples:
 \b
 Exit codes: 0 passed, 1 failed, 2 wrong input, 3 the host or a guest failed, 128 + N stopped by signal N.
 """,
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-)
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    )
+
+
+_own = _empty()
+"""The commands of this module."""
 
 
 class Stage(StrEnum):
@@ -87,7 +78,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@_own.callback()
 def _options(
     _show_version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
@@ -99,7 +90,7 @@ def _options(
 ExperimentArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment file (YAML).")]
 
 
-@app.command()
+@_own.command()
 def run(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="An experiment file (YAML).")] = None,
     overrides: SetOption = None,
@@ -128,6 +119,7 @@ def run(
     ] = False,
     junit: Annotated[Path | None, typer.Option(metavar="FILE", help="Write JUnit XML there too, for CI.")] = None,
     warm: WarmOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Run an experiment: boot, deploy, run, check, report.
 
@@ -142,12 +134,14 @@ def run(
       testbed run configs/quickstart.yaml --set workload.iterations=4 --set coherency.protocol=origin
       testbed run --resume last
       testbed run configs/quickstart.yaml --warm
+      testbed run configs/quickstart.yaml --offline
     """
     from orchestrator.run_command import Options, resume_run, run_file
 
     options = Options(
         accelerator=accel.value if accel else None,
         warm=warm,
+        offline=offline,
         keep=keep,
         fail_fast=fail_fast,
         pause=pause_on_failure,
@@ -169,7 +163,7 @@ def run(
         resume_run(resume, results, options)
 
 
-@app.command()
+@_own.command()
 def validate(
     file: ExperimentArgument,
     overrides: SetOption = None,
@@ -192,7 +186,7 @@ def validate(
         put(f"{file}: ok, {counted(len(plan.points), 'point')}\n")
 
 
-@app.command()
+@_own.command()
 def plan(
     file: ExperimentArgument,
     overrides: SetOption = None,
@@ -217,7 +211,7 @@ def plan(
     )
 
 
-@app.command()
+@_own.command()
 def schema() -> None:
     """Print the JSON Schema of experiment files, for editors.
 
@@ -230,21 +224,19 @@ def schema() -> None:
     typer.echo(json.dumps(json_schema(), indent=2))
 
 
-commands_testbed.add_to(app)
-commands_access.add_to(app)
-commands_top.add_to(app)
-commands_doctor.add_to(app)
-commands_bench.add_to(app)
-commands_replay.add_to(app)
-commands_report.add_to(app)
-commands_compare.add_to(app)
-commands_simulate.add_to(app)
-commands_verify.add_to(app)
-commands_litmus.add_to(app)
-commands_nightly.add_to(app)
-app.add_typer(commands_fault.app, name="fault")
-app.add_typer(commands_image.app, name="image")
-app.add_typer(commands_results.app, name="results")
+def application(words: Sequence[str] = ()) -> typer.Typer:
+    """The command line: all of it, or as much as the command that `words` begin with needs."""
+    own = [command.callback.__name__ for command in _own.registered_commands if command.callback]
+    if words[:1] and words[0] in own:
+        return _own
+    app = _empty()
+    app.registered_callback = _own.registered_callback
+    if words[:1] and words[0] in commands.MODULES:
+        commands.add_to(app, words)
+    else:
+        app.registered_commands += _own.registered_commands
+        commands.add_to(app)
+    return app
 
 
 def main() -> NoReturn:
@@ -252,7 +244,7 @@ def main() -> NoReturn:
     begin()
     try:
         with signals_raise():
-            sys.exit(app(standalone_mode=False) or 0)
+            sys.exit(application(sys.argv[1:])(standalone_mode=False) or 0)
     except Failure as failure:
         _show_failure(failure)
         sys.exit(failure.exit_code)

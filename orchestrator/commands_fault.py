@@ -136,3 +136,8 @@ def network(
     else:
         what = " ".join(wanted.words) or "nothing is delayed or lost"
         typer.echo(f"{found.name}.{found.testbed} on {chosen.name}: {what}")
+
+
+def add_to(whole: typer.Typer) -> None:
+    """Make the commands of this module commands of `whole`."""
+    whole.add_typer(app, name="fault")

@@ -3,14 +3,17 @@
 import json
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from orchestrator.options import OfflineOption
 from orchestrator.output import typed
 
 if TYPE_CHECKING:
     from images import Image
+    from images.cloud.image import CloudImage
     from testbed.states import State
 
 app = typer.Typer(
@@ -32,7 +35,7 @@ def list_images(as_json: JsonOption = False) -> None:
     from images.store import images
     from testbed.states import states
 
-    current = _current_key()
+    current = _current_keys()
     rows = [_row(image, current) for image in images()]
     saved = [_state_row(state, current) for state in states()]
     if as_json:
@@ -40,46 +43,86 @@ def list_images(as_json: JsonOption = False) -> None:
         return
     for row in rows:
         mark = "*" if row["current"] else " "
-        typer.echo(
-            f"{mark} {row['arch']:8} {row['key']} linux {row['kernel']} python {row['python']} "
-            f"{row['size_bytes'] >> 20} MiB {row['directory']}"
-        )
+        what = f"cloud image {row['source']}" if row["source"] else f"linux {row['kernel']} python {row['python']}"
+        typer.echo(f"{mark} {row['arch']:8} {row['key']} {what} {row['size_bytes'] >> 20} MiB {row['directory']}")
     for row in saved:
         mark = "*" if row["current"] else " "
         typer.echo(
             f"{mark} {row['arch']:8} {row['key']} state of {row['image']}, {row['accelerator']}, "
             f"{row['memory_bytes'] >> 20} MiB, {row['cpus']} CPU: {row['size_bytes'] >> 20} MiB {row['file']}"
         )
-    if not any(row["current"] for row in rows):
+    if not any(row["current"] and not row["source"] for row in rows):
         typer.echo(typed("no image of the current definition yet: `testbed image build`"), err=True)
 
 
 @app.command()
 def build(
     arch: Annotated[list[str] | None, typer.Argument(help="Instruction sets; all when left out.")] = None,
-    offline: Annotated[bool, typer.Option(help="Use what is there; fail rather than download.")] = False,
+    definition: Annotated[
+        str,
+        typer.Option(metavar="NAME|FILE", help="What to build: a definition of the project, or a file of your own."),
+    ] = "default",
+    offline: OfflineOption = False,
 ) -> None:
-    """Build the images that are missing, and print where they are.
+    """Build or fetch the images that are missing, and print where they are.
 
     \b
     Examples:
       testbed image build
       testbed image build aarch64
+      testbed image build --definition numpy
+      testbed image build --definition debian.yaml --offline
     """
-    from images import ensure_all
+    from images.store import obtain
+
+    file = _definition(definition)
+    wanted = arch or _described(file)
+    for name in wanted:
+        if name not in ARCHITECTURES:
+            raise _unknown(name)
+    begin = time.monotonic()
+    say = lambda line: typer.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=True)  # noqa: E731
+    for image in obtain(wanted, say, offline=offline, definition=file).values():
+        typer.echo(f"{image.arch} {image.directory}")
+
+
+def _unknown(arch: str) -> Exception:
+    """The error for an instruction set that there is no image for."""
+    from orchestrator.errors import InputError
+    from orchestrator.vocabulary import nearest  # takes longer to import than a present image to find
+
+    near = nearest(arch, ARCHITECTURES)
+    hint = f"did you mean '{near}'?" if near else ""
+    return InputError(f"found the instruction set '{arch}', expected {' or '.join(ARCHITECTURES)}", hint)
+
+
+def _definition(word: str) -> Path:
+    """The file of a definition. Raises InputError for one that is not there."""
+    from images.store import DEFINITION, definitions
     from orchestrator.errors import InputError
     from orchestrator.vocabulary import nearest
 
-    wanted = arch or list(ARCHITECTURES)
-    for name in wanted:
-        if name not in ARCHITECTURES:
-            near = nearest(name, ARCHITECTURES)
-            hint = f"did you mean '{near}'?" if near else ""
-            raise InputError(f"found the instruction set '{name}', expected {' or '.join(ARCHITECTURES)}", hint)
-    begin = time.monotonic()
-    say = lambda line: typer.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=True)  # noqa: E731
-    for image in ensure_all(wanted, say, offline=offline).values():
-        typer.echo(f"{image.arch} {image.directory}")
+    if word == "default":
+        return DEFINITION
+    known = definitions()
+    if word in known or Path(word).is_file():
+        return known.get(word) or Path(word)
+    near = nearest(word, known)
+    raise InputError(
+        f"found no image definition '{word}', expected {', '.join(known)}, or a file",
+        f"did you mean '{near}'?" if near else "docs/images.md shows what such a file says",
+    )
+
+
+def _described(definition: Path) -> list[str]:
+    """The architectures of a definition; those of a cloud image may be fewer than there are."""
+    from images.store import says_cloud
+
+    if not says_cloud(definition):
+        return list(ARCHITECTURES)
+    from images.cloud.definition import load
+
+    return list(load(definition))
 
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An instruction set, a key, or KEY-ARCH.")]
@@ -89,6 +132,8 @@ ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An instruct
 def inspect(image: ImageArgument, as_json: JsonOption = False) -> None:
     """Show what an image is made of: kernel, Python, kernel arguments, digests, and every package with its version.
 
+    Of a cloud image: where it came from, with which digest, and which definitions ask for it.
+
     An instruction set alone means the image that guests boot now.
 
     \b
@@ -96,15 +141,30 @@ def inspect(image: ImageArgument, as_json: JsonOption = False) -> None:
       testbed image inspect aarch64
       testbed image inspect x86_64 --json | jq '.packages[].name'
     """
+    from images import Image
+
     found = _named(image)[0]
-    row = _row(found, _current_key())
-    row |= {"command_line": list(found.command_line), "digests": dict(found.digests), "packages": found.packages}
+    row = _row(found, _current_keys()) | {"digests": dict(found.digests)}
+    if isinstance(found, Image):
+        row |= {"command_line": list(found.command_line), "packages": found.packages}
+    else:
+        row |= {
+            "checked": found.checked,
+            "definitions": list(found.definitions),
+            "virtual_bytes": found.virtual_bytes,
+        }
     if as_json:
         typer.echo(json.dumps(row, indent=2))
         return
-    for name in ("arch", "key", "current", "kernel", "python", "directory"):
-        typer.echo(f"{name:14} {row[name]}")
+    for name in ("arch", "key", "current", "kernel", "python", "source", "checked", "directory"):
+        if row.get(name, "") != "":
+            typer.echo(f"{name:14} {row[name]}")
     typer.echo(f"{'size':14} {row['size_bytes'] >> 20} MiB")
+    if not isinstance(found, Image):
+        typer.echo(f"{'disk':14} {row['virtual_bytes'] >> 20} MiB")
+        for definition in found.definitions:
+            typer.echo(f"{'definition':14} {definition}")
+        return
     typer.echo(f"{'command line':14} {' '.join(found.command_line)}")
     for name in ("kernel", "initramfs", "root.erofs"):
         typer.echo(f"{name:14} SHA-256 {found.digests.get(name, 'unknown')}")
@@ -127,10 +187,12 @@ def verify(
       testbed image verify
       testbed image verify aarch64
     """
-    from images.store import images
+    from images.store import broken, images
 
     wanted = _named(image) if image else images()
     found = {each.directory.name: each.damage() for each in wanted}
+    if image is None:
+        found |= {folder.name: [f"{folder}: its record or a file of it is torn or gone"] for folder in broken()}
     if as_json:
         typer.echo(json.dumps([{"image": name, "damage": damage} for name, damage in found.items()], indent=2))
     for name, damage in found.items() if not as_json else ():
@@ -138,7 +200,7 @@ def verify(
         for line in damage:
             typer.echo(f"  {line}")
     if any(found.values()):
-        typer.echo(typed("hint: `testbed image prune --all`, then `testbed image build`"), err=True)
+        typer.echo(typed("hint: `testbed image prune --all`; whoever needs an image then makes it anew"), err=True)
         raise typer.Exit(1)
 
 
@@ -147,9 +209,10 @@ def prune(
     everything: Annotated[bool, typer.Option("--all", help="Also those that are of use.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
 ) -> None:
-    """Remove images of other definitions, what killed builds have left, and saved states of no use any more.
+    """Remove images that no definition asks for, damaged ones, what killed builds have left, and states of no use.
 
-    Guests that run from an image keep it until they end.
+    A definition of your own counts while its file is where it was. Guests that run from an image keep it until they
+    end.
 
     \b
     Examples:
@@ -157,14 +220,18 @@ def prune(
       testbed image prune
       testbed image prune --all
     """
-    from images.store import images, remove
+    from images.store import broken, discard, images, remove
     from images.workshop import remove_leftovers
     from testbed.states import states
 
-    current = _current_key()
+    current = _current_keys()
     freed = 0
+    for folder in broken():
+        typer.echo(f"{folder.name}: damaged")
+        if not dry_run:
+            discard(folder)
     for image in images():
-        if everything or image.key != current:
+        if everything or not _is_current(image, current):
             freed += image.size_bytes
             typer.echo(f"{image.directory.name}: {image.size_bytes >> 20} MiB")
             if not dry_run:
@@ -180,25 +247,45 @@ def prune(
     typer.echo(f"{freed >> 20} MiB {'would be' if dry_run else 'are'} freed", err=True)
 
 
-def _current_key() -> str:
-    from images.store import DEFINITION, key_of
+def _current_keys() -> set[str]:
+    """Of what the project's own definitions describe."""
+    from images.store import definitions, key_of
 
-    return key_of(DEFINITION)
+    return {key_of(definition) for definition in definitions().values()}
 
 
-def _row(image: "Image", current: str) -> dict[str, Any]:
+def _is_current(image: "Image | CloudImage", current: set[str]) -> bool:
+    """Whether a definition asks for it."""
+    from images import Image
+    from images.store import key_of
+
+    if isinstance(image, Image):
+        own = Path(image.definition) if image.definition else None
+        return image.key in current or (own is not None and own.is_file() and key_of(own) == image.key)
+    from images.cloud.supply import of_use
+
+    return of_use(image)
+
+
+def _row(image: "Image | CloudImage", current: set[str]) -> dict[str, Any]:
+    from images import Image
+
+    kernel, python, source = (
+        (image.kernel_release, image.python_version, "") if isinstance(image, Image) else ("", "", image.source)
+    )
     return {
         "arch": image.arch,
         "key": image.key,
-        "current": image.key == current,
-        "kernel": image.kernel_release,
-        "python": image.python_version,
+        "current": _is_current(image, current),
+        "kernel": kernel,
+        "python": python,
+        "source": source,
         "size_bytes": image.size_bytes,
         "directory": str(image.directory),
     }
 
 
-def _state_row(state: "State", current: str) -> dict[str, Any]:
+def _state_row(state: "State", current: set[str]) -> dict[str, Any]:
     return asdict(state) | {
         "current": _is_of_use(state, current),
         "size_bytes": state.size_bytes,
@@ -206,24 +293,24 @@ def _state_row(state: "State", current: str) -> dict[str, Any]:
     }
 
 
-def _is_of_use(state: "State", current: str) -> bool:
+def _is_of_use(state: "State", current: set[str]) -> bool:
     from testbed.driver import emulator
     from testbed.errors import HostError
     from testbed.host import build_of
 
     try:
-        return state.image == current and state.emulator == build_of(emulator(state.arch))
+        return state.image in current and state.emulator == build_of(emulator(state.arch))
     except HostError:  # that QEMU is gone
         return False
 
 
-def _named(word: str) -> "list[Image]":
+def _named(word: str) -> "list[Image | CloudImage]":
     """The images that `word` means. Raises InputError when there is none."""
-    from images.store import images
+    from images.store import DEFINITION, images, key_of
     from orchestrator.errors import InputError
     from orchestrator.vocabulary import nearest
 
-    current = _current_key()
+    current = key_of(DEFINITION)
     every = images()
     found = [each for each in every if word in (each.key, each.directory.name)]
     found += [each for each in every if word == each.arch and each.key == current]
@@ -237,3 +324,8 @@ def _named(word: str) -> "list[Image]":
         f"found no image '{word}', expected an instruction set or a key that `testbed image list` shows",
         f"did you mean '{near}'?" if near else "",
     )
+
+
+def add_to(whole: typer.Typer) -> None:
+    """Make the commands of this module commands of `whole`."""
+    whole.add_typer(app, name="image")

@@ -168,3 +168,8 @@ def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
         ]
         lines.append("  ".join(cells).rstrip() + "\n")
     return "".join(lines)
+
+
+def add_to(whole: typer.Typer) -> None:
+    """Make the commands of this module commands of `whole`."""
+    whole.add_typer(app, name="results")

@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from orchestrator.naming import complete_node, complete_testbed, the_name, the_node
-from orchestrator.options import JsonOption, SetOption, WarmOption
+from orchestrator.options import JsonOption, OfflineOption, SetOption, WarmOption
 from orchestrator.output import put, typed
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def up(
         str | None, typer.Option(metavar="auto|kvm|tcg", help="Overrule every node's accelerator.")
     ] = None,
     warm: WarmOption = None,
+    offline: OfflineOption = False,
     as_json: JsonOption = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -70,7 +71,9 @@ def up(
     if name in [each.name for each in list_all()]:
         raise InputError(f"found a testbed {name} already, expected a new name", f"--name, or `testbed down {name}`")
     with Progress(quiet=quiet) as progress, progress.step(f"starting {', '.join(shape.nodes)}"):
-        bring_up(name, shape, Accelerator(accel) if accel else None, progress.say, mode=Mode.wanted(warm))
+        bring_up(
+            name, shape, Accelerator(accel) if accel else None, progress.say, mode=Mode.wanted(warm), offline=offline
+        )
     if as_json:
         put(json.dumps(_plain(next(each for each in list_all() if each.name == name)), indent=2) + "\n")
         return

@@ -64,9 +64,17 @@ def _protocol(value: str) -> str:
 def _image(value: str) -> str:
     from images.store import definitions
 
-    if value not in definitions():
-        raise PydanticCustomError("expected", "not an image", {"words": sorted(definitions())})
-    return value
+    if value in definitions() or is_path(value):
+        return value
+    raise PydanticCustomError("expected", "not an image", {"words": sorted(definitions())})
+
+
+def is_path(image: str) -> bool:
+    """Whether an image is named by the file of its definition."""
+    return "/" in image or image.endswith((".yaml", ".yml"))
+
+
+Image = Annotated[str, AfterValidator(_image)]
 
 
 def _expectation(value: object) -> object:
@@ -108,6 +116,8 @@ class Node(Model):
     """Virtual processors."""
     accelerator: Accelerator = Accelerator.AUTO
     """What runs its instructions; `--accel` overrules."""
+    image: Image | None = None
+    """What this guest is made from; the testbed's `image` when left out."""
 
 
 class IvshmemLink(Model):
@@ -140,10 +150,14 @@ class Testbed(Model):
 
     nodes: Annotated[dict[NodeName, Node], Field(min_length=1, max_length=KERNELS_MAX)]
     links: dict[NodeName, Link] = {}
-    image: Annotated[str, AfterValidator(_image)] = "default"
-    """What the guests are made from: a definition in `images/`. `numpy` has NumPy."""
+    image: Image = "default"
+    """What the guests are made from: a definition in `images/` (`numpy` has NumPy), or the path of one of your own."""
     driver: Literal["embedded", "session", "system"] = "embedded"
     """libvirt's driver: inside this process, or a daemon's."""
+
+    def image_of(self, node: str) -> str:
+        """What a node is made from."""
+        return self.nodes[node].image or self.image
 
 
 class Coherency(Model):

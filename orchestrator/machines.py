@@ -1,15 +1,20 @@
 """From the `testbed:` part of an experiment file to running machines."""
 
+from __future__ import annotations
+
 import platform
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from images import Image, ensure_all
+from images import Image, obtain
+from images.cloud.image import CloudImage
 from images.errors import Failure
-from images.store import definitions
+from images.store import DEFINITION, says_cloud
 from orchestrator.deployment import archive, resident
 from orchestrator.errors import InputError
 from orchestrator.experiment import Accelerator, IvshmemLink, Testbed
+from orchestrator.image_files import definition_of
 from testbed import LinkKind, LinkSpec, NodeSpec, TestbedSpec, up
 from testbed import Testbed as RunningTestbed
 from testbed.spec import Accelerator as SpecAccelerator
@@ -25,27 +30,58 @@ def bring_up(
     accelerator: Accelerator | None,
     say: Say,
     evidence: Path | None = None,
-    images: Mapping[str, Image] | None = None,
+    images: Images | None = None,
     *,
     kept: bool = True,
     mode: Mode = Mode.AUTO,
+    offline: bool = False,
 ) -> RunningTestbed:
     """Start the machines, and wait until they can be logged in to. Images that are missing are built.
 
     When they do not come up nothing is left of them, but their last words are copied to `evidence`. Those that are not
     `kept` end with this process; if it is killed, they are listed as left over. Those that go on from a saved state
-    (`mode`) have the resident agent of `orchestrator.deployment`.
+    (`mode`) have the resident agent of `orchestrator.deployment`. With `offline` nothing is downloaded.
     """
     specified = specification(name, shape, accelerator)
-    images = images or images_for(shape, say, platform.machine())
-    agent = None if mode is Mode.COLD else resident(archive(images[platform.machine()], say))
-    return up(specified, images, say, evidence=evidence, kept=kept, mode=mode, resident=agent)
+    images = images or images_for(shape, say, offline=offline)
+    agent = None if mode is Mode.COLD else resident(archive(images.host, say))
+    return up(
+        specified,
+        {images.host.arch: images.host},
+        say,
+        evidence=evidence,
+        kept=kept,
+        mode=mode,
+        resident=agent,
+        own=images.nodes,
+    )
 
 
-def images_for(shape: Testbed, say: Say, *others: str) -> dict[str, Image]:
-    """The images of the machines' architectures and of `others`, built when they are not there."""
-    archs = [*(node.arch.value for node in shape.nodes.values()), *others]
-    return ensure_all(archs, say, definition=definitions()[shape.image])
+@dataclass(frozen=True)
+class Images:
+    """What machines boot from: `nodes` by name. `host` is a built one of this host's own ISA.
+
+    The latter compiles Python for guests, and shows whether KVM works, whatever the guests are.
+    """
+
+    host: Image
+    nodes: Mapping[str, Image | CloudImage]
+
+
+def images_for(shape: Testbed, say: Say, *, offline: bool = False) -> Images:
+    """The images of the machines, built or fetched when they are not there. Raises Failure if that is not allowed."""
+    sources = {name: definition_of(shape.image_of(name)) for name in shape.nodes}
+    common = definition_of(shape.image)
+    host_source = DEFINITION if says_cloud(common) else common
+    wanted: dict[Path, list[str]] = {host_source: [platform.machine()]}
+    for name, node in shape.nodes.items():
+        wanted.setdefault(sources[name], []).append(node.arch.value)
+    found = {
+        definition: obtain(archs, say, offline=offline, definition=definition) for definition, archs in wanted.items()
+    }
+    host = found[host_source][platform.machine()]
+    assert isinstance(host, Image)
+    return Images(host, {name: found[sources[name]][node.arch.value] for name, node in shape.nodes.items()})
 
 
 def specification(name: str, shape: Testbed, accelerator: Accelerator | None) -> TestbedSpec:

@@ -20,3 +20,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Put a value into the file, whatever it says; may be repeated."),
 ]
+
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Use the images that are there; fail rather than download anything.")
+]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from orchestrator import image_files
 from orchestrator.consistency import contradictions
 from orchestrator.errors import FileError
 from orchestrator.experiment import Experiment, Testbed
@@ -92,6 +93,7 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
                 document = laid_over(document, override.layer())
         for parameters, data, marks in _laid_out(document, combinations(document, problems), settings):
             files.take(data, marks, problems)
+            image_files.take(data, marks, path.parent, problems)
             experiment = _checked(data, marks, problems)
             if experiment is not None:
                 found.append((parameters, experiment))
@@ -101,6 +103,7 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
     if problems:
         raise FileError([problem.located(shown) for problem in worth_telling(problems)])
     files.take(document.data, document.marks, [])
+    image_files.take(document.data, document.marks, path.parent, [])
     content = _content(document.data, told)
     points = [
         (parameters, repetition, experiment)

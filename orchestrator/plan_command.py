@@ -35,11 +35,14 @@ def plan_file(
 
 def _images(plan: Plan) -> dict[str, bool]:
     """The images that the plan needs, by architecture and definition, and whether they are there."""
-    from images.store import definitions, key_of, present
+    from images.store import there
+    from orchestrator.image_files import definition_of
 
-    wanted = {(node.arch.value, shape.image) for shape, _ in plan.testbeds for node in shape.nodes.values()}
+    wanted = {
+        (node.arch.value, shape.image_of(name)) for shape, _ in plan.testbeds for name, node in shape.nodes.items()
+    }
     return {
-        arch if image == "default" else f"{arch} ({image})": present(key_of(definitions()[image]), arch) is not None
+        arch if image == "default" else f"{arch} ({image})": there(arch, definition_of(image)) is not None
         for arch, image in sorted(wanted)
     }
 

@@ -36,6 +36,7 @@ class Options:
     accelerator: str | None = None
     """Overrules that of every node."""
     warm: bool | None = None
+    offline: bool = False
     """Start machines from saved states, or boot; None: from saved states where there are some."""
     keep: bool = False
     """Leave the guests running."""
@@ -115,9 +116,7 @@ def carry_out(
 
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
-                    stage_for = options.stage_for or _stage_factory(
-                        stage, plan.name, directory, progress, options.accelerator, options.warm
-                    )
+                    stage_for = options.stage_for or _stage_factory(stage, plan.name, directory, progress, options)
                     at_failure = Pause(progress) if options.pause else no_pause
                     run(
                         plan,
@@ -187,8 +186,7 @@ def _stage_factory(
     experiment: str,
     directory: RunDirectory,
     progress: Progress,
-    accelerator: str | None,
-    warm: bool | None,
+    options: Options,
 ) -> Callable[[Testbed], Stage]:
     if stage == "local":
         from orchestrator.stage_local import LocalStage
@@ -199,13 +197,15 @@ def _stage_factory(
     from testbed.warm import Mode
 
     remove_left_over(experiment, directory.run_id, progress)
-    wanted = Accelerator(accelerator) if accelerator else None
+    wanted = Accelerator(options.accelerator) if options.accelerator else None
+    mode = Mode.wanted(options.warm)
     numbers = itertools.count(1)  # with --keep the testbed before is still there
 
     def stage_for(testbed: Testbed) -> Stage:
         number = next(numbers)
         ending = f"-{directory.run_id[-4:]}" + (f"-{number}" if number > 1 else "")
-        return VmStage(name_for(experiment, ending), testbed, wanted, directory, progress, Mode.wanted(warm))
+        name = name_for(experiment, ending)
+        return VmStage(name, testbed, wanted, directory, progress, mode, offline=options.offline)
 
     return stage_for
 

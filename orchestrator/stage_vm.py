@@ -1,16 +1,14 @@
 """Stage `vm`: real guests, booted for the run, linked by ivshmem."""
 
-import platform
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from guest.segment import format_segment
-from images import Image
 from orchestrator.agents import AgentProcess, Agents
 from orchestrator.deployment import archive, start_agent
 from orchestrator.experiment import Accelerator, Testbed
-from orchestrator.machines import bring_up, images_for
+from orchestrator.machines import Images, bring_up, images_for
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
 from orchestrator.summary import NodeSummary
@@ -37,6 +35,8 @@ class VmStage:
         directory: RunDirectory,
         progress: Progress,
         mode: Mode = Mode.AUTO,
+        *,
+        offline: bool = False,
     ) -> None:
         self._name = name
         self._shape = shape
@@ -44,8 +44,9 @@ class VmStage:
         self._directory = directory
         self._progress = progress
         self._mode = mode
+        self._offline = offline
         self._running: RunningTestbed | None = None
-        self._images: dict[str, Image] = {}
+        self._images: Images | None = None
         self._segments: dict[str, HostPeer] = {}
 
     def deadline(self, seconds: float) -> Deadline:
@@ -56,7 +57,7 @@ class VmStage:
     def provision(self) -> list[NodeSummary]:
         """Boot all nodes, and join each shared memory as a peer, to format it."""
         Node.prepare_shell()
-        self._images = images_for(self._shape, self._progress.say, platform.machine())
+        self._images = images_for(self._shape, self._progress.say, offline=self._offline)
         self._running = bring_up(
             self._name,
             self._shape,
@@ -81,7 +82,8 @@ class VmStage:
             how = f"{'warm' if node.warm else 'cold'} start in {boot_s:.1f} s"
             self._progress.say(f"{node.name}: {node.arch}, {how}, {node.accelerator} ({reason})")
             stages = dict(node.stages)
-            image = self._images[node.arch].key
+            assert self._images is not None, "machines have images"
+            image = self._images.nodes[node.name].key
             summaries.append(
                 NodeSummary(
                     node.name,
@@ -100,7 +102,8 @@ class VmStage:
     def deploy(self) -> Agents:
         """The same compiled code to all nodes at once."""
         nodes = list(self._up().nodes.values())
-        code = archive(self._images[platform.machine()], self._progress.say)
+        assert self._images is not None, "the stage was not provisioned"
+        code = archive(self._images.host, self._progress.say)
         deadline = self.deadline(DEPLOY_S)
         processes: dict[str, AgentProcess] = {}
         with ThreadPoolExecutor(len(nodes), thread_name_prefix="deploy") as pool:
@@ -168,7 +171,7 @@ class AttachedStage(VmStage):
         """Join each shared memory. Raises GuestError when a machine has ended."""
         for node in self._attached.nodes.values():
             node.check()
-        self._images = images_for(self._shape, self._progress.say, platform.machine())
+        self._images = images_for(self._shape, self._progress.say, offline=self._offline)
         self._running = self._attached
         return self._joined()
 

@@ -40,15 +40,18 @@ class Choice:
     reason: str
 
 
-def choose(node: NodeSpec, image: Image, directory: Path, say: Callable[[str], None]) -> Choice:
+def choose(node: NodeSpec, image: Image | None, directory: Path, say: Callable[[str], None]) -> Choice:
     """The accelerator for `node`. Raises HostError when the node demands KVM and cannot have it.
 
+    `image` is a built one of the node's architecture, whatever the node boots from; without one nothing can be probed.
     `directory` is the testbed's run directory, by which a probe guest is found again should we be killed.
     """
     if node.accelerator is Accelerator.TCG:
         return Choice(Accelerator.TCG, "asked for")
     against = obstacle(node.arch)
-    if not against:
+    if not against and image is None:
+        against = f"there is no built image of {node.arch} to probe it with (`testbed image build {node.arch}`)"
+    elif not against and image is not None:
         verdict = _verdict(image, directory, say)
         if verdict.accelerator is Accelerator.KVM:
             return verdict

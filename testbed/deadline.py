@@ -10,6 +10,9 @@ SLOWDOWN = {"kvm": 1.0, "tcg": 10.0}
 BOOT_S = 15.0
 """What a guest may take to be ready under KVM, on a host that is busy with others."""
 
+CLOUD_BOOT_S = 60.0
+"""The same for a guest of a cloud image: firmware, boot loader, systemd and cloud-init do more than our init."""
+
 
 class Deadline:
     """`seconds` from now, on the monotonic clock."""

@@ -17,6 +17,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 # Slots of the root bus. All devices have fixed ones: names in the guest follow them, and whatever sits behind a bridge
 # shares an IOMMU group with others, which VFIO refuses.
 DISK_SLOT = 0x03
+SEED_SLOT = 0x04
 SHARED_MEMORY_SLOT = 0x08
 NETWORK_SLOT = 0x10
 
@@ -32,10 +33,25 @@ class SharedMemory:
 
 
 @dataclass(frozen=True)
+class OwnBoot:
+    """A machine starts by the boot loader on its disk `overlay` (qcow2), and is told by the disk `seed` who it is.
+
+    `firmware` is None for the BIOS, else UEFI's program and its template of `variables`, which each machine has.
+    """
+
+    overlay: Path
+    seed: Path
+    firmware: tuple[Path, Path] | None
+    variables: Path
+
+
+@dataclass(frozen=True)
 class Domain:
     """All that differs between two machines of the project.
 
-    `maximum_cpus` can be more than `cpus` (see `cpus_to_declare`); `arguments` are appended to QEMU's command line.
+    Its kernel is started directly, with its initramfs, and the file system `root`; unless it has a boot of its `own`:
+    then there are none of these. `maximum_cpus` can be more than `cpus` (see `cpus_to_declare`); `arguments` are
+    appended to QEMU's command line.
     `placeholders` are slots of the root bus that are empty, and in which restored guests will find shared memory.
     `owner` is the user and the group that QEMU is to run as, where the system's daemon would choose others, and
     `unconfined` the daemon's security models that are to leave it alone.
@@ -48,12 +64,13 @@ class Domain:
     memory_bytes: int
     cpus: int
     emulator: Path
-    kernel: Path
-    initramfs: Path
-    command_line: str
-    root: Path
     console_log: Path
     console_socket: Path
+    kernel: Path | None = None
+    initramfs: Path | None = None
+    command_line: str = ""
+    root: Path | None = None
+    own: OwnBoot | None = None
     shared_memory: tuple[SharedMemory, ...] = ()
     placeholders: tuple[int, ...] = ()
     arguments: tuple[str, ...] = ()
@@ -107,4 +124,8 @@ def render(domain: Domain) -> str:
         raise Failure(
             f"node {domain.name}: no machine for architecture {domain.arch!r}, expected of {', '.join(architectures())}"
         )
-    return _environment().get_template(f"{domain.arch}.xml.j2").render(domain=domain, disk_slot=DISK_SLOT)
+    return (
+        _environment()
+        .get_template(f"{domain.arch}.xml.j2")
+        .render(domain=domain, disk_slot=DISK_SLOT, seed_slot=SEED_SLOT)
+    )

@@ -12,9 +12,9 @@ from typing import Any
 
 from testbed import process, readiness, sockets
 from testbed.console import Console
-from testbed.deadline import Deadline
+from testbed.deadline import CLOUD_BOOT_S, Deadline
 from testbed.errors import Failure, GuestError, HostError
-from testbed.machine import Node, Testbed
+from testbed.machine import Node, Testbed, overlay
 from testbed.spec import LinkKind, LinkSpec
 
 RESET_S = 15.0
@@ -72,7 +72,8 @@ def reset(node: Node, say: Callable[[str], None], deadline: Deadline | None = No
         command_line=shlex.join(process.arguments_of(qemu.pid)),
         monitor=sockets.monitor(node.directory, node.name),
     )
-    limit = deadline or Deadline.scaled(RESET_S, node.accelerator)
+    own_boot = overlay(node.directory, node.name).exists()
+    limit = deadline or Deadline.scaled(CLOUD_BOOT_S if own_boot else RESET_S, node.accelerator)
     return readiness.await_ready(boot, limit, say, threading.Event(), lambda _stages: None)
 
 

@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from images import Image, boot_archive, seed_archive
+from images.cloud.image import CloudImage
 from images.errors import writing
 from testbed import (
     accelerator,
+    cloud_init,
     identity,
     ivshmem_server,
     keys,
@@ -33,8 +35,9 @@ from testbed import (
     warm,
 )
 from testbed.accelerator import Choice
+from testbed.cloud_init import own_boot
 from testbed.console import Console
-from testbed.deadline import BOOT_S, Deadline
+from testbed.deadline import BOOT_S, CLOUD_BOOT_S, Deadline
 from testbed.domain import SHARED_MEMORY_SLOT, Domain, SharedMemory, render
 from testbed.driver import emulator, process_of
 from testbed.errors import Failure, GuestError, HostError
@@ -149,24 +152,26 @@ def up(
     kept: bool = True,
     mode: Mode = Mode.AUTO,
     resident: Resident | None = None,
+    own: Mapping[str, Image | CloudImage] | None = None,
 ) -> Testbed:
     """Starts a testbed and waits until every node answers SSH; it then lives on until `down`.
 
     One that is not `kept` is to be taken down by this process: without it, it is listed as left over. Nodes that are
     started from a saved state (`mode`) have the program `resident` running.
 
-    `images` are by architecture. Without a `deadline` each node has the time that its accelerator usually needs, with a
-    wide margin. On any failure nothing is left behind, except that consoles and logs are copied to `evidence`. Raises
-    Failure, HostError or GuestError.
+    `images` are by architecture; nodes named in `own` have one of their own. Without a `deadline` each node has the
+    time that its accelerator usually needs, with a wide margin. On any failure nothing is left behind, except that
+    consoles and logs are copied to `evidence`. Raises Failure, HostError or GuestError.
     """
+    own = own or {}
     for node in spec.nodes:
-        if node.arch not in images:
+        if node.arch not in images and node.name not in own:
             raise Failure(f"node {node.name}: no image for {node.arch}, there are: {', '.join(images) or 'none'}")
     journal = record.create(spec, kept=kept)
     say(f"{spec.name}: recorded, files in {journal.record.run_directory}")
     try:
         with writing(journal.record.run_directory):
-            Start(journal, images, say, deadline, mode, resident).run()
+            Start(journal, images, own, say, deadline, mode, resident).run()
     except BaseException:
         testbed = Testbed(journal.record)
         if evidence is not None:
@@ -185,6 +190,7 @@ class Start:
         self,
         journal: Journal,
         images: Mapping[str, Image],
+        own: Mapping[str, Image | CloudImage],
         say: Say,
         deadline: Deadline | None,
         mode: Mode,
@@ -194,6 +200,7 @@ class Start:
         self.spec = journal.record.spec
         self.directory = journal.record.run_directory
         self.images = images
+        self.image_of = {node.name: own.get(node.name) or images[node.arch] for node in self.spec.nodes}
         self.say = say
         self.deadline = deadline
         self.mode = mode
@@ -229,11 +236,16 @@ class Start:
     def _choose_accelerators(self) -> dict[str, Choice]:
         choices = {}
         for node in self.spec.nodes:
-            choice = accelerator.choose(node, self.images[node.arch], self.directory, self.say)
+            choice = accelerator.choose(node, self._probe(node), self.directory, self.say)
             self.say(f"{node.name}: {node.arch} by {choice.accelerator} ({choice.reason})")
             self.journal.change_node(node.name, accelerator=choice.accelerator, accelerator_reason=choice.reason)
             choices[node.name] = choice
         return choices
+
+    def _probe(self, node: NodeSpec) -> Image | None:
+        """What can show whether the node's accelerator works."""
+        image = self.image_of[node.name]
+        return image if isinstance(image, Image) else self.images.get(node.arch)
 
     def _make_keys(self) -> dict[str, KeyPair]:
         client = KeyPair.generate()
@@ -267,8 +279,9 @@ class Start:
             ways = {name: Way(None, "asked for") for name in domains}
         else:
             templates = {
-                name: Template.of(name, domain, self.directory, self.images[domain.arch], self.resident)
+                name: Template.of(name, domain, self.directory, image, self.resident)
                 for name, domain in domains.items()
+                if isinstance(image := self.image_of[name], Image)
             }
             if self.mode is Mode.WARM:
                 making = [
@@ -276,7 +289,8 @@ class Start:
                     for template in warm.missing(templates)
                 ]
                 self._in_parallel(launcher, making)
-            ways = {name: template.way() for name, template in templates.items()}
+            always_cold = Way(None, "a cloud image is booted")
+            ways = {name: templates[name].way() if name in templates else always_cold for name in domains}
         for name, way in ways.items():
             self.say(f"{name}: {'warm' if way.warm else 'cold'} start ({way.reason})")
             self.journal.change_node(name, warm=way.warm, warm_reason=way.reason)
@@ -295,10 +309,10 @@ class Start:
         }
 
     def _domain(self, node: NodeSpec, choice: Choice, unconfined: tuple[str, ...]) -> Domain:
-        image = self.images[node.arch]
+        image = self.image_of[node.name]
         interfaces = network.interfaces(self.spec, node.name, self.directory)
         links = self.spec.links_of(node.name, LinkKind.IVSHMEM_DOORBELL)
-        return Domain(
+        domain = Domain(
             name=f"{self.spec.name}-{node.name}",
             uuid=str(uuid.uuid4()),
             arch=node.arch,
@@ -306,10 +320,6 @@ class Start:
             memory_bytes=node.memory_bytes,
             cpus=node.cpus,
             emulator=emulator(node.arch),
-            kernel=image.kernel,
-            initramfs=self.directory / f"{node.name}.initramfs",
-            command_line=" ".join(image.command_line),
-            root=image.root,
             console_log=console_log(self.directory, node.name),
             console_socket=sockets.console(self.directory, node.name),
             shared_memory=tuple(
@@ -324,6 +334,15 @@ class Start:
             ),
             owner=(os.geteuid(), os.getegid()) if self.spec.driver is Driver.SYSTEM else None,
             unconfined=unconfined,
+        )
+        if isinstance(image, CloudImage):
+            return replace(domain, own=own_boot(image, node.name, self.directory))
+        return replace(
+            domain,
+            kernel=image.kernel,
+            initramfs=self.directory / f"{node.name}.initramfs",
+            command_line=" ".join(image.command_line),
+            root=image.root,
         )
 
     def _in_parallel(self, launcher: Launcher, works: Iterable[Callable[[], None]]) -> None:
@@ -346,8 +365,7 @@ class Start:
     def _start(self, launcher: Launcher, node: NodeSpec, domain: Domain, host_key: KeyPair, way: Way) -> None:
         """From its saved state; should that turn out to be of no use, it is thrown away, and the node boots."""
         seed = self._seed(node, host_key, warm=False)
-        # Not only to boot from now: a reset boots any machine from it.
-        keys.write_private(domain.initramfs, boot_archive(self.images[node.arch], seed_archive(seed)))
+        self._write_seed(node, domain, seed)
         if way.state is not None:
             try:
                 resumed = warm.resumed(domain, self._incoming(node))
@@ -363,12 +381,21 @@ class Start:
             domain = replace(domain, name=f"{domain.name}-cold", uuid=str(uuid.uuid4()))
         self._boot(launcher, node, domain, seed, None)
 
+    def _write_seed(self, node: NodeSpec, domain: Domain, seed: Seed) -> None:
+        """Not only to boot from now: a reset boots any machine from it."""
+        image = self.image_of[node.name]
+        if isinstance(image, Image):
+            assert domain.initramfs is not None
+            keys.write_private(domain.initramfs, boot_archive(image, seed_archive(seed)))
+        elif domain.own is not None:
+            cloud_init.write(domain.own, cloud_init.seed(f"{self.spec.name}-{node.name}", node.arch, seed), image)
+
     def _boot(self, launcher: Launcher, node: NodeSpec, domain: Domain, seed: Seed, state: SavedState | None) -> None:
         if self.cancel.is_set():
             raise readiness.Cancelled
         xml = render(domain)
         domain_file(self.directory, node.name).write_text(xml)
-        deadline = self.deadline or Deadline.scaled(BOOT_S, domain.accelerator)
+        deadline = self.deadline or Deadline.scaled(CLOUD_BOOT_S if domain.own else BOOT_S, domain.accelerator)
         self.say(f"{node.name}: starting")
         begin = time.monotonic()
         order = Order(node.name, domain.name, xml)

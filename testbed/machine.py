@@ -38,6 +38,11 @@ def domain_file(directory: Path, node: str) -> Path:
     return directory / f"{node}.xml"
 
 
+def overlay(directory: Path, node: str) -> Path:
+    """The disk of a node that boots from a cloud image: what it has written."""
+    return directory / f"{node}.qcow2"
+
+
 STATUS_S = 0.5
 """A question on the way to something else must not wait for a monitor that somebody uses."""
 

@@ -101,6 +101,7 @@ class Template:
         line = network.user_network().seed_line
         seed = {"nobody": (0o644, b""), "network": (0o644, f"{line}\n".encode())}
         seed |= self.resident.seed() if self.resident else {}
+        assert domain.initramfs is not None, "only machines that start by kernel and initramfs have a template"
         keys.write_private(domain.initramfs, boot_archive(self.image, seed_archive(seed)))
         begin = time.monotonic()
         launcher.start(Order(f"{self.node}.state", domain.name, render(domain)))

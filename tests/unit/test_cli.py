@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from orchestrator import output
-from orchestrator.cli import main
+from orchestrator.cli import application, main
+from orchestrator.commands import MODULES
 from orchestrator.errors import Stopped
 from orchestrator.experiment import Experiment
 from orchestrator.plan import load
@@ -246,3 +248,24 @@ def test_hints_name_the_command_as_it_was_typed(tmp_path: Path) -> None:
     del environment["TESTBED_COMMAND"]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert "hint: `testbed up FILE` makes one" in done.stderr
+
+
+def test_each_command_is_found_in_the_module_that_is_said_to_have_it() -> None:
+    """Only that module is imported when the command is typed."""
+    whole = typer.main.get_command(application())
+    own = typer.main.get_command(application(["run"]))
+    assert isinstance(whole, typer.core.TyperGroup)
+    assert isinstance(own, typer.core.TyperGroup)
+    assert set(whole.commands) == set(MODULES) | set(own.commands)
+    for word in MODULES:
+        part = typer.main.get_command(application([word, "--help"]))
+        assert isinstance(part, typer.core.TyperGroup)
+        assert word in part.commands
+        assert len(part.commands) < len(whole.commands) / 3
+
+
+def test_a_typed_command_does_not_load_the_others() -> None:
+    code = "import sys; from orchestrator.cli import application; application(['image']); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if name.startswith("orchestrator.commands_")}
+    assert loaded == {"orchestrator.commands_image"}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from images import Image, store
 from images.image import RECORD, digests_of
-from orchestrator.cli import app
+from orchestrator.cli import application
 from orchestrator.errors import InputError
 from testbed import states
 from testbed.driver import emulator
@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*words: str) -> Result:
-    return CliRunner().invoke(app, ["image", *words], catch_exceptions=False)
+    return CliRunner().invoke(application(), ["image", *words], catch_exceptions=False)
 
 
 def made(key: str, arch: str) -> Image:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from orchestrator.cli import app, main
+from orchestrator.cli import application, main
 from tests.unit.test_experiment_errors import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def fields(command: str) -> set[str]:
 def test_every_command_that_prints_json_says_which() -> None:
     with_json = {
         name
-        for name, command in commands(typer.main.get_command(app)).items()
+        for name, command in commands(typer.main.get_command(application())).items()
         if any("--json" in parameter.opts for parameter in command.params)
     }
     assert set(SECTIONS) == with_json

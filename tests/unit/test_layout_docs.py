@@ -56,9 +56,9 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_every_command_a_page_shows_exists() -> None:
-    from orchestrator.cli import app
+    from orchestrator.cli import application
 
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(application())
     known = {*getattr(group, "commands", {}), "test"}
     wrong = [
         f"{page.relative_to(ROOT)}: {example}"
@@ -101,7 +101,7 @@ def test_the_reference_of_commands_finds_every_one_with_a_summary_and_examples()
     program = runpy.run_path(str(ROOT / "docs" / "commands.py"))
     text = program["page"]()
     sections = dict(re.findall(r"^## testbed (\S.*)\n\n(.*)$", text, re.MULTILINE))
-    group = typer.main.get_command(cli.app)
+    group = typer.main.get_command(cli.application())
     assert {name.split()[0] for name in sections} == set(getattr(group, "commands", {}))
     assert [name for name, summary in sections.items() if len(summary.split()) < 4] == []
     assert [name for name in sections if f"\n    testbed {name}" not in text] == []

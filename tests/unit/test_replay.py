@@ -20,7 +20,7 @@ from guest.protocol.registry import PROTOCOLS
 from guest.protocol.trace import TRACE_VERSION, Entry, TracedEngine
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal
-from orchestrator.cli import app
+from orchestrator.cli import application
 from orchestrator.errors import InputError
 from orchestrator.replay import Trace, read_traces, replay
 from orchestrator.results import RunDirectory
@@ -233,12 +233,12 @@ def test_a_missing_kernel_is_named(tmp_path: Path) -> None:
 
 def test_the_command_prints_a_line_a_point_or_json(tmp_path: Path) -> None:
     directory = str(kept(tmp_path))
-    done = CliRunner().invoke(app, ["replay", directory])
+    done = CliRunner().invoke(application(), ["replay", directory])
     assert done.exit_code == 0
     assert "messages: as the model says" in done.stdout
-    (point,) = json.loads(CliRunner().invoke(app, ["replay", directory, "--json"]).stdout)["points"]
+    (point,) = json.loads(CliRunner().invoke(application(), ["replay", directory, "--json"]).stdout)["points"]
     assert (point["point"], point["kernels"], point["divergence"]) == (1, ["node0", "node1"], None)
-    refused = CliRunner().invoke(app, ["replay", directory, "--point", "2"])
+    refused = CliRunner().invoke(application(), ["replay", directory, "--point", "2"])
     assert isinstance(refused.exception, InputError)
     assert "found no trace of point 2, expected one of 1" in str(refused.exception)
 

@@ -170,6 +170,27 @@ def test_the_second_call_does_nothing(tree: Tree) -> None:
     assert len(tree.calls("dpkg-query")) == 3  # two of the first call, one of the second
 
 
+@pytest.mark.parametrize("changed", ["packages.txt", "pyproject.toml", "tb"])
+def test_a_look_is_taken_when_something_changed_since_the_last_one(tree: Tree, changed: str) -> None:
+    for _ in range(4):
+        tree.tb("ps")
+    assert len(tree.calls("dpkg-query")) == 3  # the second call found all there; the others believed it
+    with (tree.path / changed).open("a") as file:
+        file.write("\n# a line more\n")
+    tree.tb("ps")
+    assert len(tree.calls("dpkg-query")) > 3
+
+
+def test_tests_and_another_user_look_for_themselves(tree: Tree) -> None:
+    for _ in range(3):
+        tree.tb("ps")
+    tree.tb("test")
+    assert len(tree.calls("dpkg-query")) == 4
+    (tree.path / ".venv/tb-looked").write_text("65534 elsewhere\n")
+    tree.tb("ps")
+    assert len(tree.calls("dpkg-query")) == 5
+
+
 def test_a_changed_project_file_brings_the_environment_up_to_date(tree: Tree) -> None:
     tree.tb("ps")
     with (tree.path / "pyproject.toml").open("a") as project:

@@ -4,7 +4,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from testbed.domain import Domain, SharedMemory, architectures, cpus_to_declare, render
+from testbed.domain import Domain, OwnBoot, SharedMemory, architectures, cpus_to_declare, render
 from testbed.errors import Failure
 from testbed.spec import Accelerator
 
@@ -140,3 +140,34 @@ def test_an_architecture_without_a_machine_is_refused_with_those_that_have_one()
     for arch in ("riscv64", "../x86_64", "_machine"):
         with pytest.raises(Failure, match="expected of aarch64, x86_64"):
             render(replace(DOMAIN, arch=arch))
+
+
+def own_boot(arch: str) -> ET.Element:
+    firmware = (Path("/fw/code.fd"), Path("/fw/vars.fd")) if arch == "aarch64" else None
+    own = OwnBoot(Path("/run/x86.qcow2"), Path("/run/x86.seed"), firmware, Path("/run/x86.nvram"))
+    return parsed(replace(DOMAIN, arch=arch, kernel=None, initramfs=None, command_line="", root=None, own=own))
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_a_machine_with_a_boot_of_its_own_has_a_disk_to_write_to_and_a_seed_to_read(arch: str) -> None:
+    root = own_boot(arch)
+    assert root.find("os/kernel") is None
+    assert root.find("os/initrd") is None
+    assert value(root, "os/boot", "dev") == "hd"
+    disk, seed = root.findall("devices/disk")
+    assert (value(disk, "source", "file"), value(disk, "driver", "type")) == ("/run/x86.qcow2", "qcow2")
+    assert disk.find("readonly") is None
+    assert (value(seed, "source", "file"), value(seed, "driver", "type")) == ("/run/x86.seed", "raw")
+    assert seed.find("readonly") is not None
+    slots = [value(each, "address", "slot") for each in (disk, seed)]
+    assert len(set(slots)) == 2
+
+
+def test_only_aarch64_starts_by_uefi() -> None:
+    assert own_boot("x86_64").find("os/loader") is None
+    arm = own_boot("aarch64")
+    assert value(arm, "os/loader") == "/fw/code.fd"
+    assert value(arm, "os/loader", "readonly") == "yes"
+    assert value(arm, "os/nvram", "template") == "/fw/vars.fd"
+    assert value(arm, "os/nvram") == "/run/x86.nvram"
+    assert arm.find("features/acpi") is not None, "the firmware tells the kernel of its devices by ACPI"

@@ -21,7 +21,7 @@ from orchestrator.checker.default_set import DEFAULT, QUICK, THOROUGH
 from orchestrator.checker.scenario import Links, Scenario, Start
 from orchestrator.checker.search import Report, explore
 from orchestrator.checker.thread_system import ThreadScenario
-from orchestrator.cli import app, main
+from orchestrator.cli import application, main
 from orchestrator.errors import Stopped
 
 
@@ -41,7 +41,7 @@ class Impatient(VotingEngine):
 
 
 def verify(*words: str) -> Result:
-    return CliRunner().invoke(app, ["verify", "--quiet", *words])
+    return CliRunner().invoke(application(), ["verify", "--quiet", *words])
 
 
 def ended(result: Result) -> tuple[int, str]:
