@@ -64,15 +64,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(FIXTURE, files, indirect=True, scope="session", ids=[file.stem for file in files])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup` of xdist all that share guests go to one worker; else each worker has its own."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if FIXTURE in getattr(item, "fixturenames", ()):
-                item.add_marker(pytest.mark.xdist_group(FIXTURE))
-
-
 @pytest.fixture(scope="session")
 def testbed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator["LiveTestbed"]:
     """Live guests (`orchestrator.live.LiveTestbed`). They are there as the last test left them."""

@@ -341,7 +341,8 @@ def test_only_what_nights_say_is_theirs_is_removed_and_baselines_stay(tmp_path: 
     for number, run in enumerate(runs[:3]):
         path = results / "nights" / f"2026013{number}T020000Z-night-0000"
         path.mkdir(parents=True)
-        night(entry(runs=[run.name, f"../{results.name}/{own.name}"])).write(RunDirectory(path))
+        hostile = [f"../{results.name}/{own.name}"] if number < 2 else []
+        night(entry(runs=[run.name, *hostile])).write(RunDirectory(path))
     assert retention.prune(results, 3) == ""
     said = retention.prune(results, 1)
     assert said.startswith("2 nights and 1 run, ")
