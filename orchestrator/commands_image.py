@@ -98,15 +98,14 @@ def _unknown(arch: str) -> Exception:
 
 def _definition(word: str) -> Path:
     """The file of a definition. Raises InputError for one that is not there."""
-    from images.store import DEFINITION, definitions
-    from orchestrator.errors import InputError
-    from orchestrator.vocabulary import nearest
+    from images.store import definitions
 
-    if word == "default":
-        return DEFINITION
     known = definitions()
     if word in known or Path(word).is_file():
         return known.get(word) or Path(word)
+    from orchestrator.errors import InputError
+    from orchestrator.vocabulary import nearest  # see `_unknown`
+
     near = nearest(word, known)
     raise InputError(
         f"found no image definition '{word}', expected {', '.join(known)}, or a file",

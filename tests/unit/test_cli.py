@@ -269,3 +269,16 @@ def test_a_typed_command_does_not_load_the_others() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if name.startswith("orchestrator.commands_")}
     assert loaded == {"orchestrator.commands_image"}
+
+
+def test_finding_images_that_are_there_does_not_wait_for_the_model_of_experiments(tmp_path: Path) -> None:
+    code = (
+        "import sys; from orchestrator.cli import application; sys.argv[1:] = ['image', 'build', '--offline']\n"
+        "try: application(sys.argv[1:])(standalone_mode=False)\n"
+        "except Exception as error: print(type(error).__name__, *sys.modules)"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.startswith("Failure "), "there are no images, and none may be built"
+    assert not {"orchestrator.experiment", "yaml", "libvirt", "paramiko", "rich.console"} & set(done.stdout.split())
