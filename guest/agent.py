@@ -39,6 +39,7 @@ from guest.link import Link
 from guest.membership import FAILURE_DEADLINE_S
 from guest.notify import Policy
 from guest.offer import Offer, Spare
+from guest.process_run import ProcessRun
 from guest.protocol.address_space import Access, AddressSpace
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.registry import PROTOCOLS
@@ -47,7 +48,7 @@ from guest.protocol.trace import TRACE_VERSION, TracedEngine
 from guest.region import Region
 from guest.run import Run
 from guest.segment import PAGE_BYTES, NodeState, Segment
-from guest.workloads import WORKLOADS, Native, Script, Workload, WorkloadError, parse
+from guest.workloads import WORKLOADS, Distributed, Native, Script, Workload, WorkloadError, parse
 
 _READ_BYTES = 1 << 16
 _LINE_BYTES = 1 << 20
@@ -68,7 +69,7 @@ class Agent:
         self._link: Link | None = None
         self._link_fields: dict[str, Any] = {}
         self._daemon: Daemon | None = None
-        self._run: Run | None = None
+        self._run: Run | ProcessRun | None = None
         self._used = False
         self._files: dict[str, int] = {}
         self._execution: Execution | None = None
@@ -216,6 +217,7 @@ class Agent:
             raise CommandError("the memory is open already", "send close first")
         kernel = number(fields, "kernel", 0, 63)
         kernels = number(fields, "kernels", 2, 64)
+        members = range(kernels if fields.get("members") is None else number(fields, "members", 1, kernels))
         pages = number(fields, "pages", 1, 1 << 24)
         protocol = choice(fields, "protocol", PROTOCOLS, "voting")
         policy = Policy(choice(fields, "notify", [policy.value for policy in Policy], "adaptive"))
@@ -232,11 +234,12 @@ class Agent:
                 f"kernel {kernel} of this segment is {segment.nodes[kernel].state.name} already, expected ABSENT",
                 "format the segment anew before every open; every kernel has an id of its own",
             )
-        engine: Engine = PROTOCOLS[protocol](kernel, range(kernels), pages)
+        home = 0
+        engine: Engine = PROTOCOLS[protocol](kernel, members if kernel in members else (home,), pages, home)
         space: SpaceEngine | TracedEngine | None = None
         mapped = number(fields, "mapped", 0, pages) if fields.get("mapped") is not None else None
         if mapped is not None:
-            engine = space = SpaceEngine(engine, kernel, range(kernels), AddressSpace.first(mapped, pages))
+            engine = space = SpaceEngine(engine, kernel, members, AddressSpace.first(mapped, pages), home)
         self._trace = None
         if fields.get("trace"):
             engine = self._trace = TracedEngine(engine, monotonic_ns)
@@ -245,7 +248,8 @@ class Agent:
             self._trace_header = header | {"mapped": mapped}
         region = Region(pages)
         if mapped is not None:
-            region.allow(mapped, pages - mapped, Access.NONE)
+            first = mapped if kernel in members else 0
+            region.allow(first, pages - first, Access.NONE)
         daemon = Daemon(segment, link, kernel, engine, region, policy, failure_deadline_s, space)
         daemon.watch(self._commands_fd, self._read)
         self._daemon = daemon
@@ -282,11 +286,17 @@ class Agent:
         deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
         offer = self._offer(choice(fields, "memory", ("coherent", "bare"), "coherent"), daemon, workload)
         program_fd = self._file(described.get("file"))
-        if program_fd is not None and not isinstance(workload, Script | Native):
+        if program_fd is not None and not isinstance(workload, Script | Native | Distributed):
             raise WorkloadError(f"{described.get('kind')}: a file, expected none")
         self._used = True
-        self._run = Run(daemon, self._launcher, workload, deadline_ns)
         daemon.node.state = NodeState.RUNNING
+        if isinstance(workload, Distributed):
+            if program_fd is None:
+                raise WorkloadError("process: there is no file", "put it, and name it in the run command")
+            self._run = ProcessRun(daemon, self._launcher, workload, deadline_ns)
+            self._run.start(described, offer, program_fd)
+            return
+        self._run = Run(daemon, self._launcher, workload, deadline_ns)
         self._run.start(described, everyone, offer, program_fd)
 
     def _put(self, fields: dict[str, Any]) -> Answer:
@@ -407,7 +417,7 @@ class Agent:
         if self._link is not None:
             self._link.close()
 
-    def _offer(self, memory: str, daemon: Daemon, workload: Workload) -> Offer:
+    def _offer(self, memory: str, daemon: Daemon, workload: Workload | Distributed) -> Offer:
         assert self._link is not None, "memory is open without a link"
         spare = Spare(self._link, Segment.open(self._link.memory).layout, daemon.kernel)
         meeting = spare.take(workload.meeting_bytes) if workload.meeting_bytes else None

@@ -24,7 +24,7 @@ from guest.samples import AccessLog
 from guest.surroundings import CoherentSurroundings, Detached
 from guest.synchronization import surround
 from guest.userfaultfd import Userfaultfd
-from guest.workloads import Native, Place, Script
+from guest.workloads import Distributed, Native, Place, Script
 from guest.workloads.workload import Gone
 
 # First byte of what daemon and application say to each other, over a socket that keeps the packets apart. What they say
@@ -117,14 +117,14 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
     `program_fd` is the file of a workload that is a program of the user's.
     """
     workload = workloads.parse(thread["workload"])
+    assert not isinstance(workload, Distributed), "a worker runs the threads of a process"
     roles = tuple(tuple(names) for names in thread["roles"])
     log = AccessLog()
     name = str(thread["workload"].get("file", "")).rpartition("/")[2]
     try:
         place = Place(thread["kernel"], thread["thread"], roles)
         if program_fd is not None:
-            _redirect_output(daemon)
-            faulthandler.enable(2)  # a thread that touches what is not mapped shows the line where it did
+            redirect_output(daemon)
             assert isinstance(workload, Script | Native), "a program was given to a workload that is none"
             workload.take(program_fd, name, daemon, place)
         memory, meeting, operate = attach(daemon)
@@ -146,13 +146,13 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
         return
     except Exception as error:
         if program_fd is not None:
-            _show(error, name)  # before the daemon looks at what was said
+            show(error, name)  # before the daemon looks at what was said
         daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
         if program_fd is None:
             raise
 
 
-def _show(error: Exception, script: str) -> None:
+def show(error: Exception, script: str) -> None:
     """Say what went wrong, from the script's own lines on."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != script:
@@ -160,8 +160,9 @@ def _show(error: Exception, script: str) -> None:
     sys.excepthook(type(error), error.with_traceback(trace), trace)
 
 
-def _redirect_output(daemon: socket) -> None:
+def redirect_output(daemon: socket) -> None:
     """What a program says goes where the daemon can read it, whatever becomes of the program."""
+    faulthandler.enable(2)  # a thread that touches what is not mapped shows the line where it did
     output_fd = memfd_create("output")
     for standard in (1, 2):
         dup2(output_fd, standard)

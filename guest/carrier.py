@@ -10,6 +10,7 @@ from guest.notify import Notifier
 from guest.outbox import Nowhere, Outbox
 from guest.protocol import effects
 from guest.protocol.address_space import Access
+from guest.protocol.messages import Message
 from guest.region import Region
 
 
@@ -29,6 +30,8 @@ class Carrier:
         """Pages given up: their only valid copy died with its kernel."""
         self.on_space_done: Callable[[effects.SpaceDone], object] = _nobody
         """Who is told what came of operations on the address space."""
+        self.on_joined: Callable[[effects.Joined], object] = _nobody
+        """Who is told whether this kernel got into the kernel set."""
         self._region = region
         self._outboxes = {outbox.to: outbox for outbox in outboxes}
         self._notifier = notifier
@@ -48,6 +51,7 @@ class Carrier:
             effects.Allow: self._allow,
             effects.Relocate: self._relocate,
             effects.SpaceDone: self._space_done,
+            effects.Joined: self._joined,
         }
 
     def carry_out(self, wanted: Sequence[effects.Effect]) -> None:
@@ -75,11 +79,18 @@ class Carrier:
         self.woken = True
         self._faults.served(page, monotonic_ns(), self.in_fault)
 
+    def send_with(self, to: int, message: Message, payload: bytes) -> None:
+        """Send a message with bytes that are not a page's."""
+        self._outboxes[to].send_with(message, payload)
+        self._published(to)
+
     def _send(self, effect: effects.Send) -> None:
         to, message, discard = effect
-        outbox = self._outboxes[to]
-        outbox.send(message, self._region.discard if discard else None)
-        if outbox.queued:
+        self._outboxes[to].send(message, self._region.discard if discard else None)
+        self._published(to)
+
+    def _published(self, to: int) -> None:
+        if self._outboxes[to].queued:
             self.backlog = True
         else:
             self._notifier.published(to)
@@ -135,10 +146,13 @@ class Carrier:
         moved = {page for page in self.lost if first <= page < first + length}
         self.lost = self.lost - moved | {page - first + to for page in moved}
 
+    def _joined(self, effect: effects.Joined) -> None:
+        self.on_joined(effect)
+
     def _space_done(self, effect: effects.SpaceDone) -> None:
         self.woken = True
         self.on_space_done(effect)
 
 
-def _nobody(_: effects.SpaceDone) -> None:
+def _nobody(_: object) -> None:
     """Nobody asked."""

@@ -32,14 +32,18 @@ from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.engine import Engine
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
+from guest.protocol.threads import THREAD_MESSAGES
 from guest.region import Region
 from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
 from guest.waits import Waits
 
-_FUTEX, _BARRIER, _LEAVE = int(MessageName.FUTEX_WAIT), int(MessageName.BARRIER), int(MessageName.LEAVE)
-"""From the first of these on, names are not the page engine's."""
+_OF_PAGES = int(MessageName.GRANT)
+"""Up to this, names are the page engine's alone."""
+_FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.FUTEX_ANSWER))
+_BARRIER, _LEAVE = int(MessageName.BARRIER), int(MessageName.LEAVE)
+_MIGRATE = int(MessageName.THREAD_MIGRATE)
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
@@ -77,6 +81,8 @@ class Daemon:
         self.node = segment.nodes[kernel]
         self.on_harness: Callable[[int, Message], None] | None = None
         """Who is told of the test harness's messages. While nobody is, they are kept."""
+        self.on_thread: Callable[[int, Message, memoryview], None] | None = None
+        """Who is told of messages about threads that move, and of what came with them: it is void afterwards."""
         self.on_death: Callable[[int], None] | None = None
         """Who is told of kernels that have died. Only while somebody is, the others' silence is taken for death."""
         self.dead: list[int] = []
@@ -131,10 +137,12 @@ class Daemon:
         """Whether threads may change the address space."""
         return self._space is not None
 
-    def attach(self, userfaultfd: int, log: FaultLog, protector: Protector | None = None) -> None:
+    def attach(
+        self, userfaultfd: int, log: FaultLog, protector: Protector | None = None, *, again: bool = False
+    ) -> None:
         """Serve the faults of one more thread, from now on. Where threads may change the address space, it has a
-        `protector`."""
-        self.region.register(userfaultfd, protector)
+        `protector`. `again`: as for `Region.register`."""
+        self.region.register(userfaultfd, protector, again=again)
         self.threads += 1
         self._fault_readers[userfaultfd] = lambda: self._fault(userfaultfd, log)
         self.watch(userfaultfd, self._fault_readers[userfaultfd])
@@ -154,6 +162,19 @@ class Daemon:
         number = self._space.requests + 1
         self._asked[number] = done
         self._carrier.carry_out(self._space.operate(operation))
+
+    def join(self, done: Callable[[Refusal], object]) -> None:
+        """Get into the kernel set of the process; `done` is told whether this kernel is in. Once."""
+        assert self._space is not None, "this memory has a kernel set that stays as it is"
+        self._carrier.on_joined = lambda effect: done(effect.refusal)
+        self._carrier.carry_out(self._space.join())
+
+    def send(self, to: int, message: Message, payload: bytes = b"") -> None:
+        """Send a message about threads to another kernel."""
+        if payload:
+            self._carrier.send_with(to, message, payload)
+        else:
+            self._carrier.carry_out([effects.Send(to, message)])
 
     def _space_done(self, effect: effects.SpaceDone) -> None:
         self._asked.pop(effect.request)(effect.refusal)
@@ -177,7 +198,7 @@ class Daemon:
         """Give the harness's messages that came before anybody listened to `on_harness`."""
         kept, self._harness_kept = self._harness_kept, []
         for sender, message in kept:
-            self._not_for_the_engine(sender, message)
+            self._receive_harness(sender, message)
 
     def woke(self) -> None:
         """A thread was woken by other means than a page: it gets the CPU."""
@@ -343,8 +364,8 @@ class Daemon:
             while message is not None:
                 progress = True
                 name = message[0]
-                if name >= _FUTEX:
-                    self._not_for_the_engine(receiver.sender, message)
+                if name > _OF_PAGES:
+                    self._receive_other(receiver, message)
                 elif name == _PAGE_DATA:
                     carrier.payload = receiver.payload_address(message)
                     carrier.carry_out(self._engine.receive(receiver.sender, message))
@@ -356,10 +377,23 @@ class Daemon:
                 message = receiver.receive()
         return progress
 
-    def _not_for_the_engine(self, sender: int, message: Message) -> None:
-        if message.name < _BARRIER:
+    def _receive_other(self, receiver: Receiver, message: Message) -> None:
+        """A message that is not about a page."""
+        sender, name = receiver.sender, message.name
+        if name in THREAD_MESSAGES:
+            assert self.on_thread is not None, f"kernel {sender} sends a message of threads, and there are none here"
+            self.on_thread(sender, message, receiver.payload(message) if name == _MIGRATE else memoryview(b""))
+            if name == _MIGRATE:
+                receiver.release(message)
+        elif name in _FUTEX:
             self.waits.receive(sender, message)
-        elif message.name == _LEAVE:
+        elif name < _BARRIER:
+            self._carrier.carry_out(self._engine.receive(sender, message))
+        else:
+            self._receive_harness(sender, message)
+
+    def _receive_harness(self, sender: int, message: Message) -> None:
+        if message.name == _LEAVE:
             self._handover.receive(sender, message)
         elif self.on_harness is None:
             self._harness_kept.append((sender, message))

@@ -17,6 +17,7 @@ from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpa
 from typing import Any
 
 from guest.application import run_thread
+from guest.worker import run_worker
 
 _MESSAGE_BYTES = 1 << 18
 _CLEAR = b"null"
@@ -124,7 +125,10 @@ def _become(thread: dict[str, Any], control: socket, fds: list[int], launcher: i
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         control.close()
         with socket(fileno=fds[0]) as daemon:
-            run_thread(daemon, thread, fds[1] if len(fds) > 1 else None)
+            if thread.get("worker"):
+                run_worker(daemon, thread, fds[1])
+            else:
+                run_thread(daemon, thread, fds[1] if len(fds) > 1 else None)
         status = 0
     except BaseException:  # noqa: BLE001 - this process ends here whatever happened, and says why
         sys.excepthook(*sys.exc_info())

@@ -7,6 +7,7 @@ of their outstanding requests.
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from guest.protocol.messages import Message, MessageName
 from guest.ring import Sender
@@ -29,9 +30,13 @@ class Outbox:
     def send(self, message: Message, discard: Callable[[int], object] | None = None) -> None:
         """Publish the message, or queue it. Never blocks. `discard` drops its page before anybody can see it."""
         if message[0] == _PAGE_DATA:
-            self._send_page(message, discard)
+            self._send_page(message, partial(self._read_out, message[1]), discard)
         elif self._queue or not self._sender.send(message):
             self._queue.append((message, None))
+
+    def send_with(self, message: Message, payload: bytes) -> None:
+        """As `send`, with bytes that are not a page's: as many as a page slot has, at most."""
+        self._send_page(message, partial(_put, payload), None)
 
     @property
     def queued(self) -> int:
@@ -57,15 +62,21 @@ class Outbox:
             queue.popleft()
         return len(queue) < before
 
-    def _send_page(self, message: Message, discard: Callable[[int], object] | None) -> None:
+    def _send_page(
+        self, message: Message, fill: Callable[[memoryview], object], discard: Callable[[int], object] | None
+    ) -> None:
         slot = None if self._queue else self._sender.page_slot()
         page = memoryview(bytearray(PAGE_BYTES)) if slot is None else slot[1]
-        self._read_out(message[1], page)
+        fill(page)
         if discard is not None:
             discard(message[1])
         if slot is None or not self._sender.send_page(message):
             # A slot stays as it is: as long as anything is queued, no other page is put into it.
             self._queue.append((message, page))
+
+
+def _put(payload: bytes, slot: memoryview) -> None:
+    slot[: len(payload)] = payload
 
 
 class Nowhere(Outbox):
@@ -81,3 +92,6 @@ class Nowhere(Outbox):
         """Nothing but `discard`."""
         if discard is not None:
             discard(message[1])
+
+    def send_with(self, message: Message, payload: bytes) -> None:
+        """Nothing."""

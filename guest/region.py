@@ -94,18 +94,24 @@ class Region:
         """The userfaultfds of the registered processes, to be watched for faults."""
         return tuple(self._registered)
 
-    def register(self, fd: int, protector: Protector | None = None) -> None:
+    def register(self, fd: int, protector: Protector | None = None, *, again: bool = False) -> None:
         """Serve one more process, which has mapped the region at BASE and registered it with the userfaultfd `fd`.
 
         The process must not touch the region before this is done. The descriptor is this object's from now on, and so
-        is the `protector`, which `allow` and `relocate` need.
+        is the `protector`, which `allow` and `relocate` need. `again`: the process was registered before, and knows
+        what was so then.
         """
         if protector is not None:
             self._protectors[fd] = protector
+            if again:
+                protector.allow(BASE, self.size_bytes, Access.WRITE)
+                protector.forget(BASE, self.size_bytes)
             for access in (Access.NONE, Access.READ):
                 for start, count in _runs(self._allowed, access):
                     protector.allow(BASE + start * PAGE_BYTES, count * PAGE_BYTES, access)
         process = Userfaultfd(fd)
+        if again:
+            process.write_unprotect_range(BASE, self.size_bytes)
         for start, count in _runs(self._state, _PROTECTED):
             process.write_protect_range(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
         for start, count in _runs(self._state, _POISONED):

@@ -16,7 +16,7 @@ from orchestrator.compilers import CompilerSaysNo, compiled
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment
 from orchestrator.plan import Plan
-from orchestrator.workloads import Command, Native, Script
+from orchestrator.workloads import Command, Native, Process, Script
 from testbed.deadline import Deadline
 
 HEADERS = Path(__file__).parents[1] / "guest" / "native"
@@ -43,7 +43,7 @@ class Programs:
     def deliver(self, experiment: Experiment, nodes: list[str], agents: Agents, deadline: Deadline) -> dict[str, str]:
         """Send each node its program, if it has not got it. Returns the name by which each agent knows it, or ""."""
         workload = experiment.workload
-        if not isinstance(workload, Script | Native):
+        if not isinstance(workload, Script | Native | Process):
             return dict.fromkeys(nodes, "")
         names = {}
         for node in nodes:

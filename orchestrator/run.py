@@ -23,7 +23,7 @@ from orchestrator.signals import signals_wait
 from orchestrator.stage import Stage
 from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
 from orchestrator.words import counted
-from orchestrator.workloads import Command, Native, Script
+from orchestrator.workloads import Command, Native, Process, Script
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
@@ -301,7 +301,8 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
     assert coherency is not None
     return {
         "op": "open",
-        "mapped": (workload.pages or coherency.pages) if isinstance(workload, Script | Native) else None,
+        "mapped": (workload.pages or coherency.pages) if isinstance(workload, Script | Native | Process) else None,
+        "members": 1 if isinstance(workload, Process) else None,
         "kernel": kernels.index(node),
         "kernels": len(kernels),
         "link": stage.link_for(coherency.link, node),

@@ -96,11 +96,9 @@ class SharedArray(Model):
         }
 
 
-class _Program(Model):
-    """What a program of the user's is, in whatever language."""
+class _OnMemory(Model):
+    """What a program of the user's on coherent memory is, in whatever language."""
 
-    threads: Annotated[dict[NodeName, Words], Field(min_length=1)]
-    """By node, the role of its thread, or a list of roles, one a thread. Every node of the link has one at least."""
     iterations: Annotated[int, Field(strict=True, ge=1, le=1_000_000)] = 1
     """Told to the program; expectations may count by it."""
     pages: Annotated[int, Field(strict=True, ge=1)] | None = None
@@ -111,13 +109,20 @@ class _Program(Model):
         """Of the pages it says it uses."""
         return (self.pages or 0) * PAGE_BYTES
 
-    def roles(self, node: str) -> tuple[str, ...]:
-        """Roles of the node's threads."""
-        return self.threads.get(node, ())
-
     def _described(self, kind: str, region_pages: int, seed: int) -> dict[str, Any]:
         pages = self.pages or region_pages
         return {"kind": kind, "iterations": self.iterations, "pages": pages, "seed": seed}
+
+
+class _Program(_OnMemory):
+    """A program with threads that stay where they are."""
+
+    threads: Annotated[dict[NodeName, Words], Field(min_length=1)]
+    """By node, the role of its thread, or a list of roles, one a thread. Every node of the link has one at least."""
+
+    def roles(self, node: str) -> tuple[str, ...]:
+        """Roles of the node's threads."""
+        return self.threads.get(node, ())
 
 
 class Script(_Program):
@@ -137,6 +142,32 @@ class Script(_Program):
     def described(self, region_pages: int, seed: int) -> dict[str, Any]:
         """As the agents know it."""
         return self._described(self.kind, region_pages, seed) | {"parameters": self.parameters}
+
+
+class Process(_OnMemory):
+    """One process over all kernels of the link: its threads are started by the program, and move between kernels."""
+
+    kind: Literal["process"]
+    file: FileName
+    """The Python file, with a function `main`; relative to this one."""
+    parameters: dict[Word, Scalar] = {}
+    """Values for the program, by name."""
+    pool: Annotated[int, Field(strict=True, ge=1, le=64)] = 2
+    """Processes of the operating system that wait for threads on each kernel; more are made when these do not do."""
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The program."""
+        return (self.file,)
+
+    def roles(self, _node: str) -> tuple[str, ...]:
+        """Every kernel of the link may host threads of it."""
+        return ("process",)
+
+    def described(self, region_pages: int, seed: int) -> dict[str, Any]:
+        """As the agents know it."""
+        told = {"parameters": self.parameters, "pool": self.pool}
+        return self._described(self.kind, region_pages, seed) | told
 
 
 class Native(_Program):
@@ -198,4 +229,4 @@ class Command(Model):
         return ("command",) if node in self.commands else ()
 
 
-Workload = Annotated[SharedArray | Script | Native | Command, Field(discriminator="kind")]
+Workload = Annotated[SharedArray | Script | Process | Native | Command, Field(discriminator="kind")]

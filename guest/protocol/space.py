@@ -75,6 +75,10 @@ class SpaceOperations(Protocol):
         """See `SpaceEngine.operate`."""
         ...
 
+    def join(self) -> list[Effect]:
+        """See `SpaceEngine.join`."""
+        ...
+
 
 class SpaceEngine:
     """A page engine and the address space around it, behind the page engine's own interface.

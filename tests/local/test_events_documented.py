@@ -15,8 +15,8 @@ from orchestrator.index import TABLES
 from tests.local.test_run_local import QUICK, ROOT, command, environment, run
 
 PAGE = ROOT / "docs" / "results.md"
-RARE = ("mismatches[]", "losses.", "dead_threads[]", "lost[]", "figures.")
-"""Fields of wrong values, of guests that died, and of programs that report figures."""
+RARE = ("mismatches[]", "losses.", "dead_threads[]", "lost[]", "figures.", "moves[]")
+"""Fields of wrong values, of guests that died, of programs that report figures, and of threads that move."""
 OPAQUE = {"experiment"}
 """Documented as a whole elsewhere."""
 

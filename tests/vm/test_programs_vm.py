@@ -83,3 +83,11 @@ def test_commands_run_on_both_isas_and_their_files_come_back(tmp_path: Path) -> 
     _, output = ran(tmp_path, "commands.yaml")
     assert (output / "arm.txt").read_text() == "aarch64\n"
     assert (output / "x86" / "sorted.txt").read_text() == "4\n5\n9\n15\n26\n31\n"
+
+
+def test_a_thread_follows_its_data_from_one_isa_to_the_other(tmp_path: Path) -> None:
+    summary, _ = ran(tmp_path, "walk.yaml")
+    followed, stayed = summary["points"]
+    assert followed["messages"]["THREAD_MIGRATE"] > stayed["messages"]["THREAD_MIGRATE"]
+    assert followed["messages"]["PAGE_DATA"] < stayed["messages"]["PAGE_DATA"]
+    assert not any(point["lost"] for point in summary["points"])

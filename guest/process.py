@@ -1,0 +1,330 @@
+"""A process over several kernels, as a program sees it: threads that move, and memory that is the same everywhere.
+
+    from guest.process import Thread
+
+    class Summer(Thread):
+        def __init__(self, numbers, first, end):
+            self.numbers, self.next, self.end, self.sum = numbers, first, end, 0
+
+        def step(self):                                   # again and again, until it says `exit`
+            self.sum += self.numbers[self.next]
+            self.next += 1
+            if self.next == self.end:
+                self.exit(self.sum)
+            elif self.next % 100 == 0:
+                self.migrate(self.next // 100 % self.process.kernels)
+
+    def main(process):                                    # the first thread, on the home kernel
+        numbers = process.array("q", 1000)
+        numbers[:] = range(1000)
+        halves = [process.start(Summer(numbers, half * 500, half * 500 + 500), on=half) for half in (0, 1)]
+        assert sum(half.join() for half in halves) == 499500
+
+A thread is an object with a method `step`. Between two steps its state can travel to another kernel, whatever the
+instruction set: it is pickled, and may be `STATE_BYTES` then. All that is larger belongs in the memory that the threads
+share: arrays of the process, which are pickled as their address. Threads share nothing else, also on the same
+kernel: each runs in a process of the operating system by itself, so none holds another one's interpreter lock.
+
+`main`, a function, is run by the first thread, which stays on the home kernel. The process ends when its last thread
+has, or when a thread says so.
+"""
+
+import pickle
+from typing import Any, NoReturn, Protocol, SupportsIndex
+
+from guest.errors import GuestFailure
+from guest.mapping import Mapping
+from guest.protocol.address_space import Operation, Refusal
+from guest.region import BASE
+from guest.segment import PAGE_BYTES
+from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, here
+
+STATE_BYTES = PAGE_BYTES - 8
+"""What the pickled state of a thread may be, in bytes: it travels in one page slot, with its length."""
+THREADS_MAX = 256
+"""Threads that a process may start in its life."""
+ENTRY_BYTES = 256
+"""What the memory keeps of each thread: whether it has ended, how, and its result."""
+RESULT_BYTES = ENTRY_BYTES - 4 * WORD_BYTES
+"""What the pickled result of a thread may be, in bytes."""
+RESERVED_PAGES = 1 + THREADS_MAX * ENTRY_BYTES // PAGE_BYTES
+"""Pages behind those that threads may use that the process itself needs: for the numbers of threads, and their ends."""
+
+Number = int | float
+
+
+class ThreadError(GuestFailure):
+    """A thread did what threads cannot do."""
+
+    kind = "thread"
+
+
+class Daemon(Protocol):
+    """What a thread asks its daemon for."""
+
+    def start(self, number: int, state: bytes, to: int) -> None:
+        """A new thread of this number begins at kernel `to`."""
+
+    def operate(self, operation: Operation) -> Refusal:
+        """Change the address space."""
+
+    def figure(self, name: str, value: Number) -> None:
+        """Report a number."""
+
+    def exit_group(self) -> None:
+        """The whole process ends. May not return."""
+
+
+class Thread:
+    """A thread of the process; derive from it. Its attributes are its state."""
+
+    process: "Process"
+    """The process, wherever the thread is."""
+    _exited = False
+    _result: Any = None
+    _destination: int | None = None
+
+    def step(self) -> None:
+        """What is done between two migration points; called until `exit` was."""
+        raise NotImplementedError(f"{type(self).__name__} has no step")
+
+    def exit(self, result: Any = None) -> None:
+        """This step is the last one; `result` is what `Handle.join` gives."""
+        self._exited, self._result = True, result
+
+    def migrate(self, kernel: int) -> None:
+        """After this step, go on at that kernel. Raises ValueError if there is none of that number."""
+        if not 0 <= kernel < self.process.kernels:
+            raise ValueError(f"kernel {kernel}, expected 0 to {self.process.kernels - 1}")
+        self._destination = kernel
+
+    def stayed(self, why: str) -> None:
+        """Called in place of a migration that did not take place, as the destination died or had no process to give:
+        the thread goes on where it was. Does nothing unless it is overridden."""
+
+    @property
+    def kernel(self) -> int:
+        """Where it is now."""
+        return self.process.kernel
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "process"}
+
+
+class Array:
+    """Numbers in the memory of the process, of a type of `struct` ("q" is 64 bits, "d" a double), zeros at first.
+
+    Slices and `len` are those of a memoryview, which `view` is; NumPy takes it as it is.
+    """
+
+    def __init__(self, address: int, typecode: str, length: int) -> None:
+        self.address, self.typecode, self.length = address, typecode, length
+        self._view: memoryview | None = None
+
+    @property
+    def view(self) -> memoryview:
+        """The numbers, in place."""
+        if self._view is None:
+            process = current()
+            start = self.address - BASE
+            size = self.length * memoryview(bytes(16)).cast("B").cast(self.typecode).itemsize  # type: ignore[call-overload]
+            self._view = process.memory[start : start + size].cast(self.typecode)  # type: ignore[call-overload]
+        return self._view
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.view[key]
+
+    def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
+        if isinstance(key, slice) and not isinstance(value, memoryview | bytes | bytearray):
+            for index, number in zip(range(*key.indices(self.length)), value, strict=True):
+                self.view[index] = number
+        else:
+            self.view[key] = value
+
+    def __buffer__(self, _flags: int) -> memoryview:
+        return self.view
+
+    def __getstate__(self) -> tuple[int, str, int]:
+        return self.address, self.typecode, self.length
+
+    def __setstate__(self, state: tuple[int, str, int]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+
+class Handle:
+    """A thread that was started: to wait for."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Its number in the process; the first thread's is 0."""
+
+    def join(self) -> Any:
+        """Wait until it has ended, wherever it is, and return its result. Raises WaitBroken when a kernel died."""
+        entry = _entry(current(), self.number)
+        Event(entry.address).wait()
+        return entry.result()
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return not Event(_entry(current(), self.number).address).is_set()
+
+
+class _Entry:
+    """What the memory keeps of a thread: a word that becomes 1 at its end, the length of its result, the result."""
+
+    def __init__(self, memory: memoryview, offset: int) -> None:
+        self.address = BASE + offset
+        self._words = memory[offset : offset + 4 * WORD_BYTES].cast("Q")
+        self._room = memory[offset + 4 * WORD_BYTES : offset + ENTRY_BYTES]
+
+    def result(self) -> Any:
+        return pickle.loads(self._room[: self._words[1]])
+
+    def end(self, result: Any) -> None:
+        """The thread has ended: what it stored before can be seen by those who see this."""
+        data = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+        if len(data) > RESULT_BYTES:
+            raise ThreadError(
+                f"a result of {len(data)} bytes, pickled; {RESULT_BYTES} are the most",
+                "put it into an array of the process, and return that",
+            )
+        self._words[1] = len(data)
+        self._room[: len(data)] = data
+        Event(self.address).set()
+
+
+class Process(Mapping):
+    """The process, as each of its threads has it."""
+
+    def __init__(self, memory: memoryview, kernel: int, kernels: int, told: dict[str, Any], daemon: Daemon) -> None:
+        self.memory = memory
+        """The memory as bytes, the same on every kernel, at `address`; from `size` on it is the process's own."""
+        self.address = BASE
+        self.kernel = kernel
+        """Where the thread that asks is now."""
+        self.kernels = kernels
+        """How many there are, from 0 on; 0 is the home kernel."""
+        self.parameters: dict[str, Any] = dict(told.get("parameters", {}))
+        """Of the experiment file."""
+        self.seed: int = told["seed"]
+        self.iterations: int = told["iterations"]
+        self.size: int = (told["pages"] - RESERVED_PAGES) * PAGE_BYTES
+        """Bytes that are mapped at first and that threads may use."""
+        self.figure = daemon.figure
+        """`figure(name, number)` reports a number, for results and expectations."""
+        self._daemon = daemon
+        self._operate = daemon.operate
+
+    def start(self, thread: Thread, on: int | None = None) -> Handle:
+        """Start a thread: here, or on another kernel. Raises ValueError if there is no such kernel, ThreadError if its
+        state is too large or there were too many threads."""
+        to = self.kernel if on is None else on
+        if not 0 <= to < self.kernels:
+            raise ValueError(f"kernel {to}, expected 0 to {self.kernels - 1}")
+        number = Counter(BASE + self.size).add() + 1
+        if number >= THREADS_MAX:
+            raise ThreadError(f"thread {number} of a process, which may have {THREADS_MAX} in its life")
+        self._daemon.start(number, frozen(thread), to)
+        return Handle(number)
+
+    def exit(self) -> NoReturn:
+        """End the whole process, with all its threads."""
+        self._daemon.exit_group()
+        raise AssertionError("the process has ended")
+
+    def array(self, typecode: str, length: int) -> Array:
+        """Zeros in the memory, from the start of a page on. Raises MemoryError if there is no room."""
+        return Array(self.allocate(length * memoryview(bytes(16)).cast(typecode).itemsize), typecode, length)  # type: ignore[call-overload]
+
+    def allocate(self, size: int) -> int:
+        """The address of that many zeroed bytes, in pages of their own. Raises MemoryError if there is no room."""
+        size = -(-size // PAGE_BYTES) * PAGE_BYTES
+        offset = Counter(BASE + self.size + WORD_BYTES).add(size)
+        if offset + size > self.size:
+            raise MemoryError(f"{size} bytes behind {offset}, the process has {self.size}: make `region` larger")
+        return BASE + offset
+
+    def mutex(self) -> Mutex:
+        """A mutex in a page of its own, as the next five are."""
+        return Mutex(self.allocate(WORD_BYTES))
+
+    def semaphore(self, permits: int) -> Semaphore:
+        """See `guest.synchronization`."""
+        return Semaphore(self.allocate(WORD_BYTES), permits)
+
+    def condition(self, mutex: Mutex) -> Condition:
+        """See `guest.synchronization`."""
+        return Condition(self.allocate(WORD_BYTES), mutex)
+
+    def barrier(self, parties: int) -> Barrier:
+        """See `guest.synchronization`."""
+        return Barrier(self.allocate(WORD_BYTES), parties)
+
+    def event(self) -> Event:
+        """See `guest.synchronization`."""
+        return Event(self.allocate(WORD_BYTES))
+
+    def counter(self) -> Counter:
+        """See `guest.synchronization`."""
+        return Counter(self.allocate(WORD_BYTES))
+
+
+class Main(Thread):
+    """The first thread: it runs the program's `main`, and stays at home."""
+
+    def step(self) -> None:
+        """All of it."""
+        import sys
+
+        self.exit(sys.modules[PROGRAM].main(self.process))
+
+
+PROGRAM = "program"
+"""The name of the program's module, on every kernel: by it pickled threads find their classes."""
+
+_current: list[Process] = []
+
+
+def current() -> Process:
+    """The process that this thread belongs to."""
+    if not _current:
+        here()  # says what is wrong
+    return _current[0]
+
+
+def enter(process: Process) -> None:
+    """This process of the operating system is a part of `process` from now on."""
+    _current[:] = [process]
+
+
+def frozen(thread: Thread) -> bytes:
+    """The state of a thread, to travel. Raises ThreadError if it is too large."""
+    state = pickle.dumps(thread, pickle.HIGHEST_PROTOCOL)
+    if len(state) > STATE_BYTES:
+        raise ThreadError(
+            f"the state of a {type(thread).__name__} is {len(state)} bytes, {STATE_BYTES} are the most",
+            "keep what is large in an array of the process: its state is its address",
+        )
+    return state
+
+
+def thawed(state: bytes | memoryview, process: Process) -> Thread:
+    """A thread from its state, here."""
+    thread: Thread = pickle.loads(state)
+    thread.process = process
+    return thread
+
+
+def ended(process: Process, number: int, result: Any) -> None:
+    """The thread has ended: whoever joins it goes on."""
+    _entry(process, number).end(result)
+
+
+def _entry(process: Process, number: int) -> _Entry:
+    return _Entry(process.memory, process.size + PAGE_BYTES + number * ENTRY_BYTES)
+
+
+__all__ = ["Array", "Barrier", "Condition", "Counter", "Event", "Handle", "Mutex", "Process", "Semaphore", "Thread"]

@@ -1,0 +1,429 @@
+"""One kernel's part of a distributed process: its threads, the processes that run them, and what came of it.
+
+The engine of threads (`guest.protocol.threads`) says what is to happen; here it happens: a *worker*, a process of the
+operating system, runs one thread at a time, waits in the pool for the next one, or is the placeholder of one that is
+away. The faults of a worker are served only while it has a thread.
+"""
+
+import os
+import pickle
+from collections import deque
+from collections.abc import Callable
+from socket import socket
+from time import monotonic_ns
+from typing import Any
+
+from guest import application, process, worker
+from guest.applications import ENDED_EARLY, Application, Applications, RunFailed
+from guest.barrier import Barrier
+from guest.daemon import Daemon
+from guest.launcher import Launcher
+from guest.offer import Offer
+from guest.protection import Protector
+from guest.protocol import thread_effects as fx
+from guest.protocol.address_space import Refusal
+from guest.protocol.effects import Send
+from guest.protocol.messages import Message, MessageName
+from guest.protocol.threads import Part, ThreadsEngine
+from guest.run import failure_of
+from guest.timeline import Timeline
+from guest.worker import NUMBER
+from guest.workloads.distributed import Distributed
+
+MAIN = 0
+"""Number of the first thread."""
+MOVES_KEPT = 4096
+"""Notes of what became of threads that an answer carries, the last ones."""
+_WHY = {fx.Why.HERE: "", fx.Why.REFUSED: "it had no process to give", fx.Why.DIED: "it is dead"}
+
+
+class Worker(Application):
+    """A process of the operating system that runs threads."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.thread: int | None = None
+        """The thread that it has, or whose placeholder it is; None in the pool."""
+        self.faults_fd: int | None = None
+        self.protection: socket | None = None
+        self.served_before = False
+
+
+class _Workers(Applications[Worker]):
+    """Those whose faults are served only when they have a thread."""
+
+    ready: Callable[[Worker], None]
+
+    def registers(self, each: Worker, userfaultfd: int, protection: socket | None) -> None:
+        """It waits in the pool from now on."""
+        each.faults_fd, each.protection = userfaultfd, protection
+        self.ready(each)
+
+    def serve(self, each: Worker) -> None:
+        """Serve its faults from now on."""
+        if each.userfaultfd is not None:
+            return
+        assert each.faults_fd is not None
+        assert each.protection is not None
+        each.userfaultfd = os.dup(each.faults_fd)
+        protector = Protector(each.protection.dup())
+        self._daemon.attach(each.userfaultfd, each.faults, protector, again=each.served_before)
+        if not each.served_before:
+            self.tell(each, application.REGISTERED)
+        each.served_before = True
+
+    def suspend(self, each: Worker) -> None:
+        """Serve them no more: it has no thread."""
+        if each.userfaultfd is not None:
+            self._daemon.detach(each.userfaultfd, each.faults)
+            each.userfaultfd = None
+
+    def close(self) -> None:
+        """End all of them."""
+        everyone = self.all
+        super().close()
+        for each in everyone:
+            if each.faults_fd is not None:
+                os.close(each.faults_fd)
+            if each.protection is not None:
+                each.protection.close()
+
+
+class ProcessRun:
+    """From `start` until the group has ended; all of it happens inside `Daemon.serve`, as with `guest.run.Run`."""
+
+    def __init__(self, daemon: Daemon, launcher: Launcher, workload: Distributed, deadline_ns: int | None) -> None:
+        self.failure: RunFailed | None = None
+        self._daemon = daemon
+        self._workload = workload
+        self._deadline_ns = deadline_ns
+        self._engine = ThreadsEngine(daemon.kernel, daemon.kernels)
+        self._workers = _Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
+        self._workers.ready = self._is_ready
+        self._pool: deque[Worker] = deque()
+        self._by_thread: dict[int, Worker] = {}
+        self._states: dict[int, bytes] = {}
+        """Of threads that are about to go, or have come and have no worker yet."""
+        self._waiting: deque[fx.Place] = deque()
+        """Threads for which the pool had nobody."""
+        self._runnable: set[int] = set()
+        """Of these, those that began here: they run as soon as they have a worker."""
+        self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
+        """Events of the engine that wait until the effects of the one before are carried out."""
+        self._busy = False
+        self._barrier = Barrier(daemon.kernel, daemon.kernels, 1)
+        self._timeline = Timeline()
+        self._moves: deque[tuple[int, int, str, int, str]] = deque(maxlen=MOVES_KEPT)
+        self._figures: dict[str, int | float] = {}
+        self._dead_kernels: list[int] = []
+        self._lost: list[int] = []
+        self._begun_ns = self._ended_ns = 0
+        self._incoming = b""
+        self._launched = 0
+        self._launch: Callable[[], None]
+        self._effects: dict[type[Any], Callable[[Any], None]] = {
+            Send: self._send,
+            fx.Run: self._run,
+            fx.Stay: self._stay,
+            fx.TakeState: self._take_state,
+            fx.Create: self._create,
+            fx.Place: self._place,
+            fx.Drop: self._drop,
+            fx.Park: self._park,
+            fx.EndThread: lambda effect: self._note(effect.thread, "ended", self._daemon.kernel),
+            fx.EndPlaceholder: lambda effect: self._release(effect.thread),
+            fx.Lost: self._lose,
+            fx.Dissolve: lambda _: None,  # the processes of the operating system go with the run
+            fx.GroupEnded: lambda _: self._finish(),
+        }
+
+    def start(self, fields: dict[str, Any], offer: Offer, program_fd: int) -> None:
+        """Fork the workers, and begin when all kernels have theirs: with the first thread, at home."""
+        daemon = self._daemon
+        place = {"workload": fields, "kernel": daemon.kernel, "kernels": len(daemon.kernels), "worker": True}
+
+        def launch() -> None:
+            self._launched += 1
+            self._workers.launch(Worker(self._launched), place, offer, program_fd)
+
+        self._launch = launch
+        for _ in range(self._workload.pool):
+            launch()
+        daemon.on_harness = self._harness
+        daemon.on_thread = self._receive
+        daemon.watch_others(self._kernel_died)
+        daemon.deliver_kept()
+
+    def tick(self, now_ns: int) -> None:
+        """Time passes."""
+        if self._deadline_ns is not None and now_ns > self._deadline_ns:
+            self._fail(RunFailed("deadline", f"the process has not ended in time: {self._where()}"))
+
+    def abort(self) -> None:
+        """End the run now, here and on the other kernels."""
+        self._fail(RunFailed("aborted", f"the run was ended by command: {self._where()}"))
+
+    def close(self) -> None:
+        """End every process of the operating system that belongs to it."""
+        daemon = self._daemon
+        daemon.on_harness = daemon.on_thread = None
+        daemon.watch_others(None)
+        self._workers.close()
+
+    def result(self) -> dict[str, Any]:
+        """What came of a run that did not fail, for the agent's answer. Before `close`."""
+        names = ("at_ns", "thread", "event", "kernel", "placement")
+        return {
+            "verified": True,
+            "wrong": 0,
+            "mismatches": [],
+            "iterations": self._workload.iterations,
+            "pages": self._workload.pages,
+            "dead_kernels": self._dead_kernels,
+            "dead_threads": [{"thread": thread, "how": "its kernel died"} for thread in self._lost],
+            **self._workers.told(self._timeline, self._begun_ns),
+            "moves": [dict(zip(names, (note[0] - self._begun_ns, *note[1:]), strict=True)) for note in self._moves],
+            "figures": self._figures,
+            "duration_s": round((self._ended_ns - self._begun_ns) / 1e9, 6),
+        }
+
+    # -- before it begins ----------------------------------------------------------------------------------------------
+
+    def _is_ready(self, each: Worker) -> None:
+        """It has attached itself."""
+        self._to_pool(each)
+        ready = sum(one.faults_fd is not None for one in self._workers.all)
+        if not self._begun_ns and ready == self._workload.pool and self._barrier.arrive(0):
+            self._timeline.announced(0)
+            self._daemon.send_harness(MessageName.BARRIER, 0)
+            self._begin()
+
+    def _harness(self, sender: int, message: Message) -> None:
+        if message.name == MessageName.BARRIER:
+            self._timeline.heard(sender, message.request)
+            self._barrier.announce(sender, message.request, message.copyset)
+            self._begin()
+        elif message.request == ENDED_EARLY and self.failure is None:
+            self.failure = RunFailed(
+                "peer", f"kernel {sender} ended the run early; {self._where()}", "see what it says"
+            )
+            self._daemon.stop()
+
+    def _begin(self) -> None:
+        if not self._barrier.open():
+            return
+        self._begun_ns = monotonic_ns()
+        if self._daemon.kernel == self._engine.home:
+            self._begin_thread(MAIN, self._engine.home, pickle.dumps(process.Main()))
+
+    # -- what workers say ----------------------------------------------------------------------------------------------
+
+    def _heard(self, each: Worker, kind: bytes, body: bytes) -> None:
+        if kind == worker.MIGRATE:
+            assert each.thread is not None
+            (to,) = NUMBER.unpack_from(body)
+            self._states[each.thread] = body[NUMBER.size :]
+            self._note(each.thread, "leaves", to)
+            self._count_parked()
+            self._event(lambda thread=each.thread: self._engine.migrate(thread, to))  # type: ignore[misc]
+        elif kind == worker.EXITED:
+            assert each.thread is not None
+            thread = each.thread
+            self._note(thread, "ended", self._daemon.kernel)
+            self._release(thread)
+            self._event(lambda: self._engine.exit(thread))
+        elif kind == worker.START:
+            number, to = NUMBER.unpack_from(body)[0], NUMBER.unpack_from(body, NUMBER.size)[0]
+            self._begin_thread(number, to, body[2 * NUMBER.size :])
+        elif kind == worker.FIGURE:
+            name, _, value = body.decode().partition("=")
+            number = float(value) if "." in value or "e" in value or "n" in value else int(value)
+            self._figures[name] = max(number, self._figures.get(name, number))
+        elif kind == worker.EXIT_GROUP:
+            self._event(self._engine.exit_group)
+        elif kind == application.FAILED:
+            self._fail(failure_of(each, body))
+
+    def _begin_thread(self, thread: int, to: int, state: bytes) -> None:
+        """A thread begins; one that is to run elsewhere leaves at once, and never had a worker here."""
+        self._states[thread] = state
+        self._note(thread, "begins", self._daemon.kernel)
+        if to == self._daemon.kernel:
+            self._place(fx.Place(thread, fx.Placement.CLONED))
+            self._event(lambda: self._engine.start(thread))
+            return
+        self._event(lambda: [each for each in self._engine.start(thread) if not isinstance(each, fx.Run)])
+        self._note(thread, "leaves", to)
+        self._event(lambda: self._engine.migrate(thread, to))
+
+    def _worker_died(self, each: Worker, how: str) -> None:
+        what = (
+            f"worker {each.number}, with thread {each.thread}," if each.thread is not None else "a worker in the pool"
+        )
+        self._fail(RunFailed("application", f"{what} ended early: {how}; {self._where()}{each.said}"))
+
+    # -- other kernels -------------------------------------------------------------------------------------------------
+
+    def _receive(self, sender: int, message: Message, payload: memoryview) -> None:
+        if payload:
+            (size,) = NUMBER.unpack_from(payload)
+            self._incoming = bytes(payload[NUMBER.size : NUMBER.size + size])
+        self._event(lambda: self._engine.receive(sender, message))
+
+    def _kernel_died(self, kernel: int) -> None:
+        self._dead_kernels.append(kernel)
+        self._event(lambda: self._engine.peer_down(kernel))
+
+    # -- what the engine wants -----------------------------------------------------------------------------------------
+
+    def _event(self, event: Callable[[], list[fx.ThreadEffect]]) -> None:
+        """Give the engine an event, and carry out what it wants, before the next one."""
+        self._later.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._later:
+                for effect in self._later.popleft()():
+                    self._effects[type(effect)](effect)
+        finally:
+            self._busy = False
+        if self._over():
+            self._finish()
+
+    def _over(self) -> bool:
+        """Whether nothing of the process is left here, and nothing will come. Home hears it of all (`GroupEnded`)."""
+        engine, kernel = self._engine, self._daemon.kernel
+        if kernel == engine.home:
+            return False
+        return engine.ended or (engine.part is Part.NONE and engine.home in self._dead_kernels)
+
+    def _send(self, effect: Send) -> None:
+        to, message, _ = effect
+        payload = b""
+        if message.name == MessageName.THREAD_MIGRATE:
+            state = self._states[message.page]
+            payload = NUMBER.pack(len(state)) + state
+        self._daemon.send(to, message, payload)
+
+    def _run(self, effect: fx.Run) -> None:
+        self._let_run(effect.thread)
+
+    def _let_run(self, thread: int) -> None:
+        each = self._by_thread.get(thread)
+        if each is None:
+            self._runnable.add(thread)
+            return
+        self._workers.tell(each, worker.RUN)
+        self._note(thread, "runs", self._daemon.kernel)
+        self._daemon.woke()
+        self._count_parked()
+
+    def _stay(self, effect: fx.Stay) -> None:
+        thread, why = effect
+        self._note(thread, "stays", self._daemon.kernel)
+        each = self._by_thread.get(thread)
+        if each is None:  # it was to begin elsewhere
+            self._place(fx.Place(thread, fx.Placement.CLONED))
+            self._let_run(thread)
+            return
+        self._states.pop(thread, None)
+        self._workers.tell(each, worker.STAY + _WHY[why].encode())
+        self._daemon.woke()
+        self._count_parked()
+
+    def _take_state(self, effect: fx.TakeState) -> None:
+        self._states[effect.thread], self._incoming = self._incoming, b""
+
+    def _create(self, _: fx.Create) -> None:
+        def done(refusal: Refusal) -> None:
+            if refusal is Refusal.NONE:
+                self._event(self._engine.created)
+            else:
+                for thread in list(self._states):
+                    self._event(lambda thread=thread: self._engine.refused(thread))  # type: ignore[misc]
+
+        self._daemon.join(done)
+
+    def _place(self, effect: fx.Place) -> None:
+        """A worker for the thread: its placeholder, or one of the pool, which may have to be filled first."""
+        thread, placement = effect
+        each = self._by_thread.get(thread)
+        if each is None:
+            if not self._pool:
+                self._waiting.append(effect)
+                self._launch()
+                return
+            each = self._pool.popleft()
+            each.thread = thread
+            self._by_thread[thread] = each
+        self._workers.serve(each)
+        self._workers.tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
+        self._note(thread, "placed", self._daemon.kernel, placement.name)
+        self._event(lambda: self._engine.placed(thread))
+        if thread in self._runnable:
+            self._runnable.discard(thread)
+            self._let_run(thread)
+
+    def _to_pool(self, each: Worker) -> None:
+        each.thread = None
+        self._pool.append(each)
+        if self._waiting:
+            self._place(self._waiting.popleft())
+
+    def _drop(self, effect: fx.Drop) -> None:
+        self._states.pop(effect.thread, None)
+        each = self._by_thread.get(effect.thread)
+        if each is not None:
+            self._workers.tell(each, worker.DROP)
+            self._workers.suspend(each)
+
+    def _park(self, effect: fx.Park) -> None:
+        thread, to, placement = effect
+        self._states.pop(thread, None)
+        self._note(thread, "left", to, placement.name)
+        each = self._by_thread.get(thread)
+        if each is not None:
+            self._workers.tell(each, worker.PARKED)
+            self._workers.suspend(each)
+            self._count_parked()
+
+    def _release(self, thread: int) -> None:
+        """The thread's worker is in the pool again."""
+        each = self._by_thread.pop(thread, None)
+        if each is not None:
+            self._workers.suspend(each)
+            self._to_pool(each)
+            self._count_parked()
+
+    def _lose(self, effect: fx.Lost) -> None:
+        self._lost.append(effect.thread)
+        self._note(effect.thread, "lost", self._daemon.kernel)
+
+    def _finish(self) -> None:
+        self._ended_ns = self._ended_ns or monotonic_ns()
+        self._daemon.stop()
+
+    # -- notes ---------------------------------------------------------------------------------------------------------
+
+    def _note(self, thread: int, event: str, kernel: int, placement: str = "") -> None:
+        self._moves.append((monotonic_ns(), thread, event, kernel, placement))
+
+    def _count_parked(self) -> None:
+        leaving = sum(thread in self._states for thread in self._by_thread)
+        self._daemon.parked = self._workers.sleeping + leaving
+
+    def _fail(self, failure: RunFailed) -> None:
+        if self.failure is None:
+            self.failure = failure
+            self._daemon.send_harness(MessageName.CONTROL, ENDED_EARLY)
+            self._daemon.stop()
+
+    def _where(self) -> str:
+        """How far it is, in words."""
+        if not self._begun_ns:
+            return f"it has not begun, as kernels {self._barrier.missing()} are not ready"
+        here = [each.thread for each in self._workers.all if each.userfaultfd is not None]
+        return "; ".join(
+            [f"threads {here} are here, {list(self._engine.placeholders)} are away", *self._workers.where()]
+        )

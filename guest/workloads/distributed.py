@@ -1,0 +1,54 @@
+"""The workload `process`: a Python program whose threads move between kernels. See `guest.process`."""
+
+import sys
+from collections.abc import Sequence
+from types import CodeType
+from typing import Any
+
+from guest.process import RESERVED_PAGES
+from guest.workloads.program import Program
+from guest.workloads.workload import WorkloadError
+
+POOL = 2
+"""Processes of the operating system that wait for threads on each kernel, if nothing else is said."""
+
+
+class Distributed:
+    """What the daemon knows of it; the program itself is `guest.worker`'s."""
+
+    meeting_bytes = 0
+    spares_threads = False
+
+    def __init__(self, told: Program, pool: int) -> None:
+        self.iterations, self.pages, self.seed = told
+        self.pool = pool
+
+    @classmethod
+    def parse(cls, fields: dict[str, Any]) -> "Distributed":
+        """From the fields of a run command. Raises WorkloadError."""
+        pool = fields.get("pool", POOL)
+        if not isinstance(pool, int) or isinstance(pool, bool) or pool < 1:
+            raise WorkloadError(f"process: pool {pool!r}, expected a whole number from 1")
+        if not isinstance(fields.get("parameters", {}), dict):
+            raise WorkloadError(f"process: parameters {fields['parameters']!r}, expected an object")
+        told = Program.parse(fields)
+        if told.pages <= RESERVED_PAGES:
+            raise WorkloadError(
+                f"process: pages {told.pages}, expected more than {RESERVED_PAGES}",
+                "it needs these for itself: make the region larger, or `pages` of the workload",
+            )
+        return cls(told, pool)
+
+    def check_roles(self, _roles: Sequence[Sequence[str]]) -> None:
+        """Threads of a process have no roles."""
+
+    def compile(self, program_fd: int, name: str) -> CodeType:
+        """The program. Raises what Python says of it."""
+        with open(program_fd, "rb", closefd=False) as file:
+            file.seek(0)
+            code = compile(file.read(), name, "exec")
+        if sys.flags.no_site:  # the agent starts without, which is quicker
+            import site
+
+            site.main()
+        return code

@@ -1,0 +1,201 @@
+"""One process over several kernels: its threads move, find their memory, wait for each other, and end everywhere."""
+
+import json
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local.test_run_local import ROOT, run, summary_of
+
+ADDERS = """\
+from guest.process import Thread
+
+
+class Adder(Thread):
+    def __init__(self, counter, mutex, cell, moves):
+        self.counter, self.mutex, self.cell, self.moves = counter, mutex, cell, moves
+        self.way = []
+
+    def step(self):
+        self.way.append(self.kernel)
+        self.counter.add()
+        with self.mutex:
+            self.cell[0] += 1
+        if not self.moves:
+            self.exit(self.way)
+            return
+        self.moves -= 1
+        self.migrate((self.kernel + 1) % self.process.kernels)
+
+
+def main(process):
+    counter, mutex, cell = process.counter(), process.mutex(), process.array("q", 1)
+    threads = [process.start(Adder(counter, mutex, cell, 5), on=number % process.kernels) for number in range(6)]
+    for number, thread in enumerate(threads):
+        assert thread.join() == [(number + step) % process.kernels for step in range(6)]
+        assert not thread.is_alive()
+    assert cell[0] == counter.value == 36, (cell[0], counter.value)
+    process.figure("adds", cell[0])
+"""
+ONE = """\
+from guest.process import Thread
+
+
+class Traveller(Thread):
+    def __init__(self, cell):
+        self.cell = cell
+        self.steps = 0
+
+    def step(self):
+        self.steps += 1
+        self.cell[0] += 1
+        BODY
+
+
+def main(process):
+    cell = process.array("q", 4)
+    found = process.start(Traveller(cell)).join()
+    assert cell[0] == found == process.parameters["steps"], (cell[0], found)
+"""
+NAMES = ("x86", "arm", "third", "fourth")
+
+
+def text(kernels: int = 2, more: str = "") -> str:
+    nodes = ", ".join(f"{name}: {{arch: x86_64}}" for name in NAMES[:kernels])
+    return f"""\
+name: own
+testbed:
+  nodes: {{{nodes}}}
+  links: {{shm0: {{kind: ivshmem-doorbell, size: 32MiB, nodes: [{", ".join(NAMES[:kernels])}]}}}}
+coherency: {{link: shm0, region: 1MiB}}
+workload: {{kind: process, file: own.py{more}}}
+timeout_s: 40
+"""
+
+
+def answers(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of the agents, in the order of the kernels."""
+    lines = (Path(summary["results"]) / "events.jsonl").read_text().splitlines()
+    found = {event["node"]: event["answer"] for event in map(json.loads, lines) if event["event"] == "agent_finished"}
+    return [found[name] for name in NAMES if name in found]
+
+
+def moves(summary: dict[str, Any], event: str) -> Counter[str]:
+    return Counter(move["placement"] for each in answers(summary) for move in each["moves"] if move["event"] == event)
+
+
+@pytest.mark.parametrize("kernels", [2, 3, 4])
+def test_threads_move_share_memory_and_exclude_each_other_on_any_number_of_kernels(
+    tmp_path: Path, kernels: int
+) -> None:
+    (tmp_path / "own.py").write_text(ADDERS)
+    summary = summary_of(run(tmp_path, text(kernels) + "expect: [figures.adds == 36]\n", "--json"))
+    (point,) = summary["points"]
+    started_elsewhere = sum(1 for number in range(6) if number % kernels)
+    assert point["messages"]["THREAD_MIGRATE"] == point["messages"]["THREAD_GO"] == 30 + started_elsewhere
+    placed = moves(summary, "placed")
+    assert placed["CREATED"] >= kernels - 1
+    assert placed["BACK"] > 0
+    assert point["messages"]["JOIN"] >= kernels - 1
+
+
+def test_a_thread_finds_its_state_and_its_old_place_when_it_returns(tmp_path: Path) -> None:
+    body = "self.migrate(self.steps % 2) if self.steps < 7 else self.exit(self.steps)"
+    (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
+    summary = summary_of(run(tmp_path, text(more=", parameters: {steps: 7}"), "--json"))
+    assert moves(summary, "left") == {"CREATED": 1, "BACK": 5}
+    (point,) = summary["points"]
+    assert point["messages"]["THREAD_MIGRATE"] == 6
+    assert "THREAD_COUNT" in point["messages"]
+    assert point["messages"]["JOIN"] == 1
+
+
+def test_moving_to_where_it_is_costs_nothing_and_the_process_stays_on_one_kernel(tmp_path: Path) -> None:
+    body = "self.migrate(0) if self.steps < 5 else self.exit(self.steps)"
+    (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
+    summary = summary_of(run(tmp_path, text(more=", parameters: {steps: 5}"), "--json"))
+    (point,) = summary["points"]
+    assert set(point["messages"]) <= {"THREAD_COUNT", "GROUP_EXIT"}, point["messages"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("raise RuntimeError('oops')", 3, "RuntimeError: oops"),
+        ("assert self.cell[0] == 2, 'wrong'", 1, "check: thread"),
+        ("self.migrate(2)", 3, "ValueError: kernel 2, expected 0 to 1"),
+        ("self.big = bytes(5000); self.migrate(1)", 3, "bytes, 4088 are the most"),
+        ("self.exit(bytes(300))", 3, "a result of 3"),
+        ("self.cell.view[10**6]", 3, "IndexError"),
+        ("import os; os._exit(9)", 3, "ended early: exit code 9"),
+    ],
+)
+def test_what_a_thread_does_wrong_is_told_with_its_line(tmp_path: Path, body: str, code: int, said: str) -> None:
+    (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
+    done = run(tmp_path, text(more=", parameters: {steps: 1}"))
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [("def main(process", "SyntaxError"), ("x = 1\n", "has no attribute 'main'"), ("import nothing\n", "nothing")],
+)
+def test_a_program_that_is_none_is_told(tmp_path: Path, program: str, said: str) -> None:
+    (tmp_path / "own.py").write_text(program)
+    done = run(tmp_path, text())
+    assert (done.returncode, said in done.stderr) == (3, True), done.stderr
+
+
+def test_one_thread_ends_the_whole_process_wherever_the_others_are(tmp_path: Path) -> None:
+    program = ONE.replace("BODY", "self.migrate(1 - self.kernel)").replace(
+        "    found = process", "    process.start(Traveller(cell))\n    process.exit()\n    found = process"
+    )
+    (tmp_path / "own.py").write_text(program)
+    summary = summary_of(run(tmp_path, text(more=", parameters: {steps: 1}"), "--json"))
+    assert summary["points"][0]["messages"]["GROUP_EXIT"] >= 2
+
+
+def test_more_threads_than_the_pool_has_processes(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(ADDERS)
+    summary_of(run(tmp_path, text(more=", pool: 1"), "--json"))
+
+
+def test_memory_is_mapped_and_unmapped_by_threads_wherever_they_are(tmp_path: Path) -> None:
+    body = """if self.steps == 1:
+            self.migrate(1)
+        elif self.steps == 2:
+            self.process.unmap(0, 4096 * 8)
+            self.process.map(0, 4096)
+            self.migrate(0)
+        else:
+            self.exit(self.cell[0] + 2)"""
+    program = ONE.replace("BODY", body).replace("self.cell[0] += 1", "self.cell[0] += 1 if self.steps == 3 else 0")
+    program = program.replace("cell[0] == found == process", "found == process")
+    (tmp_path / "own.py").write_text(program)
+    summary = summary_of(run(tmp_path, text(more=", parameters: {steps: 3}"), "--json"))
+    assert summary["points"][0]["messages"]["SPACE_OP"] == 2
+
+
+def test_the_example_follows_its_data(tmp_path: Path) -> None:
+
+    shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
+    followed, stayed = summary_of(run(tmp_path, (tmp_path / "walk.yaml").read_text(), "--json"))["points"]
+    assert followed["messages"]["PAGE_DATA"] < stayed["messages"]["PAGE_DATA"]
+
+
+def test_the_example_of_the_page_about_workloads_runs(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "workloads.md").read_text().partition("## A process over several kernels")[2]
+    workload, program = re.findall(r"^```(?:yaml|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:2]
+    (tmp_path / "summers.py").write_text(program)
+    head = text().partition("workload:")[0]
+    assert summary_of(run(tmp_path, head + workload, "--json"))["points"][0]["figures"]["sum"] == 499500
+
+
+def test_a_region_that_is_too_small_is_told(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(ADDERS)
+    done = run(tmp_path, text().replace("1MiB", "64KiB"))
+    assert "process: pages 16, expected more than 17" in done.stderr, done.stderr
