@@ -34,8 +34,8 @@ class RegionProcess:
         self._exit: int | None = None
         _, fds, _, _ = socket.recv_fds(self._socket, 16, 2)
         assert fds, f"the process could not register: {self.exit_status()}"
-        self.userfaultfd = fds[0]
-        region.register(self.userfaultfd, Protector(socket.socket(fileno=fds[1])))
+        self._kept, self._protection = fds[0], socket.socket(fileno=fds[1])
+        self.serve()
 
     def __enter__(self) -> Self:
         return self
@@ -46,7 +46,18 @@ class RegionProcess:
         self.kill()
         if self.userfaultfd in self._region.descriptors:
             self._region.unregister(self.userfaultfd)
+        os.close(self._kept)
+        self._protection.close()
         self._socket.close()
+
+    def serve(self, again: bool = False) -> None:
+        """Have it served from now on; `again` after `suspend`."""
+        self.userfaultfd = os.dup(self._kept)
+        self._region.register(self.userfaultfd, Protector(self._protection.dup()), again=again)
+
+    def suspend(self) -> None:
+        """Have it served no more, though it lives; it touches nothing until `serve`."""
+        self._region.unregister(self.userfaultfd)
 
     def start_load(self, page: int, offset: int = 0) -> None:
         self._socket.send(_COMMAND.pack(b"L", page * PAGE_BYTES + offset, 0))

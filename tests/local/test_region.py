@@ -414,3 +414,30 @@ def test_poison_goes_with_the_page_that_is_unmapped(region: Region, first: Regio
     assert first.fault() == (1, False)
     region.zero(1, writable=True)
     assert first.result() == 0
+
+
+def test_a_process_that_was_away_finds_what_holds_now(region: Region, first: RegionProcess) -> None:
+    """As a placeholder whose thread returns: nothing of what held before binds it, and all that holds now does."""
+    shared(region, 0)
+    exclusive(region, 1)
+    region.poison(2)
+    region.allow(3, 1, Access.NONE)
+    shared(region, 4)
+    assert first.load(0) == first.load(1) == first.load(4) == CONTENTS[0]
+    first.suspend()
+    region.grant(0)
+    region.protect(1)
+    region.allow(2, 1, Access.NONE)
+    region.allow(2, 2, Access.WRITE)
+    region.discard(4)
+    first.serve(again=True)
+    first.store(0, 7)
+    first.start_store(1, 8)
+    assert first.fault() == (1, True)
+    region.grant(1)
+    assert first.result() == 8
+    for page in (2, 3, 4):
+        first.start_load(page)
+        assert first.fault() == (page, False)
+        shared(region, page)
+        assert first.result() == CONTENTS[0]

@@ -1,0 +1,161 @@
+"""Kernels die while threads of a process move: before, during and after; home too. Nobody hangs, and all is named."""
+
+import base64
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from guest.protocol.messages import MessageName
+from tests.local.agents import Agents
+from tests.local.test_daemon import until
+
+PROGRAM = """\
+from pathlib import Path
+
+from guest.process import Thread
+from guest.synchronization import WaitBroken
+
+FOLDER = Path("FOLDER_HERE")
+
+
+def pause(name):
+    "Say that it is there, and wait for the word to go on: the test's, who sees files."
+    (FOLDER / f"at-{name}").touch()
+    while not (FOLDER / f"go-{name}").exists():
+        pass
+
+
+class Traveller(Thread):
+    def __init__(self, cells, way):
+        self.cells, self.way = cells, way
+        self.seen = []
+
+    def stayed(self, why):
+        self.seen.append(why)
+
+    def step(self):
+        self.cells[self.kernel] += 1                    # which kernel ran how many steps
+        pause(f"step-{sum(self.cells[:4])}")
+        if self.way:
+            self.migrate(self.way.pop(0))
+        else:
+            self.exit([*self.seen, self.kernel])
+
+
+def main(process):
+    cells = process.array("q", 512)
+    thread = process.start(Traveller(cells, WAY), on=START)
+    try:
+        found = thread.join()                           # broken off when a kernel dies; looking is not
+    except WaitBroken as broken:
+        print("broken:", broken)
+        pause("broken")
+        while CARRIES_ON and thread.is_alive():
+            pass
+        found = thread.join() if CARRIES_ON else "lost"
+    print("result:", found, "steps:", list(cells[:4]))
+"""
+DEADLINE_S = 1.0
+
+
+class Story:
+    """Agents with the program, and the files by which the test follows it."""
+
+    def __init__(self, agents: Agents, folder: Path, way: list[int], start: int = 0, carries_on: bool = True) -> None:
+        self.agents, self.folder = agents, folder
+        agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
+        program = PROGRAM.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
+        data = base64.b64encode(program.replace("CARRIES_ON", str(carries_on)).encode()).decode()
+        workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
+        roles = [["process"]] * agents.kernels
+        for agent in agents.agents:
+            assert agent.ask(op="put", name="own.py", offset=0, data=data)["event"] == "put"
+        for agent in agents.agents:
+            agent.send(op="run", workload=workload, roles=roles[agent.kernel], all_roles=roles, deadline_s=25)
+
+    def at(self, name: str) -> None:
+        until((self.folder / f"at-{name}").exists)
+
+    def go(self, *names: str) -> None:
+        for name in names:
+            (self.folder / f"go-{name}").touch()
+
+    def sent(self, kernel: int, name: MessageName) -> int:
+        return self.agents.segment().nodes[kernel].messages[name]
+
+    def stop(self, kernel: int) -> None:
+        os.kill(self.agents.agents[kernel].process.pid, signal.SIGSTOP)
+
+    def kill(self, kernel: int) -> None:
+        self.agents.agents[kernel].process.kill()
+        self.agents.agents[kernel].process.wait()
+
+    def survivors(self, *dead: int) -> list[dict[str, Any]]:
+        return [agent.answer() for agent in self.agents.agents if agent.kernel not in dead]
+
+
+def test_to_a_kernel_that_died_before_the_thread_does_not_go(tmp_path: Path) -> None:
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, way=[1, 2])
+        story.at("step-1")
+        story.kill(1)
+        story.at("broken")
+        story.go("step-1", "step-2", "step-3", "broken")
+        home, other = story.survivors(1)
+    assert (home["event"], other["event"]) == ("finished", "finished"), (home, other)
+    said = "".join(home["output"])
+    assert "broken: kernel 1 died" in said
+    assert "result: ['it is dead', 2] steps: [2, 0, 1, 0]" in said, said
+    assert home["dead_kernels"] == other["dead_kernels"] == [1]
+
+
+def test_a_destination_that_dies_before_it_answers_leaves_the_thread_where_it_was(tmp_path: Path) -> None:
+    with Agents(2) as agents:
+        story = Story(agents, tmp_path, way=[1])
+        story.at("step-1")
+        story.stop(1)
+        story.go("step-1")
+        until(lambda: story.sent(0, MessageName.THREAD_MIGRATE) == 1)
+        story.kill(1)
+        story.go("step-2", "broken")
+        (home,) = story.survivors(1)
+    assert home["event"] == "finished", home
+    said = "".join(home["output"])
+    assert "result: ['it is dead', 0] steps: [2, 0, 0, 0]" in said, said
+
+
+def test_a_thread_dies_with_the_kernel_that_it_has_moved_to(tmp_path: Path) -> None:
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, way=[2, 1], carries_on=False)
+        story.go("step-1", "step-2")
+        story.at("step-3")
+        story.kill(1)
+        story.go("broken")
+        home, other = story.survivors(1)
+    assert (home["event"], other["event"]) == ("finished", "finished"), (home, other)
+    assert "result: lost" in "".join(home["output"])
+    assert [each["thread"] for each in home["dead_threads"]] == [1]
+    assert [each["thread"] for each in other["dead_threads"]] == [1]
+
+
+def test_threads_elsewhere_go_on_when_home_dies_and_their_kernels_end_their_part(tmp_path: Path) -> None:
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, way=[2, 1])
+        story.go("step-1")
+        story.at("step-2")
+        story.kill(0)
+        until(lambda: all(agents.segment().nodes[kernel].suspects == 1 for kernel in (1, 2)))
+        story.go("step-2", "step-3")
+        answers = story.survivors(0)
+    assert [answer["event"] for answer in answers] == ["finished", "finished"], answers
+
+
+def test_nothing_of_a_process_is_left_when_its_home_dies_and_nobody_else_has_threads(tmp_path: Path) -> None:
+    with Agents(2) as agents:
+        story = Story(agents, tmp_path, way=[])
+        story.at("step-1")
+        story.kill(0)
+        (other,) = story.survivors(0)
+    assert other["event"] == "finished", other
+    assert other["dead_kernels"] == [0]
