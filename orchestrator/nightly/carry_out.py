@@ -200,7 +200,8 @@ def note(entry: Entry, summary: dict[str, Any]) -> None:
         if point_passed(point)
         for lost in point["lost"]
     ]
-    entry.reason = error["message"] if error else ""
+    before = [f"the attempt before had ended with: {_first_line(end)}" for end in summary["earlier_ends"]]
+    entry.reason = "\n".join([error["message"], *before]) if error else ""
     match summary["outcome"]:
         case Outcome.PASSED:
             entry.state = State.PASSED

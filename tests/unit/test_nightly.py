@@ -214,6 +214,10 @@ def test_points_that_were_repeated_make_an_experiment_flaky(tmp_path: Path, resu
         again, summary | {"earlier_ends": [lost("no banner"), {"kind": "interrupted", "message": "SIGINT", "hint": ""}]}
     )
     assert again.flaky == ["no banner"]
+    cut = {"outcome": "error", "error": {"kind": "OutOfTime", "message": "time was over", "hint": ""}}
+    note(again, summary | cut | {"earlier_ends": [lost("no banner")]})
+    assert again.state is State.CUT
+    assert again.reason == "time was over\nthe attempt before had ended with: no banner"
 
 
 def test_only_guests_are_tried_again_and_only_once(tmp_path: Path, results: Path) -> None:
