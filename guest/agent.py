@@ -245,7 +245,7 @@ class Agent:
             engine = self._trace = TracedEngine(engine, monotonic_ns)
             space = space and self._trace
             header = {"protocol": protocol, "kernel": kernel, "kernels": kernels, "pages": pages}
-            self._trace_header = header | {"mapped": mapped}
+            self._trace_header = header | {"mapped": mapped, "members": len(members)}
         region = Region(pages)
         if mapped is not None:
             first = mapped if kernel in members else 0

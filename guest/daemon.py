@@ -16,6 +16,7 @@ import os
 import select
 from collections.abc import Callable
 from time import monotonic_ns
+from typing import TypeVar, cast
 
 from guest.carrier import Carrier
 from guest.errors import GuestFailure
@@ -30,9 +31,11 @@ from guest.protection import Protector
 from guest.protocol import effects
 from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.engine import Engine
+from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
 from guest.protocol.threads import THREAD_MESSAGES
+from guest.protocol.trace import TracedEngine, TracedPart
 from guest.region import Region
 from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
@@ -52,6 +55,9 @@ _SPIN_NS = 4_000_000
 """How long ADAPTIVE looks before it sleeps: a few remote faults, as the next one of a series comes within that time."""
 _PASSES_PER_BEAT = 64
 """How many passes a busy loop makes between two looks at the clock, which costs something too."""
+
+
+_AnyEngine = TypeVar("_AnyEngine")
 
 
 class Orphaned(GuestFailure):
@@ -103,7 +109,7 @@ class Daemon:
         self._faults = FaultsInFlight(self.node.count_fault)
         self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
         self._carrier.on_space_done = self._space_done
-        self.waits = Waits(kernel, self.kernels, self._carrier.carry_out)
+        self.waits = Waits(self.traced("waits", FutexEngine(kernel, self.kernels)), self._carrier.carry_out)
         """What threads here wait for."""
         self._handover = Handover(engine, region.pages, self._carrier.carry_out)
         self._membership = Membership(segment, kernel, int(failure_deadline_s * 1e9))
@@ -119,6 +125,12 @@ class Daemon:
         self._single_cpu = len(os.sched_getaffinity(0)) == 1
         self._spin_ns = {Policy.POLL: 1 << 62, Policy.INTERRUPT: 0, Policy.ADAPTIVE: _SPIN_NS}[policy]
         self.node.publish(ISA.of(os.uname().machine), link.peer)
+
+    def traced(self, part: str, engine: _AnyEngine) -> _AnyEngine:
+        """The engine of threads or waits, noting its events in the trace if there is one."""
+        if isinstance(self._engine, TracedEngine):
+            return cast(_AnyEngine, TracedPart(part, engine, self._engine))
+        return engine
 
     # -- who is served -----------------------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ class ProcessRun:
         self._daemon = daemon
         self._workload = workload
         self._deadline_ns = deadline_ns
-        self._engine = ThreadsEngine(daemon.kernel, daemon.kernels)
+        self._engine = daemon.traced("threads", ThreadsEngine(daemon.kernel, daemon.kernels))
         self._workers = _Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
         self._workers.ready = self._is_ready
         self._pool: deque[Worker] = deque()

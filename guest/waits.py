@@ -1,6 +1,6 @@
 """The waits of this kernel's threads: what the engine of waits says, told to those who wait."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from guest.protocol.effects import Effect, FutexEffect, Queued, Send, WaitLost, Woken
 from guest.protocol.futex import FutexEngine
@@ -10,10 +10,10 @@ Outcome = Queued | Woken | WaitLost
 
 
 class Waits:
-    """Between the daemon and its `FutexEngine`."""
+    """Between the daemon and its engine of waits."""
 
-    def __init__(self, kernel: int, kernels: Iterable[int], carry_out: Callable[[list[Effect]], object]) -> None:
-        self._engine = FutexEngine(kernel, kernels)
+    def __init__(self, engine: FutexEngine, carry_out: Callable[[list[Effect]], object]) -> None:
+        self._engine = engine
         self._carry_out = carry_out
         self._told: dict[int, Callable[[Outcome], object]] = {}
 

@@ -20,18 +20,23 @@ from typing import Any
 
 from guest.protocol.address_space import AddressSpace, Operation
 from guest.protocol.engine import Engine
+from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.registry import PROTOCOLS
 from guest.protocol.space import SpaceEngine, operation_of
 from guest.protocol.table import State
-from guest.protocol.trace import EVENTS, TRACE_VERSION, Entry, happen
+from guest.protocol.threads import ThreadsEngine
+from guest.protocol.trace import PARTS, TRACE_VERSION, Entry, happen
 from orchestrator.errors import InputError
 
 LAST_EVENTS = 8
 """Events about the same page that a divergence is shown with."""
 _NAME, _PAGE = 0, 1
-_SPACE = (MessageName.SPACE_LOCK, MessageName.SPACE_LOCKED, MessageName.SPACE_OP, MessageName.SPACE_DONE)
-"""About ranges of pages, which may even lie outside the region: then they are refused."""
+_OF_PAGES = MessageName.GRANT
+"""Up to this, messages are about a page. Others are about ranges, which may even lie outside the region and are refused
+then, about kernels, threads or words."""
+_SPACE = (MessageName.SPACE_LOCK, MessageName.SPACE_OP, MessageName.SPACE_DONE)
+"""About an operation on a range of pages."""
 _READABLE = (State.N, State.M, State.S)
 
 
@@ -48,13 +53,15 @@ class Trace:
     entries: tuple[Entry, ...]
     mapped: int | None = None
     """Pages that were mapped at first; None if threads could not change the address space."""
+    members: int | None = None
+    """Kernels that were in the kernel set at first, the first ones; None if all of them were."""
     kept: bool = True
     """Whether there is one: a kernel that was killed takes its own with it."""
 
     @property
     def deaths(self) -> set[int]:
         """The kernels of whose death this one has heard."""
-        return {entry.arguments[0] for entry in self.entries if entry.event == "peer_down"}
+        return {entry.arguments[0] for entry in self.entries if entry.what == "peer_down"}
 
 
 @dataclass
@@ -99,7 +106,7 @@ def _read_trace(path: Path) -> Trace:
             for line in lines:
                 time_us, event, arguments, effects = json.loads(line)
                 entry = Entry(time_us, event, arguments, effects)
-                if event not in EVENTS or not -1 <= _page(entry) < header["pages"]:
+                if entry.what not in PARTS.get(entry.part, ()) or not -1 <= _page(entry) < header["pages"]:
                     raise ValueError(f"event {event!r} with {arguments}, of {header['pages']} pages")
                 entries.append(entry)
         return Trace(**header, entries=tuple(entries))
@@ -148,6 +155,10 @@ class _World:
         first = traces[0]
         self._traces = traces
         self._engines = [_engine(first, kernel, kernels) for kernel in kernels]
+        self._parts: list[dict[str, Any]] = [
+            {"": engine, "threads": ThreadsEngine(kernel, kernels), "waits": FutexEngine(kernel, kernels)}
+            for kernel, engine in enumerate(self._engines)
+        ]
         self._next = [0] * len(traces)
         self._links: dict[tuple[int, int], deque[list[Any]]] = {
             (sender, to): deque() for sender in kernels for to in kernels if sender != to
@@ -174,7 +185,7 @@ class _World:
             if index < len(trace.entries):
                 entry = trace.entries[index]
                 what = f"event {index + 1} of {trace.node}, {_show(entry)}, but nobody had sent that"
-                raise _Diverged(what, _page(entry) if entry.event != "receive" else entry.arguments[1][_PAGE])
+                raise _Diverged(what, _page(entry) if entry.what != "receive" else entry.arguments[1][_PAGE])
             assert index == len(trace.entries), f"kernel {kernel} went past its trace"
 
     def last(self, page: int | None) -> list[str]:
@@ -182,7 +193,7 @@ class _World:
         return list(self._told.get(page, ())) if page is not None else []
 
     def _may_happen(self, kernel: int, entry: Entry) -> bool:
-        if entry.event != "receive":
+        if entry.what != "receive":
             return True
         sender, message = entry.arguments
         link = self._links[sender, kernel]
@@ -197,14 +208,14 @@ class _World:
 
     def _happen(self, kernel: int, entry: Entry) -> None:
         trace, page = self._traces[kernel], _page(entry)
-        if entry.event == "receive":
+        if entry.what == "receive":
             self._links[entry.arguments[0], kernel].popleft()
-        elif entry.event == "peer_down":
+        elif entry.what == "peer_down":
             self._dead.add(entry.arguments[0])
         self.events += 1
         told = self._told.setdefault(page, deque(maxlen=LAST_EVENTS))
         told.append(f"{trace.node}: {_show(entry)}: {_effects(entry.effects)}")
-        effects = happen(self._engines[kernel], entry.event, entry.arguments)
+        effects = happen(self._parts[kernel][entry.part], entry.what, entry.arguments)
         if effects != entry.effects:
             where = f"event {self._next[kernel]} of {trace.node}, {_show(entry)}"
             raise _Diverged(f"{where}: it did {_effects(entry.effects)}, the engine says {_effects(effects)}", page)
@@ -244,10 +255,11 @@ class _World:
 
 
 def _engine(trace: Trace, kernel: int, kernels: range) -> Engine:
-    pages = PROTOCOLS[trace.protocol](kernel, kernels, trace.pages)
+    members = range(len(kernels) if trace.members is None else trace.members)
+    pages = PROTOCOLS[trace.protocol](kernel, members if kernel in members else (0,), trace.pages, 0)
     if trace.mapped is None:
         return pages
-    return SpaceEngine(pages, kernel, kernels, AddressSpace.first(trace.mapped, trace.pages))
+    return SpaceEngine(pages, kernel, members, AddressSpace.first(trace.mapped, trace.pages), 0)
 
 
 def _without_slot(message: list[Any]) -> list[Any]:
@@ -257,22 +269,22 @@ def _without_slot(message: list[Any]) -> list[Any]:
 
 def _page(entry: Entry) -> int:
     """The page that the event is about; -1 for what is about all of them."""
-    if entry.event == "receive":
+    if entry.what == "receive":
         message = entry.arguments[1]
-        return -1 if message[_NAME] in _SPACE else int(message[_PAGE])
+        return int(message[_PAGE]) if message[_NAME] <= _OF_PAGES else -1
     return int(entry.arguments[0]) if entry.event in ("fault", "abandon") else -1
 
 
 def _operated(entry: Entry) -> list[int]:
     """The pages of an operation on the address space that this event carries out."""
-    if entry.event != "receive" or entry.arguments[1][_NAME] != MessageName.SPACE_OP:
+    if entry.what != "receive" or entry.arguments[1][_NAME] != MessageName.SPACE_OP:
         return []
     operation = operation_of(Message(*entry.arguments[1]))
     return [page for pages in operation.pages() for page in pages]
 
 
 def _show(entry: Entry) -> str:
-    if entry.event == "receive":
+    if entry.what == "receive":
         return f"received {_message(entry.arguments[1])} from kernel {entry.arguments[0]}"
     if entry.event == "fault":
         page, write = entry.arguments
@@ -285,8 +297,11 @@ def _show(entry: Entry) -> str:
 def _message(fields: list[Any]) -> str:
     name, page, request, flags, version = fields[:5]
     if name in _SPACE:
-        about = "" if name == MessageName.SPACE_LOCKED else f" {operation_of(Message(*fields))}"
-        return f"{MessageName(name).name}{about} request {request}"
+        return f"{MessageName(name).name} {operation_of(Message(*fields))} request {request}"
+    if name > _OF_PAGES:
+        about = {"thread": "THREAD", "word": "FUTEX", "kernel": "JOIN"}
+        word = next((word for word, start in about.items() if MessageName(name).name.startswith(start)), "for")
+        return f"{MessageName(name).name} {word} {page} request {request} flags {flags} version {version}"
     said = "|".join(flag.name or "" for flag in Flag(flags))
     return f"{MessageName(name).name}{f' {said}' if said else ''} page {page} request {request} version {version}"
 

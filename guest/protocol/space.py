@@ -297,9 +297,9 @@ class SpaceEngine:
                 self.space = self.space.after(Operation(Kind.MAP, run.page, run.version, access))
                 effects.append(Allow(run.page, run.version, access))
         effects += self._pages.enter_epoch(runs[0].epoch)
-        effects.append(Joined(Refusal.NONE))
         for sender, message in early:
             effects += self.receive(sender, message)
+        effects.append(Joined(Refusal.NONE))  # last, as threads begin with it, which is an event of its own
         return effects
 
     def _stand_by(self, sender: int, message: Message) -> list[Effect]:

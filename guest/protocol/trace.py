@@ -7,6 +7,9 @@ A trace is a header and entries; both are JSON, an entry is one line:
 
 `event` is the engine's method, `arguments` are its own; messages are lists of their fields, effects have their name in
 front. An event that the engine refused has the one effect ["Refused", why]. Times are the kernel's own.
+
+A kernel that has engines of threads and of waits, too, notes their events in the same trace, by names of two parts:
+`threads.migrate`, `waits.wake`. They share the links, so their order matters.
 """
 
 from collections.abc import Callable, Hashable, Iterable
@@ -20,12 +23,17 @@ from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 
 TRACE_VERSION = 3
-"""2: a Send says whether its page is dropped first. 3: operations on the address space."""
+"""2: a Send says whether its page is dropped first. 3: operations on the address space, kernels that
+join, threads, waits."""
 EVENTS_MAX = 100_000
 """Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
 
 EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch", "operate", "join")
 """Methods of an engine that are events."""
+THREAD_EVENTS = ("start", "migrate", "exit", "exit_group", "created", "placed", "refused", "receive", "peer_down")
+WAIT_EVENTS = ("wait", "cancel", "wake", "receive", "peer_down")
+PARTS: dict[str, tuple[str, ...]] = {"": EVENTS, "threads": THREAD_EVENTS, "waits": WAIT_EVENTS}
+"""Events by the engine whose methods they are; "" is the engine of pages and of the address space."""
 
 
 class Entry(NamedTuple):
@@ -36,8 +44,18 @@ class Entry(NamedTuple):
     arguments: list[Any]
     effects: list[list[Any]]
 
+    @property
+    def part(self) -> str:
+        """Which engine's event it is: a key of `PARTS`."""
+        return self.event.rpartition(".")[0]
 
-def encode(effects: Iterable[Effect]) -> list[list[Any]]:
+    @property
+    def what(self) -> str:
+        """The engine's method."""
+        return self.event.rpartition(".")[2]
+
+
+def encode(effects: Iterable[Any]) -> list[list[Any]]:
     """Effects as a trace has them."""
     return [
         [type(effect).__name__, *(list(field) if isinstance(field, Message) else field for field in effect)]
@@ -45,8 +63,8 @@ def encode(effects: Iterable[Effect]) -> list[list[Any]]:
     ]
 
 
-def happen(engine: Engine, event: str, arguments: list[Any]) -> list[list[Any]]:
-    """Give the event of an entry to the engine; returns the effects as a trace has them."""
+def happen(engine: Any, event: str, arguments: list[Any]) -> list[list[Any]]:
+    """Give the event of an entry, by its method, to the engine; returns the effects as a trace has them."""
     if event == "receive":
         sender, fields = arguments
         arguments = [sender, Message(*fields)]
@@ -65,7 +83,7 @@ class TracedEngine:
         self._engine = engine
         self._now_ns = now_ns
         self._room = events_max
-        self._events: list[tuple[int, str, tuple[Any, ...], list[Effect] | str]] = []
+        self._events: list[tuple[int, str, tuple[Any, ...], list[Any] | str]] = []
         self.dropped = 0
         """Events that came after there was no more room."""
 
@@ -165,17 +183,35 @@ class TracedEngine:
         return self
 
     def _noted(self, event: str, *arguments: Any) -> list[Effect]:
+        effects: list[Effect] = self.noted(event, getattr(self._engine, event), arguments)
+        return effects
+
+    def noted(self, event: str, call: Callable[..., list[Any]], arguments: tuple[Any, ...]) -> list[Any]:
+        """Give an engine the event `call(*arguments)`, note it as `event`, and return its effects."""
         try:
-            effects: list[Effect] = getattr(self._engine, event)(*arguments)
+            effects = call(*arguments)
         except ProtocolError as error:
             self._note(event, arguments, str(error))
             raise
         self._note(event, arguments, effects)
         return effects
 
-    def _note(self, event: str, arguments: tuple[Any, ...], came: list[Effect] | str) -> None:
+    def _note(self, event: str, arguments: tuple[Any, ...], came: list[Any] | str) -> None:
         if self._room:
             self._room -= 1
             self._events.append((self._now_ns(), event, arguments, came))
         else:
             self.dropped += 1
+
+
+class TracedPart:
+    """Another engine of the same kernel, whose events go into the same trace; all else of it is as it was."""
+
+    def __init__(self, part: str, engine: Any, trace: TracedEngine) -> None:
+        self._part, self._engine, self._trace = part, engine, trace
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._engine, name)
+        if name not in PARTS[self._part]:
+            return found
+        return lambda *arguments: self._trace.noted(f"{self._part}.{name}", found, arguments)

@@ -3,13 +3,14 @@
 import json
 import re
 import shutil
+import subprocess
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.local.test_run_local import ROOT, run, summary_of
+from tests.local.test_run_local import ROOT, command, environment, run, summary_of
 
 ADDERS = """\
 from guest.process import Thread
@@ -71,7 +72,7 @@ name: own
 testbed:
   nodes: {{{nodes}}}
   links: {{shm0: {{kind: ivshmem-doorbell, size: 32MiB, nodes: [{", ".join(NAMES[:kernels])}]}}}}
-coherency: {{link: shm0, region: 1MiB}}
+coherency: {{link: shm0, region: 1MiB, trace: true}}
 workload: {{kind: process, file: own.py{more}}}
 timeout_s: 40
 """
@@ -88,6 +89,12 @@ def moves(summary: dict[str, Any], event: str) -> Counter[str]:
     return Counter(move["placement"] for each in answers(summary) for move in each["moves"] if move["event"] == event)
 
 
+def assert_replays(tmp_path: Path, summary: dict[str, Any]) -> None:
+    line = command("replay", summary["results"])
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("kernels", [2, 3, 4])
 def test_threads_move_share_memory_and_exclude_each_other_on_any_number_of_kernels(
     tmp_path: Path, kernels: int
@@ -97,6 +104,7 @@ def test_threads_move_share_memory_and_exclude_each_other_on_any_number_of_kerne
     (point,) = summary["points"]
     started_elsewhere = sum(1 for number in range(6) if number % kernels)
     assert point["messages"]["THREAD_MIGRATE"] == point["messages"]["THREAD_GO"] == 30 + started_elsewhere
+    assert_replays(tmp_path, summary)
     placed = moves(summary, "placed")
     assert placed["CREATED"] >= kernels - 1
     assert placed["BACK"] > 0

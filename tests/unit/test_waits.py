@@ -1,7 +1,7 @@
 """Who is told what of a wait."""
 
 from guest.protocol.effects import Effect, Queued, Send, WaitLost, Woken
-from guest.protocol.futex import WOKEN
+from guest.protocol.futex import WOKEN, FutexEngine
 from guest.protocol.messages import Message, MessageName
 from guest.waits import Outcome, Waits
 
@@ -11,7 +11,7 @@ _ANSWER = MessageName.FUTEX_ANSWER
 
 def away() -> tuple[Waits, list[Effect], list[Outcome]]:
     sent: list[Effect] = []
-    return Waits(1, range(3), sent.extend), sent, []
+    return Waits(FutexEngine(1, range(3)), sent.extend), sent, []
 
 
 def test_the_thread_that_waits_is_told_and_nobody_else() -> None:
@@ -46,7 +46,7 @@ def test_who_has_cancelled_hears_nothing_more_and_cannot_cancel_what_is_over() -
 def test_at_home_it_is_told_within_the_call() -> None:
     told: list[Outcome] = []
     sent: list[Effect] = []
-    home = Waits(0, range(2), sent.extend)
+    home = Waits(FutexEngine(0, range(2)), sent.extend)
     home.wait(WORD, 1, told.append)
     home.wake(WORD, 1)
     assert told == [Queued(1), Woken(1)]
