@@ -24,6 +24,9 @@ _SHORT = {
     "SPACE_LOCKED": ("locked", "lckd"),
     "SPACE_OP": ("operation", "op"),
     "SPACE_DONE": ("done", "done"),
+    "FUTEX_WAIT": ("wait", "wait"),
+    "FUTEX_WAKE": ("wake", "wake"),
+    "FUTEX_ANSWER": ("answer", "answ"),
 }
 """Column heads, wide and narrow; a message that is not here goes under its own name."""
 WIDTH_MAX = 400

@@ -52,6 +52,22 @@ workload: {{kind: script, file: own.py, threads: {{{", ".join(f"{node}: worker" 
     assert point["verified"]
 
 
+LOCKED = (ROOT / "configs" / "programs" / "locked_shapes.py").read_text()
+
+
+def test_under_a_mutex_only_one_part_after_the_other_is_seen(tmp_path: Path) -> None:
+    assert point_of(tmp_path, LOCKED, "{x86: member, arm: member}")["verified"]
+
+
+def test_without_the_mutex_more_is_seen(tmp_path: Path) -> None:
+    """So the shapes tell one from the other."""
+    (tmp_path / "own.py").write_text(LOCKED.replace("            with mutex:\n    ", "            if True:\n    "))
+    text = SCRIPT.replace("THREADS", "{x86: member, arm: member}").replace("iterations: 20", "iterations: 200")
+    done = run(tmp_path, text)
+    assert done.returncode == 1, done.stderr
+    assert "expected one of" in done.stderr
+
+
 IDLE = """\
 import os, resource, time
 

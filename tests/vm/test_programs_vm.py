@@ -47,6 +47,10 @@ def test_threads_of_both_isas_synchronise(tmp_path: Path) -> None:
     assert all(messages[name] > 0 for name in ("FUTEX_WAIT", "FUTEX_ANSWER", "FUTEX_WAKE"))
 
 
+def test_under_a_mutex_both_isas_see_one_part_after_the_other(tmp_path: Path) -> None:
+    ran(tmp_path, "locked-shapes.yaml")
+
+
 ADDERS = """\
 import os
 from guest.atomic import AARCH64_EXCLUSIVE, AARCH64_SINGLE, CODES, Atomics
