@@ -98,7 +98,7 @@ def _messages(folder: Path, told: dict[str, Any], shifts: dict[str, float]) -> l
     for node in nodes:
         for time_us, event, arguments, effects in _entries(folder / f"{node}.jsonl"):
             at_s = time_us / 1e6 - told[node]["begun_ns"] / 1e9 + shifts[node]
-            if event == "receive":
+            if event.rpartition(".")[2] == "receive":  # of any of the kernel's engines
                 received.append((nodes[arguments[0]], node, arguments[1], at_s))
             for effect in effects:
                 if effect[0] == "Send":

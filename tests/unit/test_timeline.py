@@ -32,12 +32,15 @@ def point(tmp_path: Path) -> PastPoint:
     """x86 asks at 1.0 ms of its clock, arm gets that 0.1 ms later; its own clock shows 5.1 ms then."""
     x86 = told(10**9, [0, 2_000_000], [100_000, 2_100_000], 1, 1_000_000)
     arm = told(7 * 10**9, [SKEW_NS, SKEW_NS + 2_000_000], [SKEW_NS + 100_000, SKEW_NS + 2_100_000], 0, 5_200_000)
-    request = list(Message(MessageName.PAGE_REQUEST, 3))
+    request, wake = list(Message(MessageName.PAGE_REQUEST, 3)), list(Message(MessageName.FUTEX_WAKE, 64))
     folder = tmp_path / "traces" / "1"
     folder.mkdir(parents=True)
     entries = {
-        "x86": [[1_001_000.0, "fault", [3, False], [["Send", 1, request]]]],
-        "arm": [[7_005_100.0, "receive", [0, request], []]],
+        "x86": [
+            [1_000_500.0, "waits.wake", [64, 1], [["Send", 1, wake]]],
+            [1_001_000.0, "fault", [3, False], [["Send", 1, request]]],
+        ],
+        "arm": [[7_004_600.0, "waits.receive", [0, wake], []], [7_005_100.0, "receive", [0, request], []]],
     }
     for node, own in entries.items():
         (folder / f"{node}.jsonl").write_text("\n".join(json.dumps(each) for each in [{"node": node}, *own]))
@@ -50,7 +53,8 @@ def test_what_happened_at_once_stands_at_one_time(point: PastPoint, tmp_path: Pa
     assert found is not None
     assert found.nodes == ("x86", "arm")
     assert [(fault.node, round(fault.begin_s * 1e3, 6)) for fault in found.faults] == [("x86", 1.0), ("arm", 1.2)]
-    (message,) = found.messages
+    woken, message = found.messages
+    assert (woken.name, woken.sender) == ("FUTEX_WAKE", "x86")
     assert (message.name, message.page, message.sender, message.receiver) == ("PAGE_REQUEST", 3, "x86", "arm")
     assert (round(message.sent_s * 1e3, 6), round(message.received_s * 1e3, 6)) == (1.0, 1.1)
     assert [(number, round(at_s * 1e3, 6)) for number, at_s in found.barriers] == [(0, 0.0), (1, 2.0)]
