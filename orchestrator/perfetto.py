@@ -85,7 +85,7 @@ def _kernels(told: Timeline, nodes: dict[str, int], origin_us: float, flow: int)
         ):
             at_us, process = origin_us + at_s * 1e6, nodes[node]
             other = message.receiver if word == "to" else message.sender
-            arguments: dict[str, Any] = {"page": message.page, word: other}
+            arguments: dict[str, Any] = {word: other} | ({} if message.page is None else {"page": message.page})
             yield _complete(process, MESSAGES_THREAD, message.name, "message", at_us, MESSAGE_US, arguments)
             flowing = {"ph": phase, "id": number, "pid": process, "tid": MESSAGES_THREAD, "ts": at_us}
             yield flowing | {"name": message.name, "cat": "message"} | ({"bp": "e"} if phase == "f" else {})

@@ -37,7 +37,8 @@ class Sent:
     """A message of the protocol."""
 
     name: str
-    page: int
+    page: int | None
+    """None for a message that is not about one page."""
     sender: str
     receiver: str
     sent_s: float
@@ -109,7 +110,8 @@ def _messages(folder: Path, told: dict[str, Any], shifts: dict[str, float]) -> l
         if link:
             _, sent_s = link.popleft()
             name = MessageName(message[0]).name
-            found.append(Sent(name, message[1], sender, receiver, sent_s, at_s))
+            page = message[1] if message[0] <= MessageName.GRANT else None
+            found.append(Sent(name, page, sender, receiver, sent_s, at_s))
     return sorted(found, key=lambda message: message.sent_s)
 
 

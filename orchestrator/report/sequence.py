@@ -109,7 +109,8 @@ def _arrows(name: str, messages: Iterable[Sent], rows: dict[str, int]) -> dict[s
         x += [_ms(message.sent_s * 1e3), _ms(message.received_s * 1e3), None]
         y += [rows[message.sender] - down, rows[message.receiver] + down, None]
         took = number((message.received_s - message.sent_s) * 1e6)
-        said = f"{name}, page {message.page}, {message.sender} to {message.receiver}: {took} µs"
+        about = name if message.page is None else f"{name}, page {message.page}"
+        said = f"{about}, {message.sender} to {message.receiver}: {took} µs"
         text += [said, said, ""]
     return {
         "type": "scatter", "mode": "lines", "series": name, "x": x, "y": y, "text": text,

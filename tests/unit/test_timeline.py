@@ -76,12 +76,14 @@ def test_perfetto_gets_faults_and_messages_on_the_hosts_clock(point: PastPoint, 
     assert [(event["pid"], event["ts"], event["dur"]) for event in faults] == [
         (HOST + 1, 2_001_000.0, 500.0), (HOST + 2, 2_001_200.0, 500.0)
     ]  # fmt: skip
-    begin, end = (next(event for event in told if event["ph"] == phase) for phase in "sf")
+    begin, end = ([event for event in told if event["ph"] == phase][-1] for phase in "sf")
     assert begin["id"] == end["id"]
     assert (begin["pid"], end["pid"]) == (HOST + 1, HOST + 2)
     assert round(end["ts"] - begin["ts"], 3) == 100.0
     slices = [event for event in told if event.get("cat") == "message" and event["ph"] == "X"]
-    assert {event["ts"] for event in slices} == {round(begin["ts"], 3), round(end["ts"], 3)}
+    about = [event for event in slices if "page" in event["args"]]
+    assert {event["ts"] for event in about} == {round(begin["ts"], 3), round(end["ts"], 3)}
+    assert len(slices) == 2 * len(about) == 4  # a wake-up is about no page
 
 
 def test_a_wrong_host_clock_puts_nothing_outside_its_point(point: PastPoint, tmp_path: Path) -> None:
