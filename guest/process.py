@@ -205,8 +205,8 @@ class Process(Mapping):
         self.address = BASE
         self.kernel = kernel
         """Where the thread that asks is now."""
-        self.kernels = kernels
-        """How many there are, from 0 on; 0 is the home kernel."""
+        self.kernels: int = min(kernels, told.get("kernels") or kernels)
+        """How many it may use, from 0 on; 0 is the home kernel."""
         self.parameters: dict[str, Any] = dict(told.get("parameters", {}))
         """Of the experiment file."""
         self.seed: int = told["seed"]

@@ -154,6 +154,8 @@ class Process(_OnMemory):
     """Values for the program, by name."""
     pool: Annotated[int, Field(strict=True, ge=1, le=64)] = 2
     """Processes of the operating system that wait for threads on each kernel; more are made when these do not do."""
+    kernels: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
+    """Of the link's kernels, how many the program is told of and may use, the first ones; all of them when left out."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -166,7 +168,7 @@ class Process(_OnMemory):
 
     def described(self, region_pages: int, seed: int) -> dict[str, Any]:
         """As the agents know it."""
-        told = {"parameters": self.parameters, "pool": self.pool}
+        told = {"parameters": self.parameters, "pool": self.pool, "kernels": self.kernels}
         return self._described(self.kind, region_pages, seed) | told
 
 

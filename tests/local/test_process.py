@@ -207,3 +207,10 @@ def test_a_region_that_is_too_small_is_told(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(ADDERS)
     done = run(tmp_path, text().replace("1MiB", "64KiB"))
     assert "process: pages 16, expected more than 17" in done.stderr, done.stderr
+
+
+def test_the_same_program_runs_on_one_kernel_without_a_message(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(ADDERS)
+    summary = summary_of(run(tmp_path, text(more=", kernels: 1") + "expect: [figures.adds == 36]\n", "--json"))
+    (point,) = summary["points"]
+    assert set(point["messages"]) <= {"THREAD_COUNT", "GROUP_EXIT"}, point["messages"]
