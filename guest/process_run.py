@@ -272,6 +272,9 @@ class ProcessRun:
 
     def _kernel_died(self, kernel: int) -> None:
         self._dead_kernels.append(kernel)
+        if not self._begun_ns:
+            self._barrier.bury(kernel, 1)
+            self._begin()
         self._event(lambda: self._engine.peer_down(kernel))
 
     # -- what the engine wants -----------------------------------------------------------------------------------------
@@ -340,7 +343,8 @@ class ProcessRun:
             if refusal is Refusal.NONE:
                 self._event(self._engine.created)
             else:
-                for thread in list(self._states):
+                for thread in [thread for thread in self._states if thread not in self._by_thread]:
+                    del self._states[thread]
                     self._event(lambda thread=thread: self._engine.refused(thread))  # type: ignore[misc]
 
         self._daemon.join(done)
@@ -372,11 +376,17 @@ class ProcessRun:
             self._place(self._waiting.popleft())
 
     def _drop(self, effect: fx.Drop) -> None:
-        self._states.pop(effect.thread, None)
-        each = self._by_thread.get(effect.thread)
-        if each is not None:
-            self._workers.tell(each, worker.DROP)
+        thread = effect.thread
+        self._states.pop(thread, None)
+        self._waiting = deque(place for place in self._waiting if place.thread != thread)
+        each = self._by_thread.get(thread)
+        if each is None:
+            return
+        self._workers.tell(each, worker.DROP)
+        if thread in self._engine.placeholders:
             self._workers.suspend(each)
+        else:
+            self._release(thread)
 
     def _park(self, effect: fx.Park) -> None:
         thread, to, placement = effect
@@ -401,7 +411,8 @@ class ProcessRun:
         self._note(effect.thread, "lost", self._daemon.kernel)
 
     def _finish(self) -> None:
-        self._ended_ns = self._ended_ns or monotonic_ns()
+        self._ended_ns = monotonic_ns()
+        self._begun_ns = self._begun_ns or self._ended_ns
         self._daemon.stop()
 
     # -- notes ---------------------------------------------------------------------------------------------------------

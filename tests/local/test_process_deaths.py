@@ -62,7 +62,16 @@ DEADLINE_S = 1.0
 class Story:
     """Agents with the program, and the files by which the test follows it."""
 
-    def __init__(self, agents: Agents, folder: Path, way: list[int], start: int = 0, carries_on: bool = True) -> None:
+    def __init__(
+        self,
+        agents: Agents,
+        folder: Path,
+        way: list[int],
+        start: int = 0,
+        carries_on: bool = True,
+        late: int | None = None,
+    ) -> None:
+        """`late`: the kernel that never hears of the run."""
         self.agents, self.folder = agents, folder
         agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
         program = PROGRAM.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
@@ -71,7 +80,7 @@ class Story:
         roles = [["process"]] * agents.kernels
         for agent in agents.agents:
             assert agent.ask(op="put", name="own.py", offset=0, data=data)["event"] == "put"
-        for agent in agents.agents:
+        for agent in [agent for agent in agents.agents if agent.kernel != late]:
             agent.send(op="run", workload=workload, roles=roles[agent.kernel], all_roles=roles, deadline_s=25)
 
     def at(self, name: str) -> None:
@@ -159,3 +168,21 @@ def test_nothing_of_a_process_is_left_when_its_home_dies_and_nobody_else_has_thr
         (other,) = story.survivors(0)
     assert other["event"] == "finished", other
     assert other["dead_kernels"] == [0]
+
+
+def test_a_kernel_that_dies_before_it_begins_is_not_waited_for(tmp_path: Path) -> None:
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, way=[2], late=1)
+        story.kill(1)
+        story.go("step-1", "step-2", "broken")
+        home, other = story.survivors(1)
+    assert (home["event"], other["event"]) == ("finished", "finished"), (home, other)
+    assert "steps: [1, 0, 1, 0]" in "".join(home["output"])
+
+
+def test_kernels_whose_home_dies_before_it_begins_have_nothing_to_do(tmp_path: Path) -> None:
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, way=[], late=0)
+        story.kill(0)
+        answers = story.survivors(0)
+    assert [answer["event"] for answer in answers] == ["finished", "finished"], answers
