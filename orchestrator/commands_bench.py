@@ -19,6 +19,7 @@ class Part(StrEnum):
     WARM = "warm"
     FAULT = "fault"
     MUTEX = "mutex"
+    MIGRATION = "migration"
     RING = "ring"
     TCP = "tcp"
 
@@ -38,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
 
 def bench(
     parts: Annotated[
-        list[Part] | None, typer.Argument(metavar="[boot|warm|fault|mutex|ring|tcp]...", help="All, if none.")
+        list[Part] | None, typer.Argument(metavar="[boot|warm|fault|mutex|migration|ring|tcp]...", help="All, if none.")
     ] = None,
     repeat: Annotated[
         int | None, typer.Option(min=1, max=1000, help="How often each is measured; 5 for starts alone, else 1.")
@@ -48,10 +49,11 @@ def bench(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where result directories go.")] = Path("results"),
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Measure page faults, mutexes, rings, TCP and booting on an x86_64 and an aarch64 guest, in one run.
+    """Measure page faults, mutexes, migrations, rings, TCP and booting on an x86_64 and an aarch64 guest, in one run.
 
     Boot times come with what they consist of: machine, kernel, initramfs, init, sshd. `warm` is starting from
     saved states, agents included. A mutex is handed to a thread that sleeps on the other node, and back.
+    Threads migrate to where the process is new, to where it is, and back, with the messages of each.
 
     \b
     Examples:

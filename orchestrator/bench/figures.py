@@ -11,6 +11,7 @@ class Unit(StrEnum):
 
     MICROSECONDS = "us"
     SECONDS = "s"
+    MESSAGES = "messages"
 
 
 class Quantity(StrEnum):
@@ -31,6 +32,12 @@ class Quantity(StrEnum):
     REMOTE_READ = "remote_read"
     REMOTE_WRITE = "remote_write"
     MUTEX = "mutex"
+    CREATION = "creation"
+    CLONE = "clone"
+    RETURN = "return"
+    CREATION_MESSAGES = "creation_messages"
+    CLONE_MESSAGES = "clone_messages"
+    RETURN_MESSAGES = "return_messages"
     RING_POLL = "ring_poll"
     RING_INTERRUPT = "ring_interrupt"
     RING_ADAPTIVE = "ring_adaptive"
@@ -53,6 +60,12 @@ MEANINGS = {
     Quantity.REMOTE_READ: "read of a page whose only valid copy is on the other node",
     Quantity.REMOTE_WRITE: "write of a page that the other node holds too",
     Quantity.MUTEX: "mutex handed to a thread on the other node, and back",
+    Quantity.CREATION: "thread migrates to where the process is new",
+    Quantity.CLONE: "thread migrates to where the process is",
+    Quantity.RETURN: "thread migrates back to where it was",
+    Quantity.CREATION_MESSAGES: "messages of a migration to where the process is new",
+    Quantity.CLONE_MESSAGES: "messages of a migration to where the process is",
+    Quantity.RETURN_MESSAGES: "messages of a migration back",
     Quantity.RING_POLL: "ring round trip, both ends polling",
     Quantity.RING_INTERRUPT: "ring round trip, woken by doorbell interrupts",
     Quantity.RING_ADAPTIVE: "ring round trip, polling a while, then asleep",

@@ -7,8 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from orchestrator.bench import migrations
 from orchestrator.bench.figures import Figure, Quantity, Unit, boot_parts
 from orchestrator.bench.guests import NODES, SHAPE, Guests
 from orchestrator.bench.reference import compile_reference
@@ -45,6 +47,7 @@ class Section(StrEnum):
     WARM = "warm"
     FAULT = "fault"
     MUTEX = "mutex"
+    MIGRATION = "migration"
     RING = "ring"
     TCP = "tcp"
 
@@ -93,8 +96,7 @@ def tcp(guests: Guests, repeat: int) -> list[Figure]:
 def mutexes(guests: Guests, repeat: int) -> list[Figure]:
     """A mutex handed to a thread of the other node and back, seen by each node."""
     samples: dict[str, list[float]] = {node: [] for node in NODES}
-    source = b64encode(_HANDOVER.read_bytes()).decode()
-    guests.ask({node: {"op": "put", "name": _HANDOVER.name, "offset": 0, "data": source} for node in NODES})
+    _put(guests, _HANDOVER)
     workload = {"kind": "script", "file": _HANDOVER.name, "iterations": HAND_OVERS, "pages": 1, "seed": 0}
     for _ in range(repeat):
         answers = _run(guests, [["partner"]] * len(NODES), workload, "adaptive")
@@ -104,12 +106,31 @@ def mutexes(guests: Guests, repeat: int) -> list[Figure]:
     return [Figure.of(Quantity.MUTEX, (node, other), Unit.MICROSECONDS, samples[node]) for node, other in pairs]
 
 
+def moves(guests: Guests, repeat: int) -> list[Figure]:
+    """Threads of a process that migrate to the other node and back, with the process at home on either."""
+    _put(guests, migrations.PROGRAM)
+    opening = {"pages": migrations.PAGES, "mapped": migrations.PAGES, "members": 1}
+    runs = []
+    for nodes in (NODES, NODES[::-1]):
+        for _ in range(migrations.RUNS * repeat):
+            answers = _run(guests, [[]] * len(NODES), migrations.WORKLOAD, "adaptive", nodes, opening)
+            runs.append((nodes, [answers[node] for node in nodes]))
+    return migrations.figures(runs)
+
+
+def _put(guests: Guests, program: Path) -> None:
+    """Have both agents keep the program, under its name."""
+    source = b64encode(program.read_bytes()).decode()
+    guests.ask({node: {"op": "put", "name": program.name, "offset": 0, "data": source} for node in NODES})
+
+
 MEASUREMENTS: dict[Section, Callable[[Guests, int], list[Figure]]] = {
     # The agents keep the device once they have opened it, so the rings come before them.
     Section.RING: rings,
     Section.TCP: tcp,
     Section.FAULT: faults,
     Section.MUTEX: mutexes,
+    Section.MIGRATION: moves,
 }
 """All that need running guests, in the order in which they are made."""
 
@@ -159,12 +180,20 @@ def _remote(guests: Guests, writer: str, reader: str, repeat: int) -> list[Figur
     ]
 
 
-def _run(guests: Guests, roles: list[list[str]], workload: dict[str, Any], notify: str) -> dict[str, dict[str, Any]]:
+def _run(
+    guests: Guests,
+    roles: list[list[str]],
+    workload: dict[str, Any],
+    notify: str,
+    nodes: Sequence[str] = NODES,
+    memory: Mapping[str, int] = MappingProxyType({"pages": REMOTE_PAGES}),
+) -> dict[str, dict[str, Any]]:
+    """`nodes` in the order of their kernel ids; `memory` is what the command `open` says of it."""
     guests.format_segment()
-    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": notify, "pages": REMOTE_PAGES}
+    opening = {"op": "open", "kernels": len(NODES), "protocol": "voting", "notify": notify, **memory}
     opening["failure_deadline_s"] = guests.deadline(FAILURE_DEADLINE_S).seconds
     link = {"kind": "ivshmem", "pci": None}
-    guests.ask({node: {**opening, "kernel": kernel, "link": link} for kernel, node in enumerate(NODES)})
+    guests.ask({node: {**opening, "kernel": kernel, "link": link} for kernel, node in enumerate(nodes)})
     answers = guests.ask({node: {"op": "run", "workload": workload, "all_roles": roles} for node in NODES})
     guests.ask({node: {"op": "close"} for node in NODES})
     for node, answer in answers.items():

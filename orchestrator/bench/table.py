@@ -46,6 +46,8 @@ def render(bench: Bench, *, color: bool = False, width: int | None = None) -> st
 def _numbers(figure: Figure) -> tuple[str, str, str, str, str]:
     if figure.unit is Unit.SECONDS:
         return figure.place, f"{figure.median:.2f}", f"{figure.p99:.2f}", "s", str(figure.count)
+    if figure.unit is Unit.MESSAGES:
+        return figure.place, f"{figure.median:g}", f"{figure.p99:g}", "", str(figure.count)
     digits = 0 if figure.median >= 100 else 1
     return figure.place, f"{figure.median:.{digits}f}", f"{figure.p99:.{digits}f}", "µs", str(figure.count)
 

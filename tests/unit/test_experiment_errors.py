@@ -102,7 +102,7 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
         (
             "shared-array",
             "shared-aray",
-            "10:9: found 'shared-aray', expected shared-array, script, native or command",
+            "10:9: found 'shared-aray', expected shared-array, script, process, native or command",
             "shared-array",
         ),
     ],
