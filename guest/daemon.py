@@ -84,6 +84,7 @@ class Daemon:
         self.kernel = kernel
         self.kernels = tuple(range(segment.layout.kernels))
         self.region = region
+        self.nodes = segment.nodes
         self.node = segment.nodes[kernel]
         self.on_harness: Callable[[int, Message], None] | None = None
         """Who is told of the test harness's messages. While nobody is, they are kept."""
@@ -215,6 +216,10 @@ class Daemon:
     def woke(self) -> None:
         """A thread was woken by other means than a page: it gets the CPU."""
         self._carrier.woken = True
+
+    def settle(self) -> None:
+        """Bring what the logs of faults say up to this moment."""
+        self._faults.settle()
 
     def waiting_pages(self) -> list[tuple[int, int]]:
         """(page, waiting since) of every fault in flight; times in ns of CLOCK_MONOTONIC."""
@@ -370,7 +375,7 @@ class Daemon:
     def _receive(self) -> bool:
         """Handle what has arrived, up to the first message that wakes a thread; true when there was any."""
         progress = False
-        carrier = self._carrier
+        carrier, faults = self._carrier, self._faults
         for receiver in self._receivers:
             message = receiver.receive()
             while message is not None:
@@ -380,6 +385,7 @@ class Daemon:
                     self._receive_other(receiver, message)
                 elif name == _PAGE_DATA:
                     carrier.payload = receiver.payload_address(message)
+                    faults.came(message[1], receiver.sender)
                     carrier.carry_out(self._engine.receive(receiver.sender, message))
                     receiver.release(message)
                 else:

@@ -12,7 +12,7 @@ from guest.samples import LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
 NOTES_KEPT = 64
 """Notes after which working them out can wait no longer."""
 
-_Note = tuple[int, int, bool, FaultLog | None]
+_Note = tuple[int, int, bool | None, FaultLog | None]
 
 
 class FaultsInFlight:
@@ -21,6 +21,8 @@ class FaultsInFlight:
     def __init__(self, count: Callable[[int], None]) -> None:
         self._count = count
         self._waiting: dict[int, list[tuple[int, bool, FaultLog]]] = {}
+        self._senders: dict[int, int] = {}
+        """By page that is waited for, who has sent it."""
         self._blocked = 0
         self.notes: list[_Note] = []
         """What is not worked out yet."""
@@ -30,6 +32,10 @@ class FaultsInFlight:
         """A thread, whose faults `log` keeps, waits for the page."""
         self._note((page, begin_ns, write, log))
 
+    def came(self, page: int, kernel: int) -> None:
+        """The page has been sent by that kernel."""
+        self._note((page, kernel, None, None))
+
     def served(self, page: int, end_ns: int, local: bool) -> None:
         """All threads that wait for the page are woken. `local`: within the fault itself, no message was needed."""
         self._note((page, end_ns, local, None))
@@ -37,15 +43,22 @@ class FaultsInFlight:
     def settle(self) -> None:
         """Work out what was taken down."""
         waiting = self._waiting
-        for page, time_ns, flag, log in self.notes:
+        for page, time_ns, flag, log in self.notes:  # `came` has a kernel in place of the time
             if log is not None:
-                waiting.setdefault(page, []).append((time_ns, flag, log))
+                waiting.setdefault(page, []).append((time_ns, bool(flag), log))
                 self._blocked += 1
                 continue
+            if flag is None:
+                if page in waiting:
+                    self._senders[page] = time_ns
+                continue
+            sender = self._senders.pop(page, None)
             for begin_ns, write, owner in waiting.pop(page, ()):
                 self._blocked -= 1
                 kind = LOCAL_FAULT if flag else REMOTE_WRITE if write else REMOTE_READ
                 owner.add((begin_ns, page, kind, time_ns - begin_ns))
+                if sender is not None:
+                    owner.pages_from[sender] = owner.pages_from.get(sender, 0) + 1
                 self._count(kind)
         self.notes.clear()
 
@@ -70,5 +83,6 @@ class FaultsInFlight:
                 self._waiting[page] = left
             else:
                 del self._waiting[page]
+                self._senders.pop(page, None)
                 abandoned.append(page)
         return abandoned

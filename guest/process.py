@@ -62,8 +62,8 @@ class ThreadError(GuestFailure):
 class Daemon(Protocol):
     """What a thread asks its daemon for."""
 
-    def start(self, number: int, state: bytes, to: int) -> None:
-        """A new thread of this number begins at kernel `to`."""
+    def start(self, number: int, state: bytes, to: int | None) -> None:
+        """A new thread of this number begins at kernel `to`; where placement wants it to, if that is None."""
 
     def operate(self, operation: Operation) -> Refusal:
         """Change the address space."""
@@ -219,15 +219,14 @@ class Process(Mapping):
         self._operate = daemon.operate
 
     def start(self, thread: Thread, on: int | None = None) -> Handle:
-        """Start a thread: here, or on another kernel. Raises ValueError if there is no such kernel, ThreadError if its
-        state is too large or there were too many threads."""
-        to = self.kernel if on is None else on
-        if not 0 <= to < self.kernels:
-            raise ValueError(f"kernel {to}, expected 0 to {self.kernels - 1}")
+        """Start a thread, on that kernel, or where the experiment's `placement` wants it to begin. Raises ValueError if
+        there is no such kernel, ThreadError if its state is too large or there were too many threads."""
+        if on is not None and not 0 <= on < self.kernels:
+            raise ValueError(f"kernel {on}, expected 0 to {self.kernels - 1}")
         number = Counter(BASE + self.size).add() + 1
         if number >= THREADS_MAX:
             raise ThreadError(f"thread {number} of a process, which may have {THREADS_MAX} in its life")
-        self._daemon.start(number, frozen(thread), to)
+        self._daemon.start(number, frozen(thread), on)
         return Handle(number)
 
     def exit(self) -> NoReturn:

@@ -19,6 +19,7 @@ from guest.barrier import Barrier
 from guest.daemon import Daemon
 from guest.launcher import Launcher
 from guest.offer import Offer
+from guest.placement import View
 from guest.protection import Protector
 from guest.protocol import thread_effects as fx
 from guest.protocol.address_space import Refusal
@@ -26,6 +27,7 @@ from guest.protocol.effects import Send
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.threads import Part, ThreadsEngine
 from guest.run import failure_of
+from guest.stays import Stays
 from guest.timeline import Timeline
 from guest.worker import NUMBER
 from guest.workloads.distributed import Distributed
@@ -98,12 +100,16 @@ class ProcessRun:
         self._workload = workload
         self._deadline_ns = deadline_ns
         self._engine = daemon.traced("threads", ThreadsEngine(daemon.kernel, daemon.kernels))
+        self._policy = workload.policy()
+        self._stays = Stays()
         self._workers = _Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
         self._workers.ready = self._is_ready
         self._pool: deque[Worker] = deque()
         self._by_thread: dict[int, Worker] = {}
         self._states: dict[int, bytes] = {}
         """Of threads that are about to go, or have come and have no worker yet."""
+        self._destinations: dict[int, int] = {}
+        """Of threads that are about to go."""
         self._waiting: deque[fx.Place] = deque()
         """Threads for which the pool had nobody."""
         self._runnable: set[int] = set()
@@ -169,9 +175,11 @@ class ProcessRun:
         daemon.on_harness = daemon.on_thread = None
         daemon.watch_others(None)
         self._workers.close()
+        daemon.node.load = 0
 
     def result(self) -> dict[str, Any]:
         """What came of a run that did not fail, for the agent's answer. Before `close`."""
+        self._daemon.settle()
         names = ("at_ns", "thread", "event", "kernel", "placement")
         return {
             "verified": True,
@@ -183,6 +191,7 @@ class ProcessRun:
             "dead_threads": [{"thread": thread, "how": "its kernel died"} for thread in self._lost],
             **self._workers.told(self._timeline, self._begun_ns),
             "moves": [dict(zip(names, (note[0] - self._begun_ns, *note[1:]), strict=True)) for note in self._moves],
+            "stays": self._stays.told(self._begun_ns),
             "figures": self._figures,
             "duration_s": round((self._ended_ns - self._begun_ns) / 1e9, 6),
         }
@@ -223,9 +232,14 @@ class ProcessRun:
             assert each.thread is not None
             (to,) = NUMBER.unpack_from(body)
             self._states[each.thread] = body[NUMBER.size :]
-            self._note(each.thread, "leaves", to)
-            self._count_parked()
+            self._leaves(each.thread, to)
             self._event(lambda thread=each.thread: self._engine.migrate(thread, to))  # type: ignore[misc]
+        elif kind == worker.ASK:
+            assert each.thread is not None
+            self._daemon.settle()
+            to = self._policy.moves(each.thread, self._view(), self._stays.pages(each.thread))
+            self._workers.tell(each, worker.ADVICE + NUMBER.pack(to))
+            self._daemon.woke()
         elif kind == worker.EXITED:
             assert each.thread is not None
             thread = each.thread
@@ -246,6 +260,8 @@ class ProcessRun:
 
     def _begin_thread(self, thread: int, to: int, state: bytes) -> None:
         """A thread begins; one that is to run elsewhere leaves at once, and never had a worker here."""
+        if to == worker.ANYWHERE:
+            to = self._policy.begins(thread, self._view())
         self._states[thread] = state
         self._note(thread, "begins", self._daemon.kernel)
         if to == self._daemon.kernel:
@@ -253,8 +269,22 @@ class ProcessRun:
             self._event(lambda: self._engine.start(thread))
             return
         self._event(lambda: [each for each in self._engine.start(thread) if not isinstance(each, fx.Run)])
-        self._note(thread, "leaves", to)
+        self._leaves(thread, to)
         self._event(lambda: self._engine.migrate(thread, to))
+
+    def _leaves(self, thread: int, to: int) -> None:
+        self._note(thread, "leaves", to)
+        self._destinations[thread] = to
+        self._count_parked()
+
+    def _view(self) -> View:
+        """What placement knows."""
+        leaving = list(self._destinations.values())
+        nodes = self._daemon.nodes
+        living = [
+            kernel for kernel in self._daemon.kernels[: self._workload.kernels] if kernel not in self._dead_kernels
+        ]
+        return View(self._daemon.kernel, {kernel: nodes[kernel].load + leaving.count(kernel) for kernel in living})
 
     def _worker_died(self, each: Worker, how: str) -> None:
         what = (
@@ -318,6 +348,8 @@ class ProcessRun:
             self._runnable.add(thread)
             return
         self._workers.tell(each, worker.RUN)
+        self._daemon.settle()
+        self._stays.begins(thread, each.faults)
         self._note(thread, "runs", self._daemon.kernel)
         self._daemon.woke()
         self._count_parked()
@@ -325,6 +357,7 @@ class ProcessRun:
     def _stay(self, effect: fx.Stay) -> None:
         thread, why = effect
         self._note(thread, "stays", self._daemon.kernel)
+        self._destinations.pop(thread, None)
         each = self._by_thread.get(thread)
         if each is None:  # it was to begin elsewhere
             self._place(fx.Place(thread, fx.Placement.CLONED))
@@ -356,6 +389,7 @@ class ProcessRun:
         if each is None:
             if not self._pool:
                 self._waiting.append(effect)
+                self._count_parked()
                 self._launch()
                 return
             each = self._pool.popleft()
@@ -364,6 +398,7 @@ class ProcessRun:
         self._workers.serve(each)
         self._workers.tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
         self._note(thread, "placed", self._daemon.kernel, placement.name)
+        self._count_parked()
         self._event(lambda: self._engine.placed(thread))
         if thread in self._runnable:
             self._runnable.discard(thread)
@@ -392,6 +427,8 @@ class ProcessRun:
         thread, to, placement = effect
         self._states.pop(thread, None)
         self._note(thread, "left", to, placement.name)
+        self._destinations.pop(thread, None)
+        self._gone(thread)
         each = self._by_thread.get(thread)
         if each is not None:
             self._workers.tell(each, worker.PARKED)
@@ -402,9 +439,16 @@ class ProcessRun:
         """The thread's worker is in the pool again."""
         each = self._by_thread.pop(thread, None)
         if each is not None:
+            self._gone(thread)
             self._workers.suspend(each)
             self._to_pool(each)
             self._count_parked()
+
+    def _gone(self, thread: int) -> None:
+        """It runs here no more."""
+        self._daemon.settle()
+        self._stays.ends(thread)
+        self._policy.leaves(thread)
 
     def _lose(self, effect: fx.Lost) -> None:
         self._lost.append(effect.thread)
@@ -423,6 +467,8 @@ class ProcessRun:
     def _count_parked(self) -> None:
         leaving = sum(thread in self._states for thread in self._by_thread)
         self._daemon.parked = self._workers.sleeping + leaving
+        here = sum(each.userfaultfd is not None for each in self._workers.all)
+        self._daemon.node.load = max(0, here - self._daemon.parked) + len(self._waiting)
 
     def _fail(self, failure: RunFailed) -> None:
         if self.failure is None:

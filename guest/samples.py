@@ -50,6 +50,8 @@ class FaultLog:
         self.recent: deque[FaultRecord] = deque(maxlen=FAULTS_KEPT)
         self.counts = [0] * len(KINDS)
         self.total_ns = [0] * len(KINDS)
+        self.pages_from: dict[int, int] = {}
+        """By kernel, how many pages it has sent for these faults."""
 
     def add(self, record: FaultRecord) -> None:
         """A fault that has been served."""

@@ -29,7 +29,7 @@ from guest.fence import full_fence
 from guest.protocol.messages import STAMP, WIRE_VERSION
 
 MAGIC = int.from_bytes(b"mk-segmt", "little")
-LAYOUT_VERSION = 2
+LAYOUT_VERSION = 3
 PAGE_BYTES = 4096
 SLOT_BYTES = 64
 KERNELS_MAX = 64
@@ -52,6 +52,7 @@ _N_FAULTS = _N_MESSAGES + MESSAGE_COUNTERS
 FAULT_COUNTERS = 16
 _N_DOORBELLS = _N_FAULTS + FAULT_COUNTERS
 _N_SLEEPS = _N_DOORBELLS + 1
+_N_LOAD = _N_SLEEPS + 1
 
 # A pair's control page, in words from its start.
 PAIR_HEAD = 0
@@ -258,6 +259,15 @@ class Node:
     def count_sleep(self) -> None:
         """Count one sleep on the doorbell."""
         self._set(_N_SLEEPS, self._get(_N_SLEEPS) + 1)
+
+    @property
+    def load(self) -> int:
+        """Threads of a process that run here, without those that sleep until they are woken."""
+        return self._get(_N_LOAD)
+
+    @load.setter
+    def load(self, threads: int) -> None:
+        self._set(_N_LOAD, threads)
 
     def publish(self, isa: ISA, peer: int) -> None:
         """Say who this kernel is and how to ring it; the state becomes OPEN after that."""

@@ -10,6 +10,7 @@ import sys
 import types
 from socket import send_fds, socket
 from struct import Struct
+from time import monotonic_ns
 from typing import Any
 
 from guest import process as distributed
@@ -34,7 +35,11 @@ STAY = b"s"
 PARKED = b"p"
 """Daemon: it is gone, and this is its placeholder, until the next PLACE."""
 START = b"n"
-"""Worker: a thread begins: its number, where (`NUMBER` each), and its state."""
+"""Worker: a thread begins: its number, where (`NUMBER` each; `ANYWHERE`: where placement wants it), and its state."""
+ASK = b"a"
+"""Worker: the thread is at a migration point, and has no wish of its own."""
+ADVICE = b"w"
+"""Daemon: where placement wants it to be (`NUMBER`), which may be here."""
 EXITED = b"x"
 """Worker: the thread has ended; JSON-free: this worker is in the pool again."""
 FIGURE = b"f"
@@ -42,6 +47,10 @@ FIGURE = b"f"
 EXIT_GROUP = b"q"
 """Worker: the whole process ends."""
 NUMBER = Struct("<Q")
+ANYWHERE = 2**64 - 1
+ASK_NS = 5_000_000
+"""A thread's steps may take microseconds, and asking costs as much as a fault: it is asked after a step only if so much
+time has passed since it last was."""
 
 
 class _Daemon:
@@ -50,8 +59,9 @@ class _Daemon:
     def __init__(self, connection: socket, attached: Attached) -> None:
         self._connection, self._attached = connection, attached
 
-    def start(self, number: int, state: bytes, to: int) -> None:
-        self._connection.send(START + NUMBER.pack(number) + NUMBER.pack(to) + state)
+    def start(self, number: int, state: bytes, to: int | None) -> None:
+        where = ANYWHERE if to is None else to
+        self._connection.send(START + NUMBER.pack(number) + NUMBER.pack(where) + state)
 
     def operate(self, operation: Operation) -> Refusal:
         return self._attached.operate(operation)
@@ -70,7 +80,8 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
     name = str(place["workload"]["file"]).rpartition("/")[2]
     try:
         redirect_output(daemon)
-        _load(program_fd, name, Distributed.parse(place["workload"]))
+        workload = Distributed.parse(place["workload"])
+        _load(program_fd, name, workload)
         attached = attach(daemon)
         log = AccessLog()
         send_fds(daemon, [ACCESSES], [log.fd])
@@ -80,7 +91,7 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
         )
         distributed.enter(process)
         while True:
-            _host(daemon, process)
+            _host(daemon, process, workload.policy.asks)
     except (Detached, ConnectionError):
         return
     except Exception as error:  # noqa: BLE001 - whatever a program does, the run hears of it
@@ -97,17 +108,25 @@ def _load(program_fd: int, name: str, workload: Distributed) -> None:
     exec(workload.compile(program_fd, name), vars(module))
 
 
-def _host(daemon: socket, process: distributed.Process) -> None:
+def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:
     """One thread, from its arrival until it is gone, dropped, or ended."""
     packet = _receive(daemon, PLACE)
     (number,) = NUMBER.unpack_from(packet)
     thread = distributed.thawed(packet[NUMBER.size :], process)
     if daemon.recv(PACKET_BYTES) != RUN:
         return
-    while not thread._exited:
+    asked_ns = 0
+    while True:
         thread.step()
-        if _migrate(daemon, thread):
-            return
+        if thread._exited:
+            break
+        if thread._destination is not None:
+            if _migrate(daemon, thread):
+                return
+        elif asks and monotonic_ns() - asked_ns >= ASK_NS:
+            if _follow_advice(daemon, thread):
+                return
+            asked_ns = monotonic_ns()
     distributed.ended(process, number, thread._result)
     daemon.send(EXITED)
 
@@ -115,16 +134,31 @@ def _host(daemon: socket, process: distributed.Process) -> None:
 def _migrate(daemon: socket, thread: distributed.Thread) -> bool:
     """Whether it has gone."""
     destination, thread._destination = thread._destination, None
-    if destination in (None, thread.kernel) or thread._exited:
+    if destination is None or destination == thread.kernel:
         return False
+    stays = _leave(daemon, thread, destination)
+    if stays is None:
+        return True
+    thread.stayed(stays)
+    return False
+
+
+def _follow_advice(daemon: socket, thread: distributed.Thread) -> bool:
+    """Whether it has gone to where placement wants it. That it could not is none of the program's business."""
+    daemon.send(ASK)
+    (destination,) = NUMBER.unpack(_receive(daemon, ADVICE))
+    return destination != thread.kernel and _leave(daemon, thread, destination) is None
+
+
+def _leave(daemon: socket, thread: distributed.Thread, destination: int) -> str | None:
+    """Go there; why it stays, in words, or None when it has gone."""
     daemon.send(MIGRATE + NUMBER.pack(destination) + distributed.frozen(thread))
     answer = daemon.recv(PACKET_BYTES)
     if answer == PARKED:
-        return True
+        return None
     if answer[:1] != STAY:
         raise Detached
-    thread.stayed(answer[1:].decode())
-    return False
+    return answer[1:].decode()
 
 
 def _receive(daemon: socket, kind: bytes) -> memoryview:

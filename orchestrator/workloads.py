@@ -144,6 +144,15 @@ class Script(_Program):
         return self._described(self.kind, region_pages, seed) | {"parameters": self.parameters}
 
 
+class Placement(StrEnum):
+    """Where threads of a process run that are not told; see `guest.placement`."""
+
+    FIXED = "fixed"
+    ROUND_ROBIN = "round-robin"
+    LOAD = "load"
+    LOCALITY = "locality"
+
+
 class Process(_OnMemory):
     """One process over all kernels of the link: its threads are started by the program, and move between kernels."""
 
@@ -152,6 +161,8 @@ class Process(_OnMemory):
     """The Python file, with a function `main`; relative to this one."""
     parameters: dict[Word, Scalar] = {}
     """Values for the program, by name."""
+    placement: Placement = Placement.FIXED
+    """Where threads begin that the program does not place, and whether they move without its saying so."""
     pool: Annotated[int, Field(strict=True, ge=1, le=64)] = 2
     """Processes of the operating system that wait for threads on each kernel; more are made when these do not do."""
     kernels: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
@@ -168,7 +179,12 @@ class Process(_OnMemory):
 
     def described(self, region_pages: int, seed: int) -> dict[str, Any]:
         """As the agents know it."""
-        told = {"parameters": self.parameters, "pool": self.pool, "kernels": self.kernels}
+        told = {
+            "parameters": self.parameters,
+            "pool": self.pool,
+            "kernels": self.kernels,
+            "placement": self.placement.value,
+        }
         return self._described(self.kind, region_pages, seed) | told
 
 

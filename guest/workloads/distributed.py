@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
+from guest.placement import POLICIES, Fixed, Policy
 from guest.process import RESERVED_PAGES
 from guest.workloads.program import Program
 from guest.workloads.workload import WorkloadError
@@ -19,9 +20,12 @@ class Distributed:
     meeting_bytes = 0
     spares_threads = False
 
-    def __init__(self, told: Program, pool: int) -> None:
+    def __init__(self, told: Program, pool: int, policy: type[Policy], kernels: int | None = None) -> None:
         self.iterations, self.pages, self.seed = told
         self.pool = pool
+        self.policy = policy
+        self.kernels = kernels
+        """How many of the kernels may have threads, the first ones; all if None."""
 
     @classmethod
     def parse(cls, fields: dict[str, Any]) -> "Distributed":
@@ -31,13 +35,16 @@ class Distributed:
             raise WorkloadError(f"process: pool {pool!r}, expected a whole number from 1")
         if not isinstance(fields.get("parameters", {}), dict):
             raise WorkloadError(f"process: parameters {fields['parameters']!r}, expected an object")
+        placement = fields.get("placement", Fixed.name)
+        if placement not in POLICIES:
+            raise WorkloadError(f"process: placement {placement!r}, expected one of {', '.join(POLICIES)}")
         told = Program.parse(fields)
         if told.pages <= RESERVED_PAGES:
             raise WorkloadError(
                 f"process: pages {told.pages}, expected more than {RESERVED_PAGES}",
                 "it needs these for itself: make the region larger, or `pages` of the workload",
             )
-        return cls(told, pool)
+        return cls(told, pool, POLICIES[placement], fields.get("kernels"))
 
     def check_roles(self, _roles: Sequence[Sequence[str]]) -> None:
         """Threads of a process have no roles."""

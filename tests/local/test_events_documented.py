@@ -15,7 +15,7 @@ from orchestrator.index import TABLES
 from tests.local.test_run_local import QUICK, ROOT, command, environment, run
 
 PAGE = ROOT / "docs" / "results.md"
-RARE = ("mismatches[]", "losses.", "dead_threads[]", "lost[]", "figures.", "moves[]")
+RARE = ("mismatches[]", "losses.", "dead_threads[]", "lost[]", "figures.", "moves[]", "stays[]")
 """Fields of wrong values, of guests that died, of programs that report figures, and of threads that move."""
 OPAQUE = {"experiment"}
 """Documented as a whole elsewhere."""

@@ -82,3 +82,23 @@ def test_a_kept_page_is_a_copy_and_its_buffer_is_used_again() -> None:
     kept.forget(3)
     kept.keep(9, address)
     assert kept.address(9) == first
+
+
+def test_who_sent_the_page_is_noted_for_all_who_waited_for_it() -> None:
+    faults, first, second = FaultsInFlight(lambda _: None), FaultLog(), FaultLog()
+    faults.came(7, 3)  # nobody waits: it says nothing about the fault that follows
+    faults.begun(7, 100, True, first)
+    faults.served(7, 110, False)
+    faults.begun(7, 120, False, first)
+    faults.begun(7, 130, True, second)
+    faults.came(7, 2)
+    faults.begun(8, 140, True, first)
+    faults.served(7, 150, False)
+    faults.served(8, 160, False)
+    faults.begun(9, 170, True, first)
+    faults.came(9, 1)
+    faults.abandon(first)
+    faults.begun(9, 180, True, second)
+    faults.served(9, 190, False)
+    faults.settle()
+    assert (first.pages_from, second.pages_from) == ({2: 1}, {2: 1})
