@@ -185,9 +185,9 @@ def test_a_stencil_in_numpy_is_right_to_the_last_bit(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["script", "native"])
 def test_the_examples_of_the_page_about_workloads_run(tmp_path: Path, kind: str) -> None:
     page = (ROOT / "docs" / "workloads.md").read_text()
-    blocks = re.findall(r"^```(yaml|python|c)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    (workload,) = [text for language, text in blocks if language == "yaml" and f"kind: {kind}" in text]
-    (program,) = [text for language, text in blocks if language == {"script": "python", "native": "c"}[kind]]
+    blocks = re.findall(r"^```(?:yaml|python|c)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (number,) = [number for number, text in enumerate(blocks) if f"kind: {kind}" in text]
+    workload, program = blocks[number], blocks[number + 1]
     (tmp_path / {"script": "ring.py", "native": "ring.c"}[kind]).write_text(program)
     head = HEAD.replace("1MiB", "16KiB")
     assert (
