@@ -16,6 +16,7 @@ from orchestrator.report.messages import messages
 from orchestrator.report.pages import pages
 from orchestrator.report.sequence import sequence
 from orchestrator.report.settings import settings
+from orchestrator.report.stays import stays
 from orchestrator.report.times import times
 from orchestrator.words import counted
 
@@ -29,7 +30,10 @@ def render(runs: Sequence[PastRun], remarks: Mapping[str, Sequence[str]] | None 
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     points = measured(runs)
-    drawn = [messages(points), settings(points), latencies(points), pages(points), sequence(points), times(runs)]
+    drawn = [
+        messages(points), settings(points), latencies(points), pages(points), stays(points), sequence(points),
+        times(runs),
+    ]  # fmt: skip
     charts = [chart for chart in drawn if chart is not None]
     environment = Environment(
         loader=PackageLoader("orchestrator.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,

@@ -19,6 +19,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from orchestrator.past_run import read_run
 from orchestrator.report.page import write
+from tests.local.test_placement import CONSUMER
+from tests.local.test_process import text
 from tests.local.test_run_local import QUICK, run, summary_of
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -267,6 +269,22 @@ def test_another_point_can_be_chosen_for_the_timeline(ran: tuple[Path, Summary],
     assert "PAGE_REQUEST" in seen[0]
     assert "INVALIDATE" not in seen[0]
     assert {"remote write", "INVALIDATE", "VOTE", "barrier"} <= seen[2]
+
+
+def test_a_move_of_a_thread_is_seen_where_the_colour_changes(tmp_path: Path, browser: Chrome) -> None:
+    (tmp_path / "own.py").write_text(CONSUMER)
+    summary = summary_of(run(tmp_path, text(2, ", iterations: 40, placement: locality"), "--json"))
+    page = tmp_path / "report.html"
+    write([read_run(tmp_path / "results" / summary["run_id"])], page)
+    show(browser, page, changes=True)
+    drawn = browser.execute_script(
+        "return document.querySelector('#stays .plot').data.map((trace) => [trace.name, trace.line.color, trace.y])"
+    )
+    threads = {name: set(rows) - {None} for name, _, rows in drawn}
+    assert threads["x86"] & threads["arm"]
+    assert len({colour for _, colour, _ in drawn}) == 2
+    assert "remote faults" in str(browser.find_element(By.CSS_SELECTOR, "#stays table").get_attribute("textContent"))
+    assert [entry["message"] for entry in logged(browser, "browser") if entry["level"] in ("SEVERE", "WARNING")] == []
 
 
 def test_print_is_light_and_holds_the_tables(ran: tuple[Path, Summary], browser: Chrome) -> None:

@@ -95,12 +95,13 @@ def test_a_stay_has_the_faults_of_its_own_time() -> None:
     assert stays.pages(7) == {}
     log.pages_from = {1: 4, 2: 3}
     assert stays.pages(7) == {2: 1}
+    log.pages_from = {1: 4, 2: 5}
     stays.ends(7)
     log.add((0, 6, 0, 5))
     stays.begins(8, log)
     stays.ends(9)
     seven, eight = stays.told(0)
     assert seven["faults"] == {"local_fault": 0, "remote_read": 0, "remote_write": 1}
-    assert (seven["thread"], seven["waited_ns"], seven["pages_from"]) == (7, 30, {"1": 1, "2": 3})
+    assert (seven["thread"], seven["waited_ns"], seven["pages_from"]) == (7, 30, {"1": 1, "2": 5})
     assert (eight["thread"], eight["pages_from"], eight["waited_ns"]) == (8, {}, 0)
     assert 0 < seven["begin_ns"] <= seven["end_ns"] <= eight["begin_ns"] <= eight["end_ns"]
