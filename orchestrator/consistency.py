@@ -77,6 +77,19 @@ def _links(data: Any) -> Iterator[Contradiction]:
             below = 1 << (size.bit_length() - 1)
             expected = f"a power of two, such as {show_size(below)} or {show_size(2 * below)}"
             yield Contradiction((*path, "size"), sentence(show(look_up(data, (*path, "size"))), expected))
+        elif size:
+            yield from _link_fits_nodes(data, path, size)
+
+
+def _link_fits_nodes(data: Any, path: Path, size: int) -> Iterator[Contradiction]:
+    for node in _words(look_up(data, (*path, "nodes"))):
+        if node not in _mapping(data, "testbed", "nodes"):
+            continue
+        memory = _size(data, "testbed", "nodes", node, "memory") or DEFAULT_MEMORY
+        if size > memory:
+            expected = f"at most the {show_size(memory)} of node {node}"
+            yield Contradiction((*path, "size"), sentence(show(look_up(data, (*path, "size"))), expected))
+            return
 
 
 def _coherency(data: Any) -> Iterator[Contradiction]:
@@ -87,7 +100,9 @@ def _coherency(data: Any) -> Iterator[Contradiction]:
     shared = [name for name in links if look_up(links, (name, "kind")) == "ivshmem-doorbell"]
     if link not in shared:
         expected = listed(shared) if shared else "a link of kind ivshmem-doorbell in testbed.links"
-        problem = f"the link '{link}', which is " + ("no shared memory" if link in links else "not in testbed.links")
+        problem = f"the link '{link}', which is " + (
+            "no shared memory with doorbells" if link in links else "not in testbed.links"
+        )
         yield Contradiction(("coherency", "link"), sentence(problem, expected, nearest(link, shared)))
         return
     size = _size(links, link, "size")

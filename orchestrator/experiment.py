@@ -132,6 +132,16 @@ class IvshmemLink(Model):
     """The nodes that share it."""
 
 
+class PlainIvshmemLink(Model):
+    """Shared memory between nodes, without doorbells: for programs of one's own, which look at it by themselves."""
+
+    kind: Literal["ivshmem-plain"]
+    size: Annotated[Size, Field(ge=1 << 20, le=16 << 30)]
+    """Size of the segment, a power of two (it is a PCI base address register)."""
+    nodes: NodeSet
+    """The nodes that share it."""
+
+
 class EthernetLink(Model):
     """A virtual Ethernet segment between nodes."""
 
@@ -140,7 +150,7 @@ class EthernetLink(Model):
     """The nodes on it."""
 
 
-Link = Annotated[IvshmemLink | EthernetLink, Field(discriminator="kind")]
+Link = Annotated[IvshmemLink | PlainIvshmemLink | EthernetLink, Field(discriminator="kind")]
 
 
 class Testbed(Model):

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from images.store import DEFINITION, key_of, present
-from orchestrator.experiment import Accelerator, Experiment, IvshmemLink, Testbed
+from orchestrator.experiment import Accelerator, EthernetLink, Experiment, Testbed
 from orchestrator.plan import Plan, Point
 from orchestrator.workloads import SharedArray
 from testbed.accelerator import obstacle, remembered
@@ -81,7 +81,7 @@ def forecast(plan: Plan, stage: str, results: Path, accelerator: str | None) -> 
 
 def memory_of(shape: Testbed, stage: str) -> int:
     """Bytes of the host that the testbed may come to use."""
-    links = sum(link.size for link in shape.links.values() if isinstance(link, IvshmemLink))
+    links = sum(link.size for link in shape.links.values() if not isinstance(link, EthernetLink))
     nodes = sum(node.memory for node in shape.nodes.values()) if stage == "vm" else 0
     return links + nodes
 

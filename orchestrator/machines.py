@@ -13,7 +13,7 @@ from images.errors import Failure
 from images.store import DEFINITION, says_cloud
 from orchestrator.deployment import archive, resident
 from orchestrator.errors import InputError
-from orchestrator.experiment import Accelerator, IvshmemLink, Testbed
+from orchestrator.experiment import Accelerator, EthernetLink, IvshmemLink, Testbed
 from orchestrator.image_files import definition_of
 from testbed import LinkKind, LinkSpec, NodeSpec, TestbedSpec, up
 from testbed import Testbed as RunningTestbed
@@ -97,9 +97,13 @@ def specification(name: str, shape: Testbed, accelerator: Accelerator | None) ->
         for node, settings in shape.nodes.items()
     ]
     links = [
-        LinkSpec(link, LinkKind.IVSHMEM_DOORBELL, settings.size, settings.vectors, settings.nodes)
-        if isinstance(settings, IvshmemLink)
-        else LinkSpec(link, LinkKind.ETHERNET, 0, 0, settings.nodes)
+        LinkSpec(
+            link,
+            LinkKind(settings.kind),
+            0 if isinstance(settings, EthernetLink) else settings.size,
+            settings.vectors if isinstance(settings, IvshmemLink) else 0,
+            settings.nodes,
+        )
         for link, settings in shape.links.items()
     ]
     return TestbedSpec(name, tuple(nodes), tuple(links), Driver(shape.driver))

@@ -8,6 +8,7 @@ import hashlib
 import platform
 import tempfile
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -46,29 +47,34 @@ class Programs:
         if not isinstance(workload, Script | Native | Process):
             return dict.fromkeys(nodes, "")
         names = {}
+        files = {}
         for node in nodes:
             arch = self._arch(experiment, node)
             if isinstance(workload, Native):
                 stem, content = PurePosixPath(workload.source).stem, self._binaries[_key(workload), arch]
             else:
                 stem, content = PurePosixPath(workload.file).name, self._files[workload.file]
-            names[node] = self._deliver(agents, node, stem, content, deadline)
+            names[node] = _name(stem, content)
+            files[node] = names[node], content
+        self._deliver(agents, files, deadline)
         return names
 
     def send(self, command: Command, node: str, agents: Agents, deadline: Deadline) -> dict[str, str]:
         """Send the node the files of its commands. Returns the names by which its agent knows them, by their own."""
-        return {
-            PurePosixPath(name).name: self._deliver(agents, node, PurePosixPath(name).name, self._files[name], deadline)
-            for name in command.send.get(node, ())
-        }
+        names = {}
+        for path in command.send.get(node, ()):
+            own, content = PurePosixPath(path).name, self._files[path]
+            names[own] = _name(own, content)
+            self._deliver(agents, {node: (names[own], content)}, deadline)
+        return names
 
-    def _deliver(self, agents: Agents, node: str, stem: str, content: bytes, deadline: Deadline) -> str:
-        name = f"{hashlib.sha256(content).hexdigest()[:16]}/{stem}"
-        known = self._delivered.setdefault((agents, node), set())
-        if name not in known:
-            _send(agents, node, name, content, deadline)
-            known.add(name)
-        return name
+    def _deliver(self, agents: Agents, files: Mapping[str, tuple[str, bytes]], deadline: Deadline) -> None:
+        """To each node its file (name and content), unless its agent has it."""
+        known = {node: self._delivered.setdefault((agents, node), set()) for node in files}
+        new = {node: (name, content) for node, (name, content) in files.items() if name not in known[node]}
+        _send(agents, new, deadline)
+        for node, (name, _) in new.items():
+            known[node].add(name)
 
     def _arch(self, experiment: Experiment, node: str) -> str:
         return platform.machine() if self._stage == "local" else experiment.testbed.nodes[node].arch.value
@@ -94,8 +100,20 @@ def _key(workload: Native) -> str:
     return "\0".join([workload.source, *workload.flags, "-l", *workload.libraries])
 
 
-def _send(agents: Agents, node: str, name: str, content: bytes, deadline: Deadline) -> None:
-    for offset in range(0, max(1, len(content)), PIECE_BYTES):
-        piece = b64encode(content[offset : offset + PIECE_BYTES]).decode()
-        command: dict[str, Any] = {"op": "put", "name": name, "offset": offset, "data": piece}
-        agents.ask({node: command}, deadline)
+def _name(stem: str, content: bytes) -> str:
+    return f"{hashlib.sha256(content).hexdigest()[:16]}/{stem}"
+
+
+def _send(agents: Agents, files: Mapping[str, tuple[str, bytes]], deadline: Deadline) -> None:
+    """All nodes at once: an emulated guest needs a while to take a file in."""
+    for offset in range(0, max((len(content) or 1 for _, content in files.values()), default=0), PIECE_BYTES):
+        pieces: dict[str, dict[str, Any]] = {
+            node: {"op": "put", "name": name, "offset": offset, "data": _piece(content, offset)}
+            for node, (name, content) in files.items()
+            if offset < (len(content) or 1)
+        }
+        agents.ask(pieces, deadline)
+
+
+def _piece(content: bytes, offset: int) -> str:
+    return b64encode(content[offset : offset + PIECE_BYTES]).decode()

@@ -80,6 +80,8 @@ def run(
                 with record.stage("deploy", "deploying the daemon"):
                     agents = stage.deploy()
                     _greet(agents, nodes, stage, record)
+                    for point in waiting:  # here, and not in the time of the first point
+                        _deliver(point.experiment, stage, agents, programs)
                 with record.stage("run", f"running {counted(len(waiting), 'point')}"):
                     points_run = _PointsRun(len(plan.points), stage, agents, programs, record, progress, at_failure)
                     points_run.run(waiting, deadline, fail_fast=fail_fast)
@@ -211,6 +213,13 @@ def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Recor
         record.node(replace(node, facts=facts, clock=clock))
 
 
+def _deliver(experiment: Experiment, stage: Stage, agents: Agents, programs: Programs) -> dict[str, str]:
+    """Programs to the kernels that run them; the names by which agents know them. Done once for each program."""
+    if isinstance(experiment.workload, Command):
+        return {}  # its files go to its folder, which every point has anew
+    return programs.deliver(experiment, kernels_of(experiment), agents, stage.deadline(experiment.timeout_s))
+
+
 def _time_of(agents: Agents, node: str, deadline: Deadline) -> int:
     return int(agents.ask({node: {"op": "hello"}}, deadline)[node]["monotonic_ns"])
 
@@ -248,7 +257,7 @@ def _measured(
     trace = trace and experiment.coherency.trace
     stage.format_segment(experiment.coherency.link, len(kernels))
     opening = {node: _open(experiment, stage, kernels, node) | {"trace": trace} for node in kernels}
-    names = programs.deliver(experiment, kernels, agents, deadline)
+    names = _deliver(experiment, stage, agents, programs)
     agents.ask(opening, deadline)
     allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
     work = {node: _work(point, kernels, node, names[node]) | {"deadline_s": allowed_s} for node in kernels}

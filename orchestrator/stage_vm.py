@@ -12,11 +12,12 @@ from orchestrator.machines import Images, bring_up, images_for
 from orchestrator.progress import Progress
 from orchestrator.results import RunDirectory
 from orchestrator.summary import NodeSummary
-from testbed import Deadline, LinkKind
+from testbed import Deadline
 from testbed import Testbed as RunningTestbed
 from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.ivshmem_client import HostPeer
 from testbed.machine import Node
+from testbed.spec import SHARED
 from testbed.warm import Mode
 
 DEPLOY_S = 20.0
@@ -117,7 +118,7 @@ class VmStage:
 
     def link_for(self, link: str, node: str) -> dict[str, Any]:
         """By its PCI address: a node may be on several links of the same size."""
-        names = [each.name for each in self._up().spec.links_of(node, LinkKind.IVSHMEM_DOORBELL)]
+        names = [each.name for each in self._up().spec.links_of(node, *SHARED)]
         return {"kind": "ivshmem", "pci": f"0000:00:{SHARED_MEMORY_SLOT + names.index(link):02x}.0"}
 
     def ways_in(self) -> list[str]:

@@ -24,12 +24,25 @@ NETWORK_SLOT = 0x10
 
 @dataclass(frozen=True)
 class SharedMemory:
-    """The guest's end of an ivshmem-doorbell link; `server` is the server's socket."""
+    """The guest's end of an ivshmem link; `server` is the server's socket.
+
+    A plain one has no vectors, and `memory` is where its memory can be opened.
+    """
 
     name: str
     server: Path
     vectors: int
     slot: int
+    memory: Path | None = None
+    size_bytes: int = 0
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """QEMU's for a plain one: libvirt would make a file in /dev/shm, which stays behind."""
+        if self.memory is None:
+            return ()
+        backend = f"memory-backend-file,id={self.name},mem-path={self.memory},size={self.size_bytes},share=on"
+        return "-object", backend, "-device", f"ivshmem-plain,memdev={self.name},bus=pcie.0,addr={self.slot:#x}"
 
 
 @dataclass(frozen=True)
@@ -81,6 +94,11 @@ class Domain:
     def maximum_cpus(self) -> int:
         """What the machine is declared to be able to hold."""
         return cpus_to_declare(self.cpus, self.accelerator)
+
+    @property
+    def appended(self) -> tuple[str, ...]:
+        """What libvirt adds to QEMU's command line as it is."""
+        return (*(argument for memory in self.shared_memory for argument in memory.arguments), *self.arguments)
 
     @property
     def console(self) -> str:

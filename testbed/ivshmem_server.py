@@ -1,6 +1,8 @@
-"""The server of an ivshmem-doorbell link: hands the memory and everybody's doorbells to each machine that connects.
+"""The server of an ivshmem link: hands the memory and everybody's doorbells to each machine that connects.
 
-    python -m testbed.ivshmem_server --socket PATH --size BYTES --vectors N [--listener FD]
+    python -m testbed.ivshmem_server --socket PATH --size BYTES --vectors N [--listener FD] [--memory FD]
+
+Machines on a plain link do not connect: they open the memory that it holds (man 5 proc, /proc/PID/fd).
 
 Protocol (QEMU, docs/specs/ivshmem-spec.txt, "Client-Server protocol"): a unix stream socket, words of 8 bytes, signed,
 little endian, some with a descriptor. A new peer gets the protocol version 0, its id, -1 with the memory; then for
@@ -62,17 +64,14 @@ class Peer:
 
 
 class Server:
-    """Serves `listener` until `stop`. The memory is a memfd: nothing of it can stay behind in a file system."""
+    """Serves `listener` until `stop`. `memory` is a descriptor."""
 
-    def __init__(self, listener: socket.socket, size_bytes: int, vectors: int) -> None:
+    def __init__(self, listener: socket.socket, memory: int, vectors: int) -> None:
         self.listener = listener
         self.vectors = vectors
         self.peers: dict[int, Peer] = {}
         self.next_number = 0
-        self.memory = os.memfd_create("ivshmem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.memory, size_bytes)
-        # Nobody can cut the memory off under the others, who would die of it.
-        fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        self.memory = memory
         self.selector = selectors.DefaultSelector()
         self.running = True
         listener.setblocking(False)
@@ -163,6 +162,15 @@ class Server:
             self._flush(other)
 
 
+def create_memory(size_bytes: int) -> int:
+    """The descriptor of a memfd: nothing of it can stay behind in a file system. Raises OSError."""
+    memory = os.memfd_create("ivshmem", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    os.ftruncate(memory, size_bytes)
+    # Nobody can cut the memory off under the others, who would die of it.
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+    return memory
+
+
 def listen(path: str) -> socket.socket:
     """A listening socket at `path` that this user alone can connect to. Raises OSError."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -182,12 +190,14 @@ def main() -> int:
     parser.add_argument("--size", required=True, type=int, help="bytes of shared memory")
     parser.add_argument("--vectors", required=True, type=int, help="doorbell interrupts of each peer")
     parser.add_argument("--listener", type=int, help="descriptor that listens at the path already")
+    parser.add_argument("--memory", type=int, help="descriptor of the memory, if there is one already")
     options = parser.parse_args()
     # Descriptors under way count against this limit too: peers × vectors of them when many machines start at once.
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     listener = listen(options.socket) if options.listener is None else socket.socket(fileno=options.listener)
-    server = Server(listener, options.size, options.vectors)
+    memory = create_memory(options.size) if options.memory is None else options.memory
+    server = Server(listener, memory, options.vectors)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.stop)
     server.serve()

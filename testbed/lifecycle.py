@@ -46,7 +46,7 @@ from testbed.launcher import PARALLEL_STARTS_MAX, Launcher, Order
 from testbed.machine import Testbed, console_log, domain_file
 from testbed.process import ProcessId
 from testbed.record import Journal, Record, State
-from testbed.spec import Driver, LinkKind, NodeSpec, TestbedSpec
+from testbed.spec import SHARED, Driver, LinkKind, LinkSpec, NodeSpec, TestbedSpec
 from testbed.states import Resident
 from testbed.states import State as SavedState
 from testbed.warm import Mode, Template, Way
@@ -54,6 +54,8 @@ from testbed.warm import Mode, Template, Way
 Say = Callable[[str], None]
 Seed = Mapping[str, tuple[int, bytes]]
 """Files for a guest's init: name → mode, content."""
+MEMORY = 4
+"""A link's memory, among the descriptors of its server."""
 PARALLEL_BOOTS_MAX = min(PARALLEL_STARTS_MAX, max(2, os.cpu_count() or 1))
 """Machines that boot at a time: more than there are cores would only slow one another down."""
 
@@ -258,14 +260,17 @@ class Start:
 
     def _start_servers(self) -> None:
         for link in self.spec.links:
-            if link.kind is not LinkKind.IVSHMEM_DOORBELL:
+            if link.kind not in SHARED:
                 continue
             path = sockets.server(self.directory, link.name)
+            memory = ivshmem_server.create_memory(link.size_bytes)
             # It listens before the server is there: whoever connects early is served as soon as it is.
             with ivshmem_server.listen(str(path)) as listener:
                 argv = [process.python(), "-I", "-S", ivshmem_server.__file__, "--socket", str(path)]
-                argv += ["--size", str(link.size_bytes), "--vectors", str(link.vectors), "--listener", "3"]
-                server = process.spawn_detached(argv, {3: listener.fileno()}, path.with_suffix(".log"))
+                argv += ["--size", str(link.size_bytes), "--vectors", str(link.vectors)]
+                argv += ["--listener", "3", "--memory", str(MEMORY)]
+                server = process.spawn_detached(argv, {3: listener.fileno(), MEMORY: memory}, path.with_suffix(".log"))
+            os.close(memory)
             self.say(f"{link.name}: ivshmem server started")
             self.journal.change(
                 lambda record, name=link.name, server=server: replace(  # type: ignore[misc]
@@ -311,7 +316,7 @@ class Start:
     def _domain(self, node: NodeSpec, choice: Choice, unconfined: tuple[str, ...]) -> Domain:
         image = self.image_of[node.name]
         interfaces = network.interfaces(self.spec, node.name, self.directory)
-        links = self.spec.links_of(node.name, LinkKind.IVSHMEM_DOORBELL)
+        links = self.spec.links_of(node.name, *SHARED)
         domain = Domain(
             name=f"{self.spec.name}-{node.name}",
             uuid=str(uuid.uuid4()),
@@ -323,10 +328,7 @@ class Start:
             console_log=console_log(self.directory, node.name),
             console_socket=sockets.console(self.directory, node.name),
             shared_memory=tuple(
-                SharedMemory(
-                    link.name, sockets.server(self.directory, link.name), link.vectors, SHARED_MEMORY_SLOT + slot
-                )
-                for slot, link in enumerate(links)
+                self._shared_memory(link, SHARED_MEMORY_SLOT + number) for number, link in enumerate(links)
             ),
             arguments=(
                 *(argument for each in interfaces for argument in each.arguments),
@@ -344,6 +346,13 @@ class Start:
             command_line=" ".join(image.command_line),
             root=image.root,
         )
+
+    def _shared_memory(self, link: LinkSpec, slot: int) -> SharedMemory:
+        server = sockets.server(self.directory, link.name)
+        if link.kind is LinkKind.IVSHMEM_DOORBELL:
+            return SharedMemory(link.name, server, link.vectors, slot)
+        held = process.PROC / str(self.journal.record.servers[link.name].pid) / "fd" / str(MEMORY)
+        return SharedMemory(link.name, server, 0, slot, held, link.size_bytes)
 
     def _in_parallel(self, launcher: Launcher, works: Iterable[Callable[[], None]]) -> None:
         """As many at once as there are cores; the first failure stops the others and is raised."""

@@ -22,7 +22,7 @@ from testbed.ivshmem_client import HostPeer
 from testbed.monitor import HELD, Monitor
 from testbed.process import arguments_of
 from testbed.record import NodeRecord, Record
-from testbed.spec import Accelerator, LinkKind, NodeSpec, TestbedSpec
+from testbed.spec import SHARED, Accelerator, NodeSpec, TestbedSpec
 
 if TYPE_CHECKING:
     from testbed.shell import Shell
@@ -224,8 +224,8 @@ class Testbed:
     def segment(self, link_name: str) -> HostPeer:
         """Joins a link's shared memory as a peer of the guests. Raises Failure for other links, or HostError."""
         link = next((link for link in self.spec.links if link.name == link_name), None)
-        if link is None or link.kind is not LinkKind.IVSHMEM_DOORBELL:
-            shared = [link.name for link in self.spec.links if link.kind is LinkKind.IVSHMEM_DOORBELL]
+        if link is None or link.kind not in SHARED:
+            shared = [link.name for link in self.spec.links if link.kind in SHARED]
             raise Failure(
                 f"testbed {self.name}: no shared memory {link_name!r}, expected of {', '.join(shared) or 'none'}"
             )

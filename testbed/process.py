@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import functools
 import os
 import select
@@ -16,6 +17,8 @@ from pathlib import Path
 PROC = Path("/proc")
 GRACE_S = 3.0
 """Between asking a process to end and killing it. Guests hold nothing that would have to be saved."""
+ASIDE = 64
+"""Above all numbers that a program is given descriptors at."""
 OWN = ("testbed.ivshmem_server", "testbed/ivshmem_server.py", "testbed.launcher")
 """How the programs of this package are named on a command line."""
 _FIRST_FIELD = 3
@@ -89,18 +92,24 @@ def spawn_detached(argv: list[str], files: Mapping[int, int], log: Path) -> Proc
     It is in a session of its own, its output goes to `log`, and of our descriptors it gets those of `files` (number
     there → number here) alone. Raises OSError when it cannot be started.
     """
+    # Out of the way first: a number of ours may be another one's number there.
+    aside = {there: fcntl.fcntl(here, fcntl.F_DUPFD_CLOEXEC, ASIDE) for there, here in files.items()}
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
-        *((os.POSIX_SPAWN_DUP2, here, there) for there, here in files.items()),
+        *((os.POSIX_SPAWN_DUP2, here, there) for there, here in aside.items()),
         # Whoever waits for the end of a pipe of ours (a shell's substitution, say) must not wait for this process.
         *((os.POSIX_SPAWN_CLOSE, number) for number in _inheritable() if number > 2 and number not in files),
     ]
     defaults = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
-    pid = os.posix_spawn(
-        argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
-    )
+    try:
+        pid = os.posix_spawn(
+            argv[0], argv, os.environ, file_actions=actions, setsid=True, setsigmask=[], setsigdef=defaults
+        )
+    finally:
+        for descriptor in aside.values():
+            os.close(descriptor)
     return ProcessId.of(pid)
 
 

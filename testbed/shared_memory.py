@@ -8,7 +8,7 @@ import os
 from testbed import process
 from testbed.errors import HostError
 from testbed.machine import Testbed
-from testbed.spec import LinkKind
+from testbed.spec import SHARED
 
 MEMFD = "/memfd:ivshmem"
 
@@ -19,7 +19,7 @@ def watch(testbed: Testbed, link: str) -> mmap.mmap:
     The server's own descriptor is opened once more (man 5 proc, /proc/PID/fd), so that no peer joins. Raises HostError
     when the server has ended, KeyError when there is no such link.
     """
-    assert testbed.spec.link(link).kind is LinkKind.IVSHMEM_DOORBELL
+    assert testbed.spec.link(link).kind in SHARED
     server = testbed.record.servers.get(link)
     held = server.open() if server else None
     if server is None or held is None:

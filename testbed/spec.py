@@ -12,7 +12,7 @@ NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
 """Names become host names, file names and arguments of QEMU: no character of them may mean anything there."""
 MEMORY_MIN_BYTES = 128 << 20
 LINKS_MAX = 8
-"""Of each kind at one node: as many PCI slots are kept for them."""
+"""With shared memory at one node, and Ethernet too: as many PCI slots are kept for either."""
 VECTORS_MAX = 32
 ETHERNET_NODES_MAX = 64
 
@@ -26,10 +26,15 @@ class Accelerator(StrEnum):
 
 
 class LinkKind(StrEnum):
-    """Shared memory with doorbell interrupts, or a network of the linked nodes alone."""
+    """Shared memory with doorbell interrupts or without, or a network of the linked nodes alone."""
 
     IVSHMEM_DOORBELL = "ivshmem-doorbell"
+    IVSHMEM_PLAIN = "ivshmem-plain"
     ETHERNET = "ethernet"
+
+
+SHARED = (LinkKind.IVSHMEM_DOORBELL, LinkKind.IVSHMEM_PLAIN)
+"""The kinds that are shared memory."""
 
 
 class Driver(StrEnum):
@@ -72,7 +77,7 @@ class NodeSpec:
 
 @dataclass(frozen=True)
 class LinkSpec:
-    """What joins `nodes`. `size_bytes` and `vectors` (interrupts of each node) are an ivshmem-doorbell link's."""
+    """What joins `nodes`. `size_bytes` is of shared memory, `vectors` (interrupts of a node) of one with doorbells."""
 
     name: str
     kind: LinkKind
@@ -88,7 +93,7 @@ class LinkSpec:
             raise Failure(
                 f"link {self.name} joins {', '.join(self.nodes) or 'nothing'}: expected two or more, each once"
             )
-        if self.kind is LinkKind.IVSHMEM_DOORBELL:
+        if self.kind in SHARED:
             self._check_memory()
         elif len(self.nodes) > ETHERNET_NODES_MAX:
             raise Failure(f"link {self.name}: {len(self.nodes)} nodes, expected at most {ETHERNET_NODES_MAX}")
@@ -99,7 +104,7 @@ class LinkSpec:
             raise Failure(
                 f"link {self.name}: {self.size_bytes} bytes of shared memory, expected a power of two of at least 1 MiB"
             )
-        if not 1 <= self.vectors <= VECTORS_MAX:
+        if self.kind is LinkKind.IVSHMEM_DOORBELL and not 1 <= self.vectors <= VECTORS_MAX:
             raise Failure(f"link {self.name}: {self.vectors} vectors, expected 1 to {VECTORS_MAX}")
 
 
@@ -130,11 +135,17 @@ class TestbedSpec:
             unknown = [name for name in link.nodes if name not in names]
             if unknown:
                 raise Failure(f"link {link.name}: no node {', '.join(unknown)}, expected of {', '.join(names)}")
+            for node in map(self.node, link.nodes):
+                if link.size_bytes > node.memory_bytes:
+                    raise Failure(
+                        f"link {link.name}: {link.size_bytes} bytes of shared memory, "
+                        f"expected at most the {node.memory_bytes} of node {node.name}"
+                    )
         for name in names:
-            for kind in LinkKind:
-                count = len(self.links_of(name, kind))
+            for kinds, what in ((SHARED, "shared memory"), ((LinkKind.ETHERNET,), "ethernet")):
+                count = len(self.links_of(name, *kinds))
                 if count > LINKS_MAX:
-                    raise Failure(f"node {name} is on {count} {kind} links, expected at most {LINKS_MAX}")
+                    raise Failure(f"node {name} is on {count} {what} links, expected at most {LINKS_MAX}")
 
     def node(self, name: str) -> NodeSpec:
         """The node of this name. Raises KeyError."""
@@ -144,6 +155,6 @@ class TestbedSpec:
         """The link of this name. Raises KeyError."""
         return {link.name: link for link in self.links}[name]
 
-    def links_of(self, node: str, kind: LinkKind) -> list[LinkSpec]:
-        """The links of one kind that `node` is on, in their order; the order is that of its devices too."""
-        return [link for link in self.links if link.kind is kind and node in link.nodes]
+    def links_of(self, node: str, *kinds: LinkKind) -> list[LinkSpec]:
+        """The links of these kinds that `node` is on, in their order; the order is that of its devices too."""
+        return [link for link in self.links if link.kind in kinds and node in link.nodes]

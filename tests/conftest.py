@@ -14,10 +14,11 @@ _SEED = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    seed = int(os.environ.get("TESTBED_SEED") or random.SystemRandom().randrange(2**32))
+    # Options reach the workers of pytest-xdist, so that all of them have one seed.
+    given = config.option.hypothesis_seed or os.environ.get("TESTBED_SEED")
+    seed = int(given or random.SystemRandom().randrange(2**32))
     config.stash[_SEED] = seed
-    if getattr(config.option, "hypothesis_seed", None) is None:
-        config.option.hypothesis_seed = str(seed)
+    config.option.hypothesis_seed = str(seed)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -80,6 +80,13 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
         ("[x86, arm]", "[x86]", "7:56: found a list of 1 value, expected at least 2 values", ""),
         ("[x86, arm]", "[x86, x86]", "7:56: found a list of 2 values, expected each node once", ""),
         ("size: 64MiB", "size: 65MiB", "7:42: found '65MiB', expected a power of two, such as 64MiB or 128MiB", ""),
+        ("size: 64MiB", "size: 1GiB", "7:42: found '1GiB', expected at most the 512MiB of node x86", ""),
+        (
+            "kind: ivshmem-doorbell",
+            "kind: ivshmem-plain",
+            "8:19: found the link 'shm0', which is no shared memory with doorbells, expected a link of kind",
+            "",
+        ),
         ("ivshmem-doorbell", "ivshmem-dorbell", "7:18: found 'ivshmem-dorbell', expected", "ivshmem-doorbell"),
         ("size: 64MiB", "size: 64MiB, vectors: 99", "7:58: found 99, expected at most 32", ""),
         ("link: shm0", "link: shm1", "8:19: found the link 'shm1', which is not in testbed.links, expected", "shm0"),

@@ -83,6 +83,20 @@ def test_shared_memory_sits_on_the_root_bus_in_an_iommu_group_of_its_own() -> No
     assert places == [("shm0", "/run/shm0.sock", "4", "8"), ("shm1", "/run/shm1.sock", "2", "9")]
 
 
+def test_shared_memory_without_doorbells_is_what_its_server_holds_and_no_file() -> None:
+    plain = SharedMemory("shm1", Path("/run/shm1.sock"), 0, 9, Path("/proc/7/fd/4"), 1 << 20)
+    root = parsed(replace(DOMAIN, shared_memory=(*DOMAIN.shared_memory, plain)))
+    assert [shmem.get("name") for shmem in root.iter("shmem")] == ["shm0"]
+    assert arguments(root)[len(SERIAL) :] == [
+        "-object",
+        "memory-backend-file,id=shm1,mem-path=/proc/7/fd/4,size=1048576,share=on",
+        "-device",
+        "ivshmem-plain,memdev=shm1,bus=pcie.0,addr=0x9",
+        "-netdev",
+        "user,id=user0",
+    ]
+
+
 def test_processors_and_iommus_are_those_that_were_measured() -> None:
     x86, arm = parsed(DOMAIN), parsed(replace(DOMAIN, arch="aarch64"))
     assert value(x86, "os/type", "machine") == "q35"

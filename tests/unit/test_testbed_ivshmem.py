@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(path: Path) -> Iterator[Server]:
-    made = Server(ivshmem_server.listen(str(path)), SIZE, VECTORS)
+    made = Server(ivshmem_server.listen(str(path)), ivshmem_server.create_memory(SIZE), VECTORS)
     thread = threading.Thread(target=made.serve)
     thread.start()
     yield made

@@ -122,3 +122,15 @@ def test_a_detached_process_has_its_own_session_its_log_and_only_the_files_it_wa
     assert (tmp_path / "log").stat().st_mode & 0o077 == 0
     os.close(read)
     os.close(spare)
+
+
+def test_descriptors_that_change_places_are_not_lost(tmp_path: Path) -> None:
+    (one_in, one), (two_in, two) = os.pipe(), os.pipe()
+    code = f"import os; os.write({one}, b'one'); os.write({two}, b'two')"
+    child = spawn_detached([sys.executable, "-c", code], {one: two, two: one}, tmp_path / "log")
+    os.waitpid(child.pid, 0)
+    for descriptor in (one, two):
+        os.close(descriptor)
+    assert (os.read(one_in, 9), os.read(two_in, 9)) == (b"two", b"one")
+    for descriptor in (one_in, two_in):
+        os.close(descriptor)

@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from testbed.errors import Failure
-from testbed.spec import Accelerator, Driver, LinkKind, LinkSpec, NodeSpec, TestbedSpec
+from testbed.spec import SHARED, Accelerator, Driver, LinkKind, LinkSpec, NodeSpec, TestbedSpec
 
 MIB = 1 << 20
 X86 = NodeSpec("x86", "x86_64", 512 * MIB)
@@ -75,7 +77,7 @@ def test_a_name_is_given_once() -> None:
 def test_a_node_has_slots_for_eight_links_of_a_kind() -> None:
     links = tuple(memory(name=f"shm{number}") for number in range(9))
     assert len(TestbedSpec("pair", (X86, ARM), links[:8]).links) == 8
-    with pytest.raises(Failure, match="node x86 is on 9 ivshmem-doorbell links, expected at most 8"):
+    with pytest.raises(Failure, match="node x86 is on 9 shared memory links, expected at most 8"):
         TestbedSpec("pair", (X86, ARM), links)
 
 
@@ -89,3 +91,24 @@ def test_too_little_memory_and_no_cpu_are_refused() -> None:
         NodeSpec("x86", "x86_64", 64 * MIB)
     with pytest.raises(Failure, match="0 CPUs"):
         NodeSpec("x86", "x86_64", 512 * MIB, cpus=0)
+
+
+def test_shared_memory_without_doorbells_has_no_vectors_and_takes_a_place_like_the_other() -> None:
+    plain = memory(name="shm1", kind=LinkKind.IVSHMEM_PLAIN, vectors=0)
+    spec = TestbedSpec("pair", (X86, ARM), (memory(), plain))
+    assert spec.links_of("x86", *SHARED) == [memory(), plain]
+    assert spec.links_of("x86", LinkKind.IVSHMEM_DOORBELL) == [memory()]
+    with pytest.raises(Failure, match="expected a power of two"):
+        memory(kind=LinkKind.IVSHMEM_PLAIN, size_bytes=3 * MIB)
+    nine = [replace(plain if number % 2 else memory(), name=f"shm{number}") for number in range(9)]
+    with pytest.raises(Failure, match="on 9 shared memory links"):
+        TestbedSpec("pair", (X86, ARM), tuple(nine))
+
+
+def test_shared_memory_is_no_larger_than_a_nodes_own() -> None:
+    small = NodeSpec("arm", "aarch64", 128 * MIB)
+    TestbedSpec("pair", (X86, small), (memory(size_bytes=128 * MIB),))
+    with pytest.raises(
+        Failure, match=f"{256 * MIB} bytes of shared memory, expected at most the {128 * MIB} of node arm"
+    ):
+        TestbedSpec("pair", (X86, small), (memory(size_bytes=256 * MIB),))

@@ -33,12 +33,13 @@ def say(line: str) -> None:
 
 
 def pair_spec(name: str) -> TestbedSpec:
-    """The default pair: both instruction sets, shared memory, and a network of their own."""
+    """The default pair: both instruction sets, shared memory with doorbells and without, and a network of their own."""
     return TestbedSpec(
         name,
         (NodeSpec("x86", "x86_64", 512 * MIB), NodeSpec("arm", "aarch64", 512 * MIB)),
         (
             LinkSpec("shm0", LinkKind.IVSHMEM_DOORBELL, 64 * MIB, 4, ("x86", "arm")),
+            LinkSpec("shm1", LinkKind.IVSHMEM_PLAIN, 1 * MIB, 0, ("x86", "arm")),
             LinkSpec("net0", LinkKind.ETHERNET, 0, 0, ("x86", "arm")),
         ),
     )

@@ -156,7 +156,24 @@ def test_each_shared_memory_device_is_alone_in_its_iommu_group(pair: Testbed) ->
     script = "for d in /sys/bus/pci/devices/*; do grep -q 0x1110 $d/device && ls $d/iommu_group/devices | wc -l; done"
     for node in pair.nodes.values():
         done = node.shell().run(["sh", "-c", script])
-        assert done.stdout == b"1\n", node.name
+        assert done.stdout == b"1\n1\n", node.name
+
+
+def test_what_one_node_writes_to_plain_shared_memory_the_other_one_and_the_host_read(pair: Testbed) -> None:
+    """Without doorbells; it is another memory than that with them."""
+    script = "import mmap,os,sys; m=mmap.mmap(os.open(sys.argv[1],os.O_RDWR),1<<20); "
+    device = "/sys/bus/pci/devices/0000:00:09.0"
+    for node in pair.nodes.values():
+        assert node.shell().run(["sh", "-c", f"echo 1 > {device}/enable"]).exit_code == 0
+    place = f"{device}/resource2_wc"
+    wrote = pair.nodes["x86"].shell().run(["python3", "-c", script + "m[4096:4101]=b'plain'", place])
+    assert wrote.exit_code == 0, wrote.stderr
+    read = pair.nodes["arm"].shell().run(["python3", "-c", script + "print(m[4096:4101])", place])
+    assert read.stdout == b"b'plain'\n", read.stderr
+    with pair.segment("shm1") as peer, pair.segment("shm0") as other:
+        assert bytes(peer.memory[4096:4101]) == b"plain"
+        assert bytes(other.memory[4096:4101]) != b"plain"
+        assert peer.size_bytes == 1 * MIB
 
 
 def test_another_process_finds_it_lists_it_and_reaches_it(pair: Testbed) -> None:
@@ -202,7 +219,7 @@ def traces(run_directory: Path) -> list[str]:
 def test_down_leaves_nothing(state_home: Path, images: Mapping[str, Image]) -> None:
     testbed = up(pair_spec("whole"), images, say)
     processes, port = testbed.record.processes, testbed.nodes["arm"].record.ssh_port
-    assert len(processes) == 3
+    assert len(processes) == 4
     assert all(each.alive() for each in processes)
     begin = time.monotonic()
     output("from testbed import find; find('whole').down()")  # by another process, as `testbed down` would

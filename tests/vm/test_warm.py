@@ -81,6 +81,7 @@ def test_devices_of_the_links_are_there_and_work(twice: tuple[Testbed, Testbed])
     for node in one.nodes:
         groups = output(one, node, "ls", "/sys/bus/pci/devices/0000:00:08.0/iommu_group/devices").split()
         assert groups == ["0000:00:08.0"]
+        assert output(one, node, "cat", "/sys/bus/pci/devices/0000:00:09.0/device") == "0x1110"
     address = ethernet_address(one.spec, one.spec.link("net0"), "arm")
     assert "3 packets received" in output(one, "x86", "busybox", "ping", "-c", "3", "-i", "0.2", address)
     with one.segment("shm0") as peer:
@@ -153,9 +154,17 @@ def test_four_guests_of_two_states_at_once(
 ) -> None:
     names = ("x1", "x2", "a1", "a2")
     nodes = tuple(NodeSpec(name, "x86_64" if name[0] == "x" else "aarch64", 512 * MIB) for name in names)
-    links = (LinkSpec("shm0", LinkKind.IVSHMEM_DOORBELL, 1 * MIB, 1, names),)
+    links = (
+        LinkSpec("shm0", LinkKind.IVSHMEM_DOORBELL, 1 * MIB, 1, names),
+        LinkSpec("shm1", LinkKind.IVSHMEM_DOORBELL, 1 * MIB, 2, ("x1", "a1")),
+        LinkSpec("shm2", LinkKind.IVSHMEM_PLAIN, 2 * MIB, 0, ("x2", "a1", "a2")),
+    )
     with up(TestbedSpec("four", nodes, links), images, say, resident=agent) as testbed:
         assert [node.warm for node in testbed.nodes.values()] == [True] * 4
-        with testbed.segment("shm0") as peer:
-            assert len(peer.doorbells) == 4
+        with testbed.segment("shm0") as all_four, testbed.segment("shm1") as two:
+            assert [len(bells) for bells in all_four.doorbells.values()] == [1] * 4
+            assert [len(bells) for bells in two.doorbells.values()] == [2] * 2
+        sizes = "for d in /sys/bus/pci/devices/*; do ! grep -q 0x1110 $d/device || stat -c %s $d/resource2; done"
+        for name, mib in (("x1", [1, 1]), ("x2", [1, 2]), ("a1", [1, 1, 2]), ("a2", [1, 2])):
+            assert [int(size) // MIB for size in output(testbed, name, "sh", "-c", sizes).split()] == mib
         assert [output(testbed, name, "cat", "/etc/hostname") for name in names] == list(names)
