@@ -36,7 +36,7 @@ from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
 from guest.protocol.threads import THREAD_MESSAGES
 from guest.protocol.trace import TracedEngine, TracedPart
-from guest.region import Region
+from guest.region import Held, Region
 from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
@@ -151,23 +151,24 @@ class Daemon:
         return self._space is not None
 
     def attach(
-        self, userfaultfd: int, log: FaultLog, protector: Protector | None = None, *, again: bool = False
+        self, userfaultfd: int, log: FaultLog, protector: Protector | None = None, held: Held | None = None
     ) -> None:
         """Serve the faults of one more thread, from now on. Where threads may change the address space, it has a
-        `protector`. `again`: as for `Region.register`."""
-        self.region.register(userfaultfd, protector, again=again)
+        `protector`. `held`: as for `Region.register`."""
+        self.region.register(userfaultfd, protector, held)
         self.threads += 1
         self._fault_readers[userfaultfd] = lambda: self._fault(userfaultfd, log)
         self.watch(userfaultfd, self._fault_readers[userfaultfd])
 
-    def detach(self, userfaultfd: int, log: FaultLog) -> None:
+    def detach(self, userfaultfd: int, log: FaultLog) -> Held:
         """The thread has ended, perhaps in the middle of a fault: nobody waits for that page any more."""
         self.unwatch(userfaultfd)
         self.threads -= 1
-        self.region.unregister(userfaultfd)
+        held = self.region.unregister(userfaultfd)
         del self._fault_readers[userfaultfd]
         for page in self._faults.abandon(log):
             self._carrier.carry_out(self._engine.abandon(page))
+        return held
 
     def operate(self, operation: Operation, done: Callable[[Refusal], object]) -> None:
         """Do something to the address space, for a thread that is attached; `done` is told what came of it."""

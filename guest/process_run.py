@@ -5,22 +5,19 @@ operating system, runs one thread at a time, waits in the pool for the next one,
 away. The faults of a worker are served only while it has a thread.
 """
 
-import os
 import pickle
 from collections import deque
 from collections.abc import Callable
-from socket import socket
 from time import monotonic_ns
 from typing import Any
 
 from guest import application, process, worker
-from guest.applications import ENDED_EARLY, Application, Applications, RunFailed
+from guest.applications import ENDED_EARLY, RunFailed
 from guest.barrier import Barrier
 from guest.daemon import Daemon
 from guest.launcher import Launcher
 from guest.offer import Offer
 from guest.placement import View
-from guest.protection import Protector
 from guest.protocol import thread_effects as fx
 from guest.protocol.address_space import Refusal
 from guest.protocol.effects import Send
@@ -30,6 +27,7 @@ from guest.run import failure_of
 from guest.stays import Stays
 from guest.timeline import Timeline
 from guest.worker import NUMBER
+from guest.workers import Worker, Workers
 from guest.workloads.distributed import Distributed
 
 MAIN = 0
@@ -37,58 +35,6 @@ MAIN = 0
 MOVES_KEPT = 4096
 """Notes of what became of threads that an answer carries, the last ones."""
 _WHY = {fx.Why.HERE: "", fx.Why.REFUSED: "it had no process to give", fx.Why.DIED: "it is dead"}
-
-
-class Worker(Application):
-    """A process of the operating system that runs threads."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.thread: int | None = None
-        """The thread that it has, or whose placeholder it is; None in the pool."""
-        self.faults_fd: int | None = None
-        self.protection: socket | None = None
-        self.served_before = False
-
-
-class _Workers(Applications[Worker]):
-    """Those whose faults are served only when they have a thread."""
-
-    ready: Callable[[Worker], None]
-
-    def registers(self, each: Worker, userfaultfd: int, protection: socket | None) -> None:
-        """It waits in the pool from now on."""
-        each.faults_fd, each.protection = userfaultfd, protection
-        self.ready(each)
-
-    def serve(self, each: Worker) -> None:
-        """Serve its faults from now on."""
-        if each.userfaultfd is not None:
-            return
-        assert each.faults_fd is not None
-        assert each.protection is not None
-        each.userfaultfd = os.dup(each.faults_fd)
-        protector = Protector(each.protection.dup())
-        self._daemon.attach(each.userfaultfd, each.faults, protector, again=each.served_before)
-        if not each.served_before:
-            self.tell(each, application.REGISTERED)
-        each.served_before = True
-
-    def suspend(self, each: Worker) -> None:
-        """Serve them no more: it has no thread."""
-        if each.userfaultfd is not None:
-            self._daemon.detach(each.userfaultfd, each.faults)
-            each.userfaultfd = None
-
-    def close(self) -> None:
-        """End all of them."""
-        everyone = self.all
-        super().close()
-        for each in everyone:
-            if each.faults_fd is not None:
-                os.close(each.faults_fd)
-            if each.protection is not None:
-                each.protection.close()
 
 
 class ProcessRun:
@@ -102,7 +48,7 @@ class ProcessRun:
         self._engine = daemon.traced("threads", ThreadsEngine(daemon.kernel, daemon.kernels))
         self._policy = workload.policy()
         self._stays = Stays()
-        self._workers = _Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
+        self._workers = Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
         self._workers.ready = self._is_ready
         self._pool: deque[Worker] = deque()
         self._by_thread: dict[int, Worker] = {}
@@ -117,6 +63,8 @@ class ProcessRun:
         self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
         """Events of the engine that wait until the effects of the one before are carried out."""
         self._busy = False
+        self._afterwards: deque[Callable[[], object]] = deque()
+        """What is done to workers: once messages are on their way, as a worker that hears something takes the CPU."""
         self._barrier = Barrier(daemon.kernel, daemon.kernels, 1)
         self._timeline = Timeline()
         self._moves: deque[tuple[int, int, str, int, str]] = deque(maxlen=MOVES_KEPT)
@@ -319,10 +267,24 @@ class ProcessRun:
             while self._later:
                 for effect in self._later.popleft()():
                     self._effects[type(effect)](effect)
+                if not self._later:
+                    self._turn_to_workers()
         finally:
             self._busy = False
         if self._over():
             self._finish()
+
+    def _turn_to_workers(self) -> None:
+        if self._afterwards:
+            while self._afterwards:
+                self._afterwards.popleft()()
+            self._count_parked()
+
+    def _tell(self, each: Worker, packet: bytes) -> None:
+        self._afterwards.append(lambda: self._workers.tell(each, packet))
+
+    def _suspend(self, each: Worker) -> None:
+        self._afterwards.append(lambda: self._workers.suspend(each))
 
     def _over(self) -> bool:
         """Whether nothing of the process is left here, and nothing will come. Home hears it of all (`GroupEnded`)."""
@@ -347,7 +309,7 @@ class ProcessRun:
         if each is None:
             self._runnable.add(thread)
             return
-        self._workers.tell(each, worker.RUN)
+        self._tell(each, worker.RUN)
         self._daemon.settle()
         self._stays.begins(thread, each.faults)
         self._note(thread, "runs", self._daemon.kernel)
@@ -364,7 +326,7 @@ class ProcessRun:
             self._let_run(thread)
             return
         self._states.pop(thread, None)
-        self._workers.tell(each, worker.STAY + _WHY[why].encode())
+        self._tell(each, worker.STAY + _WHY[why].encode())
         self._daemon.woke()
         self._count_parked()
 
@@ -395,8 +357,8 @@ class ProcessRun:
             each = self._pool.popleft()
             each.thread = thread
             self._by_thread[thread] = each
-        self._workers.serve(each)
-        self._workers.tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
+        self._afterwards.append(lambda: self._workers.serve(each))
+        self._tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
         self._note(thread, "placed", self._daemon.kernel, placement.name)
         self._count_parked()
         self._event(lambda: self._engine.placed(thread))
@@ -417,9 +379,9 @@ class ProcessRun:
         each = self._by_thread.get(thread)
         if each is None:
             return
-        self._workers.tell(each, worker.DROP)
+        self._tell(each, worker.DROP)
         if thread in self._engine.placeholders:
-            self._workers.suspend(each)
+            self._suspend(each)
         else:
             self._release(thread)
 
@@ -431,8 +393,8 @@ class ProcessRun:
         self._gone(thread)
         each = self._by_thread.get(thread)
         if each is not None:
-            self._workers.tell(each, worker.PARKED)
-            self._workers.suspend(each)
+            self._tell(each, worker.PARKED)
+            self._suspend(each)
             self._count_parked()
 
     def _release(self, thread: int) -> None:
@@ -440,7 +402,7 @@ class ProcessRun:
         each = self._by_thread.pop(thread, None)
         if each is not None:
             self._gone(thread)
-            self._workers.suspend(each)
+            self._suspend(each)
             self._to_pool(each)
             self._count_parked()
 

@@ -27,7 +27,7 @@ import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from guest.errors import RegionError
 from guest.protection import Protector
@@ -40,6 +40,8 @@ BASE = 0x100000000000
 
 _ABSENT, _PROTECTED, _WRITABLE, _POISONED = range(4)
 _PRESENT = (_PROTECTED, _WRITABLE)
+_COMPARED = 256
+"""Pages whose states are compared at once."""
 _WRITE = FAULT_WRITE | FAULT_WRITE_PROTECT
 
 _MAP_FIXED_NOREPLACE = 0x100000
@@ -51,6 +53,14 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
 
 
+class Held(NamedTuple):
+    """What a process held to when it was served no more: see `Region.register`."""
+
+    state: bytes
+    changes: int
+    """How often what is allowed, or lost, had changed by then."""
+
+
 class Region:
     """The region of `pages` pages on this kernel, all absent at first. Pages are counted from 0.
 
@@ -60,6 +70,7 @@ class Region:
 
     __slots__ = (
         "_allowed",
+        "_changes",
         "_memory_fd",
         "_offset",
         "_processes",
@@ -84,6 +95,7 @@ class Region:
         self._offset = ctypes.c_long(0)
         self._state = bytearray(pages)
         self._allowed = [Access.WRITE] * pages
+        self._changes = 0
         self._registered: dict[int, Userfaultfd] = {}
         self._protectors: dict[int, Protector] = {}
         self._processes: list[Userfaultfd] = []  # those of them that live
@@ -94,22 +106,34 @@ class Region:
         """The userfaultfds of the registered processes, to be watched for faults."""
         return tuple(self._registered)
 
-    def register(self, fd: int, protector: Protector | None = None, *, again: bool = False) -> None:
+    def register(self, fd: int, protector: Protector | None = None, held: Held | None = None) -> None:
         """Serve one more process, which has mapped the region at BASE and registered it with the userfaultfd `fd`.
 
         The process must not touch the region before this is done. The descriptor is this object's from now on, and so
-        is the `protector`, which `allow` and `relocate` need. `again`: the process was registered before, and knows
-        what was so then.
+        is the `protector`, which `allow` and `relocate` need. `held`: what `unregister` gave when the process was
+        served before; then only what has changed since is put into it.
         """
         if protector is not None:
             self._protectors[fd] = protector
+        process = Userfaultfd(fd)
+        if held is not None and held.changes == self._changes and _POISONED not in held.state:
+            for state, start, count in _changed(held.state, self._state):
+                change = process.write_protect_range if state == _PROTECTED else process.write_unprotect_range
+                change(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
+        else:
+            self._tell_all(process, protector, again=held is not None)
+        self._registered[fd] = process
+        self._processes.append(process)
+
+    def _tell_all(self, process: Userfaultfd, protector: Protector | None, *, again: bool) -> None:
+        """Put all that holds into a process; `again` if other things held there before."""
+        if protector is not None:
             if again:
                 protector.allow(BASE, self.size_bytes, Access.WRITE)
                 protector.forget(BASE, self.size_bytes)
             for access in (Access.NONE, Access.READ):
                 for start, count in _runs(self._allowed, access):
                     protector.allow(BASE + start * PAGE_BYTES, count * PAGE_BYTES, access)
-        process = Userfaultfd(fd)
         if again:
             process.write_unprotect_range(BASE, self.size_bytes)
         for start, count in _runs(self._state, _PROTECTED):
@@ -117,10 +141,8 @@ class Region:
         for start, count in _runs(self._state, _POISONED):
             for page in range(start, start + count):
                 process.poison(BASE + page * PAGE_BYTES)
-        self._registered[fd] = process
-        self._processes.append(process)
 
-    def unregister(self, fd: int) -> None:
+    def unregister(self, fd: int) -> Held:
         """Serve the process of `fd` no more, and close the descriptor. Before the process ends, or after."""
         process = self._registered.pop(fd)
         if process in self._processes:
@@ -129,6 +151,7 @@ class Region:
         protector = self._protectors.pop(fd, None)
         if protector is not None:
             protector.close()
+        return Held(bytes(self._state), self._changes)
 
     def faults(self, fd: int) -> list[tuple[int, bool]]:
         """The faults that wait in the process of `fd`: page, and whether it is a write. Never blocks; often empty."""
@@ -207,6 +230,7 @@ class Region:
             return
         self.discard(page)
         self._state[page] = _POISONED
+        self._changes += 1
         address = BASE + page * PAGE_BYTES
         self._apply(Userfaultfd.poison, address)
 
@@ -243,6 +267,7 @@ class Region:
 
     def _let(self, first: int, length: int, access: Access) -> None:
         self._allowed[first : first + length] = [access] * length
+        self._changes += 1
         for protector in self._protectors.values():
             protector.allow(BASE + first * PAGE_BYTES, length * PAGE_BYTES, access)
 
@@ -336,6 +361,17 @@ def map_shared(memory_fd: int, size_bytes: int, address: int = BASE, offset: int
             "EEXIST means that something is mapped there already; /proc/self/maps says what",
         )
     return memoryview((ctypes.c_char * size_bytes).from_address(address)).cast("B")
+
+
+def _changed(before: bytes, now: bytearray) -> Iterator[tuple[int, int, int]]:
+    """State, first page and length of runs of pages that are present, and were not so before. Marks of pages that are
+    absent do not matter: whoever installs them sees to that."""
+    for first in range(0, len(now), _COMPARED):
+        old, new = before[first : first + _COMPARED], now[first : first + _COMPARED]
+        if old != new:
+            differing = bytes(_ABSENT if a == b else b for a, b in zip(old, new, strict=True))
+            for state in _PRESENT:
+                yield from ((state, first + start, count) for start, count in _runs(differing, state))
 
 
 def _runs(values: Sequence[int], wanted: int) -> Iterator[tuple[int, int]]:

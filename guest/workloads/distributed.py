@@ -1,5 +1,6 @@
 """The workload `process`: a Python program whose threads move between kernels. See `guest.process`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from types import CodeType
@@ -51,9 +52,8 @@ class Distributed:
 
     def compile(self, program_fd: int, name: str) -> CodeType:
         """The program. Raises what Python says of it."""
-        with open(program_fd, "rb", closefd=False) as file:
-            file.seek(0)
-            code = compile(file.read(), name, "exec")
+        # Not from where the file stands: all who were forked with it share that.
+        code = compile(os.pread(program_fd, os.fstat(program_fd).st_size, 0), name, "exec")
         if sys.flags.no_site:  # the agent starts without, which is quicker
             import site
 

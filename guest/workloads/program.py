@@ -149,9 +149,8 @@ class Script(_Program):
 
     def take(self, program_fd: int, name: str, _daemon: socket, _place: Place) -> None:
         """Compile the script. Raises what Python says of it."""
-        with open(program_fd, "rb", closefd=False) as file:
-            file.seek(0)
-            self._code = compile(file.read(), name, "exec")
+        # Not from where the file stands: all who were forked with it share that.
+        self._code = compile(os.pread(program_fd, os.fstat(program_fd).st_size, 0), name, "exec")
         if sys.flags.no_site:  # the agent starts without, which is quicker
             import site
 

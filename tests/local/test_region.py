@@ -416,6 +416,25 @@ def test_poison_goes_with_the_page_that_is_unmapped(region: Region, first: Regio
     assert first.result() == 0
 
 
+def test_into_a_process_that_was_away_only_what_has_changed_is_put(region: Region, first: RegionProcess) -> None:
+    for page in (0, 2):
+        shared(region, page)
+    for page in (1, 3):
+        exclusive(region, page)
+    assert all(first.load(page) == CONTENTS[0] for page in range(4))
+    first.suspend()
+    region.grant(0)
+    region.protect(1)
+    first.serve()
+    first.store(0, 7)
+    first.store(3, 9)
+    for page in (1, 2):
+        first.start_store(page, 8)
+        assert first.fault() == (page, True)
+        region.grant(page)
+        assert first.result() == 8
+
+
 def test_a_process_that_was_away_finds_what_holds_now(region: Region, first: RegionProcess) -> None:
     """As a placeholder whose thread returns: nothing of what held before binds it, and all that holds now does."""
     shared(region, 0)
@@ -430,7 +449,7 @@ def test_a_process_that_was_away_finds_what_holds_now(region: Region, first: Reg
     region.allow(2, 1, Access.NONE)
     region.allow(2, 2, Access.WRITE)
     region.discard(4)
-    first.serve(again=True)
+    first.serve()
     first.store(0, 7)
     first.start_store(1, 8)
     assert first.fault() == (1, True)
