@@ -74,11 +74,12 @@ def measured(runs: Sequence[PastRun]) -> list[Measured]:
         for point in run.points:
             if point.result is None:
                 continue
+            own_program = point.workload.get("kind") != "shared-array"  # its roles are no sharing
             words = [run.run_id] if len(runs) > 1 else []
             words += [
                 show_value(value) if isinstance(value, str) else f"{head(path)} {show_value(value)}"
                 for path, value in point.parameters.items()
-                if not path.startswith(_SHOWN)
+                if not path.startswith(_SHOWN) or (path == "workload.threads" and own_program)
             ]
             found.append(Measured(run, point, ", ".join(words)))
     return found

@@ -14,6 +14,7 @@ from orchestrator.report.groups import measured
 from orchestrator.report.latencies import latencies
 from orchestrator.report.messages import messages
 from orchestrator.report.pages import pages
+from orchestrator.report.reported import reported
 from orchestrator.report.sequence import sequence
 from orchestrator.report.settings import settings
 from orchestrator.report.stays import stays
@@ -31,8 +32,8 @@ def render(runs: Sequence[PastRun], remarks: Mapping[str, Sequence[str]] | None 
 
     points = measured(runs)
     drawn = [
-        messages(points), settings(points), latencies(points), pages(points), stays(points), sequence(points),
-        times(runs),
+        reported(points), messages(points), settings(points), latencies(points), pages(points), stays(points),
+        sequence(points), times(runs),
     ]  # fmt: skip
     charts = [chart for chart in drawn if chart is not None]
     environment = Environment(

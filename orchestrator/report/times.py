@@ -8,7 +8,7 @@ from orchestrator.report.chart import Chart, Panel, Series, Table, number
 
 
 def times(runs: Sequence[PastRun]) -> Chart | None:
-    """Two panels: the stages of each run, and how booting each machine divides."""
+    """Two panels: the stages of each run, and how starting each machine divides."""
     series: dict[str, None] = {}
     stages, boots, rows = [], [], []
     for run in runs:
@@ -19,7 +19,7 @@ def times(runs: Sequence[PastRun]) -> Chart | None:
                 stages.append(_bar(name, label, duration_s))
                 rows.append((label, "stage", name, number(duration_s)))
         for node in run.summary.get("nodes", ()):
-            before_s = 0.0
+            before_s = _restored_s(node)
             reached = sorted(node.get("boot_stages_s", {}).items(), key=lambda stage: stage[1])
             for name, at_s in reached:
                 series.setdefault(f"boot: {name}")
@@ -41,6 +41,12 @@ def times(runs: Sequence[PastRun]) -> Chart | None:
         "times", "Boot and stage times", text, {"all": panels}, "",
         [Series(name, style) for style, name in enumerate(series)], table, wide=True,
     )  # fmt: skip
+
+
+def _restored_s(node: dict[str, Any]) -> float:
+    """When it was started, by its own clock: that of a guest that went on from a saved state went on, too."""
+    stages = node.get("boot_stages_s", {})
+    return max(0.0, max(stages.values()) - node["boot_s"]) if node.get("warm") and stages else 0.0
 
 
 def _bar(name: str, label: str, duration_s: float) -> dict[str, Any]:

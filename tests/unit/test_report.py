@@ -5,16 +5,19 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from images.errors import HostError
-from orchestrator.past_run import read_run
+from orchestrator.past_run import PastPoint, read_run
 from orchestrator.report.chart import number
-from orchestrator.report.groups import Spread
+from orchestrator.report.groups import Spread, measured
 from orchestrator.report.page import render, write
+from orchestrator.report.reported import reported
+from orchestrator.report.times import times
 from tests.unit.past_runs import MATRIX, past_run
 from tests.unit.test_experiment_errors import GOOD
 
@@ -136,3 +139,46 @@ def test_the_commands_say_where_the_file_is_and_a_run_that_is_not_there_is_an_in
     missing = command("report", "nothing")
     assert (missing.returncode, missing.stdout) == (2, "")
     assert f"the latest are {run.name}" in missing.stderr
+
+
+def test_what_programs_reported_has_a_panel_a_figure_and_a_bar_a_setting(run: Path) -> None:
+    past = read_run(run)
+
+    def own(point: PastPoint) -> PastPoint:
+        assert point.result is not None
+        parameters = point.parameters | {"workload.threads": {"x86": ["sorter"] * (1 + point.index // 4)}}
+        result = point.result | {"figures": {"keys_per_s": 100.0 + point.index}, "parameters": parameters}
+        experiment = point.experiment | {"workload": {"kind": "native"}}
+        return replace(point, parameters=parameters, experiment=experiment, result=result)
+
+    assert reported(measured([past])) is None
+    points = measured([replace(past, points=tuple(own(point) for point in past.points))])
+    chart = reported(points)
+    assert chart is not None
+    duration, keys = chart.choices["all"]
+    assert (duration.title, keys.title) == ("duration, s", "keys_per_s")
+    settings = [series.name for series in chart.series]
+    assert len(settings) == 4
+    assert all("x86=sorter" in setting and ("poll" in setting or "adaptive" in setting) for setting in settings)
+    assert [bar["series"] for bar in keys.traces] == settings
+    assert [bar["y"] for bar in keys.traces] == [[100.5], [102.5], [104.5], [106.5]]
+    assert [bar["error_y"]["array"] for bar in keys.traces] == [[0.5]] * 4
+    assert chart.table is not None
+    assert ("keys_per_s", settings[0], 2, "100.5 (100–101)") in chart.table.rows
+
+
+def test_a_machine_from_a_saved_state_is_shown_from_its_start_and_not_from_its_first_life(run: Path) -> None:
+    past = read_run(run)
+    stages = {"identity": 16.0, "network": 16.1, "sshd": 16.5}
+    warm = {"name": "x86", "warm": True, "boot_s": 2.0, "boot_stages_s": stages}
+    cold = {"name": "arm", "warm": False, "boot_s": 4.0, "boot_stages_s": {"init": 3.0, "sshd": 3.5}}
+    chart = times([replace(past, summary=past.summary | {"nodes": [warm, cold]})])
+    assert chart is not None
+    bars = {(bar["y"][0], bar["series"]): bar["x"][0] for bar in chart.choices["all"][1].traces}
+    assert bars == {
+        ("x86", "boot: identity"): 1.5,
+        ("x86", "boot: network"): 0.1,
+        ("x86", "boot: sshd"): 0.4,
+        ("arm", "boot: init"): 3.0,
+        ("arm", "boot: sshd"): 0.5,
+    }
