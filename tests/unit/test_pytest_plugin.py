@@ -137,7 +137,9 @@ def test_guests_that_do_not_come_up_are_an_error_of_the_tests(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
 def test_guests_are_taken_down_when_the_session_is_stopped(tmp_path: Path, name: str) -> None:
-    tests = f"import os, signal\ndef test_it(testbed):\n    os.kill(os.getpid(), signal.{name})\n"
+    # Whoever runs these tests in the background ignores SIGINT, and so would the session.
+    tests = "import os, signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    tests += f"def test_it(testbed):\n    os.kill(os.getpid(), signal.{name})\n"
     done = session(tmp_path, "--testbed-config", "pair.yaml", tests=tests + "    signal.pause()\n")
     assert moments(done) == ["up pair None", "down pair"]
     assert done.returncode == {"SIGTERM": 143, "SIGHUP": 129, "SIGINT": pytest.ExitCode.INTERRUPTED}[name]
