@@ -115,8 +115,10 @@ def _messages(answers: Sequence[Mapping[str, Any]], found: Sequence[Move]) -> di
 
 
 def _hops(answers: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, int, int, int]]:
+    """Of one thread after the other; who ran it, and so in whose output it has printed, is a matter of chance."""
     lines = [line for answer in answers for text in answer["output"] for line in text.splitlines()]
-    return [tuple(hop) for line in lines for hop in json.loads(line)]
+    threads = sorted((json.loads(line) for line in lines), key=lambda hops: hops[0][0])
+    return [tuple(hop) for hops in threads for hop in hops]
 
 
 def _at(answers: Sequence[Mapping[str, Any]], clock: Clock, kernel: int, at_ns: int) -> float:
