@@ -34,6 +34,11 @@ def test_every_migration_is_found_with_how_the_thread_was_placed(told: Answers) 
     assert all(move.took_us > 0 for move in found)
 
 
+def test_whose_output_a_thread_was_in_does_not_matter(told: Answers) -> None:
+    turned = [{**each, "output": ["\n".join(reversed("".join(each["output"]).splitlines()))]} for each in told]
+    assert moves(turned)[0] == moves(told)[0]
+
+
 def test_clocks_of_one_host_are_found_to_be_one(told: Answers) -> None:
     clock = clocks(told)
     begun_s = [answer["timeline"]["begun_ns"] / 1e9 for answer in told]
