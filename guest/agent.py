@@ -24,7 +24,9 @@ import json
 import os
 import select
 import signal
+import struct
 import sys
+import traceback
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
 from time import monotonic_ns
@@ -32,7 +34,7 @@ from typing import Any
 
 from guest.commands import Answer, CommandError, choice, error_answer, fields_of, number, open_link, roles, seconds
 from guest.daemon import Daemon
-from guest.errors import GuestFailure
+from guest.errors import GuestFailure, SegmentError
 from guest.execution import Execution, ExecutionFailed
 from guest.launcher import Launcher
 from guest.link import Link
@@ -107,21 +109,37 @@ class Agent:
         """Until the daemon is stopped: the run is over, it is to be closed, or it cannot go on."""
         try:
             daemon.serve(self._tick)
+            self._stopped(daemon)
         except (GuestFailure, ProtocolError, OSError, AssertionError) as error:
             self._broken(error)
-            return
+        except (
+            ValueError,
+            LookupError,
+            ArithmeticError,
+            TypeError,
+            struct.error,
+        ) as error:  # words of others are numbers of ours
+            traceback.print_exc()
+            self._broken(
+                SegmentError(
+                    f"the shared memory makes no sense: {type(error).__name__}: {error}",
+                    "something has written over it; if nothing can have, please report it, with the traceback above",
+                )
+            )
+
+    def _stopped(self, daemon: Daemon) -> None:
         if self._leaving:
             self._left(daemon)
             return
         run = self._run
         if run is None:
             return
-        self._run = None
         if run.failure is None:
             answer = {"event": "finished", "op": "run", **run.result()}
         else:
             answer = error_answer("run", run.failure)
         run.close()
+        self._run = None
         daemon.node.state = NodeState.OPEN
         self._answer(answer)
 
@@ -145,6 +163,8 @@ class Agent:
     def _broken(self, error: Exception) -> None:
         """The memory can no longer be kept coherent: nothing may go on with it."""
         operation = "leave" if self._leaving else "open" if self._run is None else "run"
+        assert self._daemon is not None, "memory is broken that is not open"
+        self._daemon.silent = True
         self._close({})
         self._answer(error_answer(operation, error))
 

@@ -97,6 +97,8 @@ class Daemon:
         self.threads = 0
         """Threads attached."""
         self.parked = 0
+        self.silent = False
+        """The memory is broken: the others hear nothing more from here."""
         """Of these, those that wait at a barrier: they touch no memory until they are released."""
         self._engine = engine
         self._space = space
@@ -167,7 +169,8 @@ class Daemon:
         held = self.region.unregister(userfaultfd)
         del self._fault_readers[userfaultfd]
         for page in self._faults.abandon(log):
-            self._carrier.carry_out(self._engine.abandon(page))
+            if not self.silent:
+                self._carrier.carry_out(self._engine.abandon(page))
         return held
 
     def operate(self, operation: Operation, done: Callable[[Refusal], object]) -> None:

@@ -20,7 +20,7 @@ from typing import NoReturn
 from guest.errors import RingError
 from guest.fence import full_fence
 from guest.protocol.messages import FIELDS, STAMP, STAMP_BYTES, WIRE_VERSION, Message, new_message
-from guest.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, SLOT_BYTES, Segment
+from guest.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, SLOT_BYTES, WORD_MASK, Segment
 
 _SEQUENCE_MASK = 0xFFFFFFFF  # a message names its page slot by the lower 32 bits of the running number
 _pack = FIELDS.pack_into
@@ -84,7 +84,8 @@ class Sender:
         words = self._words
         self._sent = sent = sent + 1
         words[self._head_word] = sent
-        words[self._counters + name] += 1
+        counter = self._counters + name
+        words[counter] = words[counter] + 1 & WORD_MASK  # of a segment that is written over, too
         return True
 
     def page_slot(self) -> tuple[int, memoryview] | None:
@@ -192,7 +193,7 @@ class Receiver:
                     full_fence()
                     self._give_back()
                 return None
-            if head < position:
+            if not 0 < head - position <= self._mask + 1:
                 self._refuse_head(head)
             full_fence()
             self._seen = head
@@ -245,6 +246,7 @@ class Receiver:
 
     def _refuse_head(self, head: int) -> NoReturn:
         raise RingError(
-            f"ring from kernel {self.sender}: head {head}, while {self._received} messages were received",
+            f"ring from kernel {self.sender}: head {head}, while {self._received} messages were received, "
+            f"expected at most {self._mask + 1} more",
             "the segment was formatted or overwritten while a daemon had it open",
         )

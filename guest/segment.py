@@ -59,8 +59,8 @@ PAIR_HEAD = 0
 PAIR_TAIL = 2 * _LINE_WORDS
 PAIR_RELEASED = PAIR_TAIL + 1
 
-_WORD_MAX = 2**64 - 1
-NO_PEER = _WORD_MAX
+WORD_MASK = 2**64 - 1
+NO_PEER = WORD_MASK
 """In the node table: the kernel has not said yet under which id its doorbell is rung."""
 
 _SIZES = ((256, 32), (256, 16), (256, 8), (128, 8), (64, 4))
@@ -210,7 +210,7 @@ class Node:
 
     def beat(self) -> None:
         """Say that this kernel's daemon lives."""
-        self._set(_N_HEARTBEAT, self._get(_N_HEARTBEAT) + 1)
+        self._add(_N_HEARTBEAT)
 
     @property
     def suspects(self) -> int:
@@ -240,7 +240,7 @@ class Node:
 
     def count_fault(self, kind: int) -> None:
         """Count one fault of `kind`, 0 to 15."""
-        self._words[self._first + _N_FAULTS + kind] += 1
+        self._add(_N_FAULTS + kind)
 
     @property
     def doorbells(self) -> int:
@@ -249,7 +249,7 @@ class Node:
 
     def count_doorbell(self) -> None:
         """Count one ring of another kernel's doorbell."""
-        self._set(_N_DOORBELLS, self._get(_N_DOORBELLS) + 1)
+        self._add(_N_DOORBELLS)
 
     @property
     def sleeps(self) -> int:
@@ -258,7 +258,7 @@ class Node:
 
     def count_sleep(self) -> None:
         """Count one sleep on the doorbell."""
-        self._set(_N_SLEEPS, self._get(_N_SLEEPS) + 1)
+        self._add(_N_SLEEPS)
 
     @property
     def load(self) -> int:
@@ -281,6 +281,11 @@ class Node:
     def message_words(self) -> int:
         """Index of the first counter of `messages` in `Segment.words`."""
         return self._first + _N_MESSAGES
+
+    def _add(self, word: int) -> None:
+        """One more; whatever somebody has written there, it stays a word."""
+        words, index = self._words, self._first + word
+        words[index] = words[index] + 1 & WORD_MASK
 
     def _get(self, word: int) -> int:
         value: int = self._words[self._first + word]
@@ -354,7 +359,7 @@ def format_segment(buffer: memoryview, kernels: int) -> Segment:
     layout = Layout.fit(buffer.nbytes, kernels)
     words = word_view(buffer)
     # Whatever the memory held, and wherever an earlier formatting was cut off: a daemon that has it open sees a change.
-    generation = (words[_H_GENERATION] + 1) & _WORD_MAX
+    generation = (words[_H_GENERATION] + 1) & WORD_MASK
     words[_H_MAGIC] = 0
     full_fence()
     words[_H_GENERATION] = generation

@@ -112,10 +112,10 @@ class Agents:
             answer = agent.answer()
             assert answer["event"] == "opened", answer
 
-    def start(self, roles: list[list[str]], **workload: Any) -> None:
+    def start(self, roles: list[list[str]], deadline_s: float = 25, **workload: Any) -> None:
         described = {"kind": "shared-array", "stride": 64, **workload}
         for agent in self.agents:
-            agent.send(op="run", workload=described, roles=roles[agent.kernel], all_roles=roles, deadline_s=25)
+            agent.send(op="run", workload=described, roles=roles[agent.kernel], all_roles=roles, deadline_s=deadline_s)
 
     def run(self, roles: list[list[str]], **workload: Any) -> list[Answer]:
         self.start(roles, **workload)

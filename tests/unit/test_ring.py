@@ -10,7 +10,17 @@ from guest import ring
 from guest.errors import RingError
 from guest.protocol.messages import FIELDS, STAMP_BYTES, Message, MessageName, pack_into, unpack_from
 from guest.ring import Receiver, Sender
-from guest.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, SLOT_BYTES, Layout, Segment, format_segment
+from guest.segment import (
+    PAGE_BYTES,
+    PAIR_HEAD,
+    PAIR_RELEASED,
+    PAIR_TAIL,
+    SLOT_BYTES,
+    WORD_MASK,
+    Layout,
+    Segment,
+    format_segment,
+)
 
 SMALL = Layout(2, 64, 4)  # the smallest, so that short tests go round it often
 
@@ -268,6 +278,30 @@ def test_formatting_under_a_receiver_is_noticed() -> None:
     format_segment(segment.memory, 2)
     with pytest.raises(RingError, match="head 0, while 1 messages were received"):
         receiver.receive()
+
+
+def test_a_head_that_cannot_be_is_noticed() -> None:
+    segment = small_segment()
+    _, receiver = ends(segment)
+    slots = segment.layout.ring_slots
+    head = segment.layout.pair_offset(0, 1) // 8 + PAIR_HEAD
+    segment.words[head] = slots + 1
+    with pytest.raises(
+        RingError, match=f"head {slots + 1}, while 0 messages were received, expected at most {slots} more"
+    ):
+        receiver.receive()
+    segment.words[head] = slots
+    assert receiver.receive() is not None
+
+
+def test_counters_that_were_written_over_stay_words() -> None:
+    segment = small_segment()
+    sender, _ = ends(segment)
+    node = segment.nodes[0]
+    first = node.message_words
+    segment.words[first + MessageName.VOTE] = WORD_MASK
+    assert sender.send(Message(MessageName.VOTE))
+    assert node.messages[MessageName.VOTE] == 0
 
 
 def test_a_tail_that_cannot_be_is_noticed() -> None:

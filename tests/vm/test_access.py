@@ -40,6 +40,21 @@ def test_every_socket_and_key_is_the_owners_alone(pair: Testbed) -> None:
     assert (pair.run_directory / "id_ed25519").stat().st_mode & 0o777 == 0o600
 
 
+def test_nothing_listens_beyond_the_loopback_interface(pair: Testbed) -> None:
+    """Of all that the testbed runs, each QEMU has one port, for SSH; the rest are sockets of files."""
+    listening = []
+    for each in pair.record.processes:
+        inodes = {str(entry.readlink()) for entry in Path(f"/proc/{each.pid}/fd").iterdir()}
+        for table in ("tcp", "tcp6", "udp", "udp6"):
+            for line in Path(f"/proc/{each.pid}/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if f"socket:[{fields[9]}]" in inodes and fields[2].endswith(":0000"):  # no other end
+                    listening.append((table, *fields[1].split(":")))
+    ports = {f"{node.record.ssh_port:04X}" for node in pair.nodes.values()}
+    assert {(table, address) for table, address, _ in listening} == {("tcp", "0100007F")}
+    assert {port for _, _, port in listening} == ports
+
+
 def test_a_command_runs_on_all_nodes_and_the_worst_exit_code_is_ours(pair: Testbed) -> None:
     done = command("exec", "--all", "--", "sh", "-c", 'uname -m; echo "$0" >&2; test $(uname -m) = x86_64', "a  b")
     assert sorted(done.stdout.splitlines()) == ["arm | aarch64", "x86 | x86_64"]
