@@ -15,6 +15,7 @@ event. What matters is the time a blocked thread waits for its page:
 import os
 import select
 from collections.abc import Callable
+from functools import partial
 from time import monotonic_ns
 from typing import TypeVar, cast
 
@@ -36,7 +37,7 @@ from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
 from guest.protocol.threads import THREAD_MESSAGES
 from guest.protocol.trace import TracedEngine, TracedPart
-from guest.region import Held, Region
+from guest.region import Region
 from guest.ring import Receiver, Sender
 from guest.samples import FaultLog
 from guest.segment import ISA, NodeState, Segment
@@ -152,26 +153,37 @@ class Daemon:
         """Whether threads may change the address space."""
         return self._space is not None
 
-    def attach(
-        self, userfaultfd: int, log: FaultLog, protector: Protector | None = None, held: Held | None = None
-    ) -> None:
+    def attach(self, userfaultfd: int, log: FaultLog, protector: Protector | None = None) -> None:
         """Serve the faults of one more thread, from now on. Where threads may change the address space, it has a
-        `protector`. `held`: as for `Region.register`."""
-        self.region.register(userfaultfd, protector, held)
+        `protector`."""
+        self.region.register(userfaultfd, protector)
         self.threads += 1
-        self._fault_readers[userfaultfd] = lambda: self._fault(userfaultfd, log)
+        self._fault_readers[userfaultfd] = partial(self._fault, userfaultfd, log)
         self.watch(userfaultfd, self._fault_readers[userfaultfd])
 
-    def detach(self, userfaultfd: int, log: FaultLog) -> Held:
+    def detach(self, userfaultfd: int, log: FaultLog) -> None:
         """The thread has ended, perhaps in the middle of a fault: nobody waits for that page any more."""
         self.unwatch(userfaultfd)
-        self.threads -= 1
-        held = self.region.unregister(userfaultfd)
-        del self._fault_readers[userfaultfd]
+        self.region.unregister(userfaultfd)
+        self._ends(userfaultfd, log)
+
+    def suspend(self, userfaultfd: int, log: FaultLog) -> None:
+        """The thread has ended, and its process touches no memory until `resume`: it waits for another one."""
+        self.region.suspend(userfaultfd)
+        self._ends(userfaultfd, log)
+
+    def resume(self, userfaultfd: int, log: FaultLog) -> None:
+        """Serve the faults of a process again that was suspended."""
+        self.region.resume(userfaultfd)
+        self.threads += 1
+        self._fault_readers[userfaultfd] = partial(self._fault, userfaultfd, log)
+
+    def _ends(self, userfaultfd: int, log: FaultLog) -> None:
+        if self._fault_readers.pop(userfaultfd, None) is not None:
+            self.threads -= 1
         for page in self._faults.abandon(log):
             if not self.silent:
                 self._carrier.carry_out(self._engine.abandon(page))
-        return held
 
     def operate(self, operation: Operation, done: Callable[[Refusal], object]) -> None:
         """Do something to the address space, for a thread that is attached; `done` is told what came of it."""

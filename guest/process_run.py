@@ -49,7 +49,6 @@ class ProcessRun:
         self._policy = workload.policy()
         self._stays = Stays()
         self._workers = Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
-        self._workers.ready = self._is_ready
         self._pool: deque[Worker] = deque()
         self._by_thread: dict[int, Worker] = {}
         self._states: dict[int, bytes] = {}
@@ -60,6 +59,8 @@ class ProcessRun:
         """Threads for which the pool had nobody."""
         self._runnable: set[int] = set()
         """Of these, those that began here: they run as soon as they have a worker."""
+        self._placed: set[int] = set()
+        """Threads that have a worker, and may not run yet."""
         self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
         """Events of the engine that wait until the effects of the one before are carried out."""
         self._busy = False
@@ -147,10 +148,10 @@ class ProcessRun:
     # -- before it begins ----------------------------------------------------------------------------------------------
 
     def _is_ready(self, each: Worker) -> None:
-        """It has attached itself."""
+        """It waits for a thread."""
         self._to_pool(each)
-        ready = sum(one.faults_fd is not None for one in self._workers.all)
-        if not self._begun_ns and ready == self._workload.pool and self._barrier.arrive(0):
+        all_are = len(self._pool) == self._launched == self._workload.pool
+        if not self._begun_ns and all_are and self._barrier.arrive(0):
             self._timeline.announced(0)
             self._daemon.send_harness(MessageName.BARRIER, 0)
             self._begin()
@@ -188,6 +189,8 @@ class ProcessRun:
             to = self._policy.moves(each.thread, self._view(), self._stays.pages(each.thread))
             self._workers.tell(each, worker.ADVICE + NUMBER.pack(to))
             self._daemon.woke()
+        elif kind == worker.READY:
+            self._is_ready(each)
         elif kind == worker.EXITED:
             assert each.thread is not None
             thread = each.thread
@@ -223,7 +226,6 @@ class ProcessRun:
     def _leaves(self, thread: int, to: int) -> None:
         self._note(thread, "leaves", to)
         self._destinations[thread] = to
-        self._count_parked()
 
     def _view(self) -> View:
         """What placement knows."""
@@ -275,10 +277,9 @@ class ProcessRun:
             self._finish()
 
     def _turn_to_workers(self) -> None:
-        if self._afterwards:
-            while self._afterwards:
-                self._afterwards.popleft()()
-            self._count_parked()
+        while self._afterwards:
+            self._afterwards.popleft()()
+        self._count_parked()
 
     def _tell(self, each: Worker, packet: bytes) -> None:
         self._afterwards.append(lambda: self._workers.tell(each, packet))
@@ -310,11 +311,11 @@ class ProcessRun:
             self._runnable.add(thread)
             return
         self._tell(each, worker.RUN)
+        self._placed.discard(thread)
         self._daemon.settle()
         self._stays.begins(thread, each.faults)
         self._note(thread, "runs", self._daemon.kernel)
         self._daemon.woke()
-        self._count_parked()
 
     def _stay(self, effect: fx.Stay) -> None:
         thread, why = effect
@@ -328,7 +329,6 @@ class ProcessRun:
         self._states.pop(thread, None)
         self._tell(each, worker.STAY + _WHY[why].encode())
         self._daemon.woke()
-        self._count_parked()
 
     def _take_state(self, effect: fx.TakeState) -> None:
         self._states[effect.thread], self._incoming = self._incoming, b""
@@ -351,7 +351,6 @@ class ProcessRun:
         if each is None:
             if not self._pool:
                 self._waiting.append(effect)
-                self._count_parked()
                 self._launch()
                 return
             each = self._pool.popleft()
@@ -359,8 +358,8 @@ class ProcessRun:
             self._by_thread[thread] = each
         self._afterwards.append(lambda: self._workers.serve(each))
         self._tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
+        self._placed.add(thread)
         self._note(thread, "placed", self._daemon.kernel, placement.name)
-        self._count_parked()
         self._event(lambda: self._engine.placed(thread))
         if thread in self._runnable:
             self._runnable.discard(thread)
@@ -375,6 +374,7 @@ class ProcessRun:
     def _drop(self, effect: fx.Drop) -> None:
         thread = effect.thread
         self._states.pop(thread, None)
+        self._placed.discard(thread)
         self._waiting = deque(place for place in self._waiting if place.thread != thread)
         each = self._by_thread.get(thread)
         if each is None:
@@ -390,12 +390,11 @@ class ProcessRun:
         self._states.pop(thread, None)
         self._note(thread, "left", to, placement.name)
         self._destinations.pop(thread, None)
-        self._gone(thread)
+        self._afterwards.append(lambda: self._gone(thread))
         each = self._by_thread.get(thread)
         if each is not None:
             self._tell(each, worker.PARKED)
             self._suspend(each)
-            self._count_parked()
 
     def _release(self, thread: int) -> None:
         """The thread's worker is in the pool again."""
@@ -404,7 +403,6 @@ class ProcessRun:
             self._gone(thread)
             self._suspend(each)
             self._to_pool(each)
-            self._count_parked()
 
     def _gone(self, thread: int) -> None:
         """It runs here no more."""
@@ -428,9 +426,10 @@ class ProcessRun:
 
     def _count_parked(self) -> None:
         leaving = sum(thread in self._states for thread in self._by_thread)
-        self._daemon.parked = self._workers.sleeping + leaving
-        here = sum(each.userfaultfd is not None for each in self._workers.all)
-        self._daemon.node.load = max(0, here - self._daemon.parked) + len(self._waiting)
+        parked = self._workers.sleeping + leaving
+        here = sum(each.served for each in self._workers.all)
+        self._daemon.parked = parked + len(self._placed)
+        self._daemon.node.load = max(0, here - parked) + len(self._waiting)
 
     def _fail(self, failure: RunFailed) -> None:
         if self.failure is None:
@@ -442,7 +441,7 @@ class ProcessRun:
         """How far it is, in words."""
         if not self._begun_ns:
             return f"it has not begun, as kernels {self._barrier.missing()} are not ready"
-        here = [each.thread for each in self._workers.all if each.userfaultfd is not None]
+        here = [each.thread for each in self._workers.all if each.served]
         return "; ".join(
             [f"threads {here} are here, {list(self._engine.placeholders)} are away", *self._workers.where()]
         )

@@ -23,10 +23,11 @@ a zero page for reading is copied, not zeroed: UFFDIO_ZEROPAGE cannot protect.
 """
 
 import ctypes
-import itertools
 import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NamedTuple, NoReturn
 
 from guest.errors import RegionError
@@ -53,9 +54,10 @@ _libc = ctypes.PyDLL(None, use_errno=True)
 _fallocate = _libc.fallocate
 
 
-class Held(NamedTuple):
-    """What a process held to when it was served no more: see `Region.register`."""
+class _Suspended(NamedTuple):
+    """A process that touches no memory for a while, and what held in it when that began."""
 
+    protector: Protector | None
     state: bytes
     changes: int
     """How often what is allowed, or lost, had changed by then."""
@@ -77,6 +79,7 @@ class Region:
         "_protectors",
         "_registered",
         "_state",
+        "_suspended",
         "_zero",
         "memory_fd",
         "pages",
@@ -94,10 +97,11 @@ class Region:
         self._memory_fd = ctypes.c_int(self.memory_fd)
         self._offset = ctypes.c_long(0)
         self._state = bytearray(pages)
-        self._allowed = [Access.WRITE] * pages
+        self._allowed = bytearray([Access.WRITE]) * pages
         self._changes = 0
         self._registered: dict[int, Userfaultfd] = {}
         self._protectors: dict[int, Protector] = {}
+        self._suspended: dict[int, _Suspended] = {}
         self._processes: list[Userfaultfd] = []  # those of them that live
         self._zero = mmap.mmap(-1, PAGE_BYTES)
 
@@ -106,24 +110,40 @@ class Region:
         """The userfaultfds of the registered processes, to be watched for faults."""
         return tuple(self._registered)
 
-    def register(self, fd: int, protector: Protector | None = None, held: Held | None = None) -> None:
+    def register(self, fd: int, protector: Protector | None = None) -> None:
         """Serve one more process, which has mapped the region at BASE and registered it with the userfaultfd `fd`.
 
         The process must not touch the region before this is done. The descriptor is this object's from now on, and so
-        is the `protector`, which `allow` and `relocate` need. `held`: what `unregister` gave when the process was
-        served before; then only what has changed since is put into it.
+        is the `protector`, which `allow` and `relocate` need.
         """
         if protector is not None:
             self._protectors[fd] = protector
         process = Userfaultfd(fd)
-        if held is not None and held.changes == self._changes and _POISONED not in held.state:
-            for state, start, count in _changed(held.state, self._state):
-                change = process.write_protect_range if state == _PROTECTED else process.write_unprotect_range
-                change(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
-        else:
-            self._tell_all(process, protector, again=held is not None)
+        self._tell_all(process, protector, again=False)
         self._registered[fd] = process
         self._processes.append(process)
+
+    def suspend(self, fd: int) -> None:
+        """Spare the process of `fd` all that changes: it touches no memory until `resume`."""
+        process = self._registered[fd]
+        if process in self._processes:
+            self._processes.remove(process)
+        self._suspended[fd] = _Suspended(self._protectors.pop(fd, None), bytes(self._state), self._changes)
+
+    def resume(self, fd: int) -> None:
+        """Serve a suspended process again: what has changed is put into it."""
+        process = self._registered[fd]
+        protector, states, changes = self._suspended.pop(fd)
+        if protector is not None:
+            self._protectors[fd] = protector
+        self._processes.append(process)
+        with suppress(ProcessGone):
+            if changes != self._changes or _POISONED in states:
+                self._tell_all(process, protector, again=True)
+                return
+            for state, start, count in _changed(states, self._state):
+                change = process.write_protect_range if state == _PROTECTED else process.write_unprotect_range
+                change(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
 
     def _tell_all(self, process: Userfaultfd, protector: Protector | None, *, again: bool) -> None:
         """Put all that holds into a process; `again` if other things held there before."""
@@ -142,16 +162,16 @@ class Region:
             for page in range(start, start + count):
                 process.poison(BASE + page * PAGE_BYTES)
 
-    def unregister(self, fd: int) -> Held:
+    def unregister(self, fd: int) -> None:
         """Serve the process of `fd` no more, and close the descriptor. Before the process ends, or after."""
         process = self._registered.pop(fd)
         if process in self._processes:
             self._processes.remove(process)
         process.close()
-        protector = self._protectors.pop(fd, None)
+        suspended = self._suspended.pop(fd, None)
+        protector = suspended.protector if suspended is not None else self._protectors.pop(fd, None)
         if protector is not None:
             protector.close()
-        return Held(bytes(self._state), self._changes)
 
     def faults(self, fd: int) -> list[tuple[int, bool]]:
         """The faults that wait in the process of `fd`: page, and whether it is a write. Never blocks; often empty."""
@@ -263,10 +283,10 @@ class Region:
                 self.poison(number)
         self.allow(first, length, Access.NONE)
         for number, access in zip(range(to, to + length), allowed, strict=True):
-            self._let(number, 1, access)
+            self._let(number, 1, Access(access))
 
     def _let(self, first: int, length: int, access: Access) -> None:
-        self._allowed[first : first + length] = [access] * length
+        self._allowed[first : first + length] = bytearray([access]) * length
         self._changes += 1
         for protector in self._protectors.values():
             protector.allow(BASE + first * PAGE_BYTES, length * PAGE_BYTES, access)
@@ -374,11 +394,7 @@ def _changed(before: bytes, now: bytearray) -> Iterator[tuple[int, int, int]]:
                 yield from ((state, first + start, count) for start, count in _runs(differing, state))
 
 
-def _runs(values: Sequence[int], wanted: int) -> Iterator[tuple[int, int]]:
+def _runs(values: bytes | bytearray, wanted: int) -> Iterator[tuple[int, int]]:
     """First page and length of every run of pages that have the value `wanted`."""
-    start = 0
-    for value, run in itertools.groupby(values):
-        length = len(list(run))
-        if value == wanted:
-            yield start, length
-        start += length
+    for run in re.finditer(b"\\x%02x+" % wanted, values):
+        yield run.start(), run.end() - run.start()

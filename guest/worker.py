@@ -40,6 +40,8 @@ ASK = b"a"
 """Worker: the thread is at a migration point, and has no wish of its own."""
 ADVICE = b"w"
 """Daemon: where placement wants it to be (`NUMBER`), which may be here."""
+READY = b"r"
+"""Worker: it is attached, has done all that can be done without a thread, and is in the pool."""
 EXITED = b"x"
 """Worker: the thread has ended; JSON-free: this worker is in the pool again."""
 FIGURE = b"f"
@@ -90,6 +92,8 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
             attached.memory, place["kernel"], place["kernels"], place["workload"], _Daemon(daemon, attached)
         )
         distributed.enter(process)
+        _rehearse(process)
+        daemon.send(READY)
         while True:
             _host(daemon, process, workload.policy.asks)
     except (Detached, ConnectionError):
@@ -106,6 +110,12 @@ def _load(program_fd: int, name: str, workload: Distributed) -> None:
     module.__file__ = name
     sys.modules[distributed.PROGRAM] = module
     exec(workload.compile(program_fd, name), vars(module))
+
+
+def _rehearse(process: distributed.Process) -> None:
+    """Have a thread's state travel once: forked processes share what they have not used, and using it the first time
+    takes the time of many page faults."""
+    distributed.thawed(distributed.frozen(distributed.Main()), process)
 
 
 def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:

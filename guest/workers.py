@@ -1,13 +1,11 @@
 """The processes of the operating system that run threads of a distributed process: served while they have one."""
 
 import os
-from collections.abc import Callable
 from socket import socket
 
 from guest import application
 from guest.applications import Application, Applications
 from guest.protection import Protector
-from guest.region import Held
 
 
 class Worker(Application):
@@ -17,46 +15,44 @@ class Worker(Application):
         super().__init__(number)
         self.thread: int | None = None
         """The thread that it has, or whose placeholder it is; None in the pool."""
-        self.faults_fd: int | None = None
-        self.protection: socket | None = None
-        self.held: Held | None = None
-        """What it held to when its faults were served last."""
+        self.served = False
+        """Whether its faults are served."""
+        self.newcomer: tuple[int, Protector] | None = None
+        """Its userfaultfd and protector, until it is served for the first time."""
 
 
 class Workers(Applications[Worker]):
     """Those whose faults are served only when they have a thread."""
 
-    ready: Callable[[Worker], None]
-
     def registers(self, each: Worker, userfaultfd: int, protection: socket | None) -> None:
-        """It waits in the pool from now on."""
-        each.faults_fd, each.protection = userfaultfd, protection
-        self.ready(each)
+        """It touches no memory before it has a thread: so it need not wait until it is served."""
+        assert protection is not None
+        each.newcomer = userfaultfd, Protector(protection)
+        self.tell(each, application.REGISTERED)
 
     def serve(self, each: Worker) -> None:
         """Serve its faults from now on."""
-        if each.userfaultfd is not None:
+        if each.served:
             return
-        assert each.faults_fd is not None
-        assert each.protection is not None
-        each.userfaultfd = os.dup(each.faults_fd)
-        protector = Protector(each.protection.dup())
-        self._daemon.attach(each.userfaultfd, each.faults, protector, each.held)
-        if each.held is None:
-            self.tell(each, application.REGISTERED)
+        if each.newcomer is not None:
+            (each.userfaultfd, protector), each.newcomer = each.newcomer, None
+            self._daemon.attach(each.userfaultfd, each.faults, protector)
+        elif each.userfaultfd is not None:
+            self._daemon.resume(each.userfaultfd, each.faults)
+        each.served = True
 
     def suspend(self, each: Worker) -> None:
         """Serve them no more: it has no thread."""
-        if each.userfaultfd is not None:
-            each.held = self._daemon.detach(each.userfaultfd, each.faults)
-            each.userfaultfd = None
+        if each.served and each.userfaultfd is not None:
+            self._daemon.suspend(each.userfaultfd, each.faults)
+            each.served = False
 
     def close(self) -> None:
         """End all of them."""
         everyone = self.all
         super().close()
         for each in everyone:
-            if each.faults_fd is not None:
-                os.close(each.faults_fd)
-            if each.protection is not None:
-                each.protection.close()
+            if each.newcomer is not None:
+                userfaultfd, protector = each.newcomer
+                os.close(userfaultfd)
+                protector.close()

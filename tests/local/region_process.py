@@ -11,7 +11,7 @@ from typing import Self
 
 from guest.lost_pages import survive_lost_pages
 from guest.protection import Protector, serve_protection
-from guest.region import BASE, Held, Region, map_shared
+from guest.region import BASE, Region, map_shared
 from guest.userfaultfd import PAGE_BYTES, Userfaultfd
 
 DEADLINE_S = 10.0
@@ -35,8 +35,8 @@ class RegionProcess:
         _, fds, _, _ = socket.recv_fds(self._socket, 16, 2)
         assert fds, f"the process could not register: {self.exit_status()}"
         self._kept, self._protection = fds[0], socket.socket(fileno=fds[1])
-        self._held: Held | None = None
-        self.serve()
+        self.userfaultfd = os.dup(self._kept)
+        region.register(self.userfaultfd, Protector(self._protection.dup()))
 
     def __enter__(self) -> Self:
         return self
@@ -52,13 +52,12 @@ class RegionProcess:
         self._socket.close()
 
     def serve(self) -> None:
-        """Have it served from now on, after `suspend` too."""
-        self.userfaultfd = os.dup(self._kept)
-        self._region.register(self.userfaultfd, Protector(self._protection.dup()), self._held)
+        """Have it served again, after `suspend`."""
+        self._region.resume(self.userfaultfd)
 
     def suspend(self) -> None:
         """Have it served no more, though it lives; it touches nothing until `serve`."""
-        self._held = self._region.unregister(self.userfaultfd)
+        self._region.suspend(self.userfaultfd)
 
     def start_load(self, page: int, offset: int = 0) -> None:
         self._socket.send(_COMMAND.pack(b"L", page * PAGE_BYTES + offset, 0))

@@ -460,3 +460,22 @@ def test_a_process_that_was_away_finds_what_holds_now(region: Region, first: Reg
         assert first.fault() == (page, False)
         shared(region, page)
         assert first.result() == CONTENTS[0]
+
+
+def test_a_process_that_ended_while_it_was_away_is_noticed_and_the_others_go_on(
+    region: Region, first: RegionProcess, second: RegionProcess
+) -> None:
+    shared(region, 0)
+    second.suspend()
+    region.grant(0)
+    second.kill()
+    second.serve()
+    shared(region, 1)
+    assert first.load(1) == CONTENTS[0]
+
+
+def test_a_process_that_is_away_is_given_up_with_all_that_belongs_to_it(region: Region) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with RegionProcess(region) as process:
+        process.suspend()
+    assert len(os.listdir("/proc/self/fd")) == before

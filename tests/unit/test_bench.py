@@ -63,6 +63,13 @@ def test_a_remote_fault_is_compared_with_the_handler_in_c_on_the_waiting_node() 
     ]
 
 
+def test_migrations_are_compared_with_the_handler_in_c_on_the_node_that_they_go_to() -> None:
+    moves = (Quantity.CREATION, Quantity.CLONE, Quantity.RETURN)
+    figures = [figure(Quantity.C_COPY, ("x86",), 100), figure(Quantity.C_COPY, ("arm",), 200)]
+    figures += [figure(move, ("arm", "x86"), 4000) for move in moves]
+    assert ratios(figures) == [Ratio(move, Quantity.C_COPY, ("arm", "x86"), 20.0) for move in moves]
+
+
 def test_what_was_not_measured_has_no_ratio() -> None:
     assert ratios([figure(Quantity.TCP, ("x86", "arm"), 1000)]) == []
 
