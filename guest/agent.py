@@ -1,6 +1,7 @@
 """The agent of one node: `python3 -m guest.agent`. Commands come as JSON lines, each is answered by one line.
 
     {"op":"hello"}                       → {"event":"hello",…}      who this is and what it can do
+    {"op":"join","kernel":0,"link":{…}}  → {"event":"joined"}       takes the link's device: no `open` will wait for it
     {"op":"open","kernel":0,…}           → {"event":"opened",…}     clean memory, coherent with the other kernels';
                                                                     with "mapped":N threads may map more than N pages
     {"op":"run","workload":{…},…}        → {"event":"finished",…}   the workload's outcome; once for each open
@@ -80,6 +81,7 @@ class Agent:
         self._trace_header: dict[str, Any] = {}
         self._operations: dict[str, Callable[[dict[str, Any]], Answer | None]] = {
             "hello": self._hello,
+            "join": self._join,
             "open": self._open,
             "run": self._start,
             "close": self._close,
@@ -231,6 +233,12 @@ class Agent:
                 "links": ["ivshmem", "host"],
             },
         }
+
+    def _join(self, fields: dict[str, Any]) -> Answer:
+        if self._daemon is not None:
+            raise CommandError("the memory is open already", "send close first")
+        self._find_link(fields.get("link"), number(fields, "kernel", 0, 63))
+        return {"event": "joined", "op": "join"}
 
     def _open(self, fields: dict[str, Any]) -> Answer:
         if self._daemon is not None:

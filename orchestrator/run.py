@@ -28,6 +28,7 @@ from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
 HELLO_S = 10.0
+JOIN_S = 10.0
 TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
 GUESTS_SHARE = 0.9
@@ -80,7 +81,8 @@ def run(
                 with record.stage("deploy", "deploying the daemon"):
                     agents = stage.deploy()
                     _greet(agents, nodes, stage, record)
-                    for point in waiting:  # here, and not in the time of the first point
+                    _join(waiting[0].experiment, stage, agents)  # this and what follows: not in the first point's time
+                    for point in waiting:
                         _deliver(point.experiment, stage, agents, programs)
                 with record.stage("run", f"running {counted(len(waiting), 'point')}"):
                     points_run = _PointsRun(len(plan.points), stage, agents, programs, record, progress, at_failure)
@@ -213,6 +215,18 @@ def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Recor
         record.node(replace(node, facts=facts, clock=clock))
 
 
+def _join(experiment: Experiment, stage: Stage, agents: Agents) -> None:
+    """Have the agents take the device of their link: an emulated guest needs half a second for that."""
+    if experiment.coherency is None or isinstance(experiment.workload, Command):
+        return
+    link = experiment.coherency.link
+    joining = {
+        node: {"op": "join", "kernel": kernel, "link": stage.link_for(link, node)}
+        for kernel, node in enumerate(kernels_of(experiment))
+    }
+    agents.ask(joining, stage.deadline(JOIN_S))
+
+
 def _deliver(experiment: Experiment, stage: Stage, agents: Agents, programs: Programs) -> dict[str, str]:
     """Programs to the kernels that run them; the names by which agents know them. Done once for each program."""
     if isinstance(experiment.workload, Command):
@@ -228,9 +242,11 @@ def _run_point(point: Point, stage: Stage, agents: Agents, programs: Programs, r
     """The point after its warm-up, which is not recorded; one that reads wrong values, or loses something, takes the
     point's place."""
     begin = time.monotonic()
+    warm_up_s = 0.0
     record.point_started(point)
     for number in range(point.warm_up):
         answers, losses = _measured(point, stage, agents, programs, record, trace=False)
+        warm_up_s += max(answer["duration_s"] for answer in answers.values())
         if losses or not all(answer["verified"] for answer in answers.values()):
             what = "lost something" if losses else "read wrong values"
             record.said(f"warm-up {number + 1} of point {point.index + 1} {what}")
@@ -240,7 +256,9 @@ def _run_point(point: Point, stage: Stage, agents: Agents, programs: Programs, r
     for node, answer in answers.items():
         record.agent_finished(point, node, answer)
     result = summed(point, roles_of(point.experiment), [_report(node, answer) for node, answer in answers.items()])
-    return replace(result, losses=losses, wall_s=round(time.monotonic() - begin, 6))
+    wall_s = time.monotonic() - begin
+    overhead_s = wall_s - warm_up_s - result.duration_s
+    return replace(result, losses=losses, wall_s=round(wall_s, 6), overhead_s=round(overhead_s, 6))
 
 
 def _measured(

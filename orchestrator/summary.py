@@ -152,7 +152,9 @@ class PointResult:
     figures: dict[str, float] = field(default_factory=dict)
     """Numbers that programs reported; of several threads that report one, the largest."""
     wall_s: float = 0.0
-    """From the moment it was begun until the next could begin; what is not `duration_s` is the tool's own."""
+    """From the moment it was begun until the next could begin."""
+    overhead_s: float = 0.0
+    """What of `wall_s` is the tool's own: neither the workload nor its warm-up."""
     error: PointError | None = None
     """Of a point that did not come to its end: it has no figures."""
     lost: tuple[PointError, ...] = ()

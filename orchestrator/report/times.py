@@ -1,6 +1,7 @@
 """Where the time of a run went: booting each machine, and each stage."""
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from orchestrator.past_run import PastRun
@@ -18,6 +19,10 @@ def times(runs: Sequence[PastRun]) -> Chart | None:
                 series.setdefault(name)
                 stages.append(_bar(name, label, duration_s))
                 rows.append((label, "stage", name, number(duration_s)))
+        results = [point.result for point in run.points if point.result]
+        if overheads := sorted(result["overhead_s"] for result in results if "overhead_s" in result):
+            rows.append((label, "overhead of a point", "median", number(median(overheads))))
+            rows.append((label, "overhead of a point", "largest", number(overheads[-1])))
         for node in run.summary.get("nodes", ()):
             before_s = _restored_s(node)
             reached = sorted(node.get("boot_stages_s", {}).items(), key=lambda stage: stage[1])

@@ -284,7 +284,8 @@ def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agent
     agent.send_line(b"open sesame")
     assert "this line is not JSON: b'open sesame'" in agent.answer()["message"]
     refused(
-        "command: op 'fly', expected one of: hello, open, run, close, leave, put, execute, get, trace, abort, exit",
+        "command: op 'fly', expected one of: hello, join, open, run, close, leave, put, execute, get, trace, abort, "
+        "exit",
         op="fly",
     )
     refused("data of 'own.py': Only base64 data is allowed", op="put", name="own.py", offset=0, data="%%%")
@@ -298,9 +299,11 @@ def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agent
     refused("command: protocol 'mesi', expected one of: voting, origin", **ready, protocol="mesi")
     refused("command: link None, expected an object of kind ivshmem or host", **{**ready, "link": None})
     refused("link: memory fd 999", **{**ready, "link": {**link, "memory_fd": 999}})
+    refused("link: memory fd 999", op="join", kernel=0, link={**link, "memory_fd": 999})
     refused("command: the segment is formatted for 2 kernels, this command says 3", **{**ready, "kernels": 3})
     assert agent.ask(**ready)["event"] == "opened"
     refused("command: the memory is open already", **ready)
+    refused("command: the memory is open already", **{**ready, "op": "join"})
     refused("workload: workload kind 'life'", op="run", workload={"kind": "life"}, all_roles=[R, R])
     run = {"op": "run", "workload": {"kind": "shared-array", "array_bytes": PAGE}}
     refused("command: all_roles [['reader']], expected 2 lists", **run, all_roles=[R])

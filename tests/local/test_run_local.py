@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.local import slow_link_agent
 from tests.local.test_daemon import children, until
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +118,19 @@ def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None
     assert {path.name for path in directory.iterdir()} == kept
     assert json.loads((directory / "run.json").read_text()) == summary
     assert summary["tool"]["peak_rss_mib"] < 200
+
+
+def test_the_time_of_a_point_has_neither_the_link_in_it_nor_its_warm_up(tmp_path: Path) -> None:
+    (tmp_path / "quick.yaml").write_text(QUICK + "warm_up: 1\nrepeat: 2\n")
+    slow = f"from orchestrator import cli, stage_local; stage_local.AGENT = {slow_link_agent.__name__!r}; cli.main()"
+    line = [sys.executable, "-c", slow, "run", "quick.yaml", "--stage", "local", "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=100, env=environment())
+    summary = summary_of(done)
+    assert summary["stages_s"]["deploy"] > slow_link_agent.TAKES_S
+    first, second = summary["points"]
+    assert all(0 < point["overhead_s"] < slow_link_agent.TAKES_S for point in (first, second))
+    assert first["overhead_s"] < first["wall_s"] - 1.1 * first["duration_s"]  # less its warm-up, too
+    assert second["overhead_s"] == pytest.approx(second["wall_s"] - second["duration_s"], abs=1e-5)
 
 
 def test_what_a_run_keeps_of_its_file_runs_by_itself(tmp_path: Path) -> None:

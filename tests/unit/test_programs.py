@@ -38,7 +38,7 @@ class Taking(Agents):
 
     def ask(self, commands: Mapping[str, dict[str, Any]], deadline: Deadline) -> dict[str, dict[str, Any]]:
         self.asked.append(commands)
-        if self.silent and commands:
+        if self.silent and any(command["op"] == "put" for command in commands.values()):
             raise GuestError("nobody answers")
         return {}
 
@@ -88,6 +88,9 @@ def test_programs_are_there_before_the_first_point_begins(plan: Plan, tmp_path: 
         def deadline(self, seconds: float) -> Deadline:
             return Deadline(seconds)
 
+        def link_for(self, _link: str, node: str) -> dict[str, Any]:
+            return {"kind": "of " + node}
+
         def collect(self, _directory: RunDirectory) -> None: ...
 
         def teardown(self, *, keep: bool) -> None: ...
@@ -100,6 +103,8 @@ def test_programs_are_there_before_the_first_point_begins(plan: Plan, tmp_path: 
         pytest.raises(GuestError, match="nobody answers"),
     ):
         run(plan, lambda _testbed: stage, Programs(plan, "vm"), record, progress)
+    joined = {"op": "join", "kernel": 1, "link": {"kind": "of arm"}}
+    assert next(commands["arm"] for commands in agents.asked if "arm" in commands) == joined
     told = (record.directory.path / "events.jsonl").read_text()
     assert '"name":"deploy"' in told.replace(" ", "")
     assert "point_started" not in told

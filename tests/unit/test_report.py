@@ -167,6 +167,19 @@ def test_what_programs_reported_has_a_panel_a_figure_and_a_bar_a_setting(run: Pa
     assert ("keys_per_s", settings[0], 2, "100.5 (100–101)") in chart.table.rows
 
 
+def test_the_tools_own_time_of_points_is_told_beside_the_stages(run: Path) -> None:
+    past = read_run(run)
+    for took_s, point in enumerate(past.points):
+        assert point.result is not None
+        point.result["overhead_s"] = float(took_s)
+    chart = times([past])
+    assert chart is not None
+    assert chart.table is not None
+    told = {row[2]: row[3] for row in chart.table.rows if row[1] == "overhead of a point"}
+    last = len(past.points) - 1
+    assert told == {"median": number(last / 2), "largest": number(last)}
+
+
 def test_a_machine_from_a_saved_state_is_shown_from_its_start_and_not_from_its_first_life(run: Path) -> None:
     past = read_run(run)
     stages = {"identity": 16.0, "network": 16.1, "sshd": 16.5}

@@ -55,6 +55,11 @@ def test_it_passes_and_every_value_was_verified(ran: Ran) -> None:
     assert all(point["verified"] for point in ran.summary["points"])
 
 
+def test_little_time_passes_between_points(ran: Ran) -> None:
+    # The goal is half a second, on a machine that has nothing else to do.
+    assert all(point["overhead_s"] < 2 for point in ran.summary["points"]), ran.summary["points"]
+
+
 def test_the_guests_are_machines_of_two_instruction_sets_with_kernels_of_their_own(ran: Ran) -> None:
     x86, arm = ran.summary["nodes"]
     assert (x86["arch"], x86["facts"]["isa"]) == ("x86_64", "x86_64")
