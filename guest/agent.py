@@ -278,7 +278,8 @@ class Agent:
         if mapped is not None:
             first = mapped if kernel in members else 0
             region.allow(first, pages - first, Access.NONE)
-        daemon = Daemon(segment, link, kernel, engine, region, policy, failure_deadline_s, space)
+        resident = number(fields, "resident_pages", 1, pages) if fields.get("resident_pages") is not None else None
+        daemon = Daemon(segment, link, kernel, engine, region, policy, failure_deadline_s, space, resident)
         daemon.watch(self._commands_fd, self._read)
         self._daemon = daemon
         self._used = False

@@ -227,6 +227,7 @@ class Applications(Generic[_Kind]):
         faults = [each.faults for each in self.all]
         return {
             "lost_pages": self._daemon.lost_pages,
+            "resident_most": self._daemon.region.resident_most,
             "messages": {n.name: c for n, c in sent.items() if n not in _HARNESS},
             "harness_messages": {n.name: c for n, c in sent.items() if n in _HARNESS},
             "faults": {

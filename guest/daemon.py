@@ -21,6 +21,7 @@ from typing import TypeVar, cast
 
 from guest.carrier import Carrier
 from guest.errors import GuestFailure
+from guest.eviction import Eviction
 from guest.faults import NOTES_KEPT, FaultsInFlight
 from guest.fence import full_fence
 from guest.leaving import Handover
@@ -46,7 +47,7 @@ from guest.waits import Waits
 _OF_PAGES = int(MessageName.GRANT)
 """Up to this, names are the page engine's alone."""
 _FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.FUTEX_ANSWER))
-_BARRIER, _LEAVE = int(MessageName.BARRIER), int(MessageName.LEAVE)
+_BARRIER, _LEAVE, _EVICT = int(MessageName.BARRIER), int(MessageName.LEAVE), int(MessageName.EVICT)
 _MIGRATE = int(MessageName.THREAD_MIGRATE)
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
@@ -80,8 +81,10 @@ class Daemon:
         policy: Policy,
         failure_deadline_s: float = FAILURE_DEADLINE_S,
         space: SpaceOperations | None = None,
+        resident_pages: int | None = None,
     ) -> None:
-        """`space` is the engine once more if threads may change the address space."""
+        """`space` is the engine once more if threads may change the address space. Of the region, no more than
+        `resident_pages` are kept here if others have room: see `guest.eviction`."""
         self.kernel = kernel
         self.kernels = tuple(range(segment.layout.kernels))
         self.region = region
@@ -116,6 +119,7 @@ class Daemon:
         self.waits = Waits(self.traced("waits", FutexEngine(kernel, self.kernels)), self._carrier.carry_out)
         """What threads here wait for."""
         self._handover = Handover(engine, region.pages, self._carrier.carry_out)
+        self._eviction = Eviction(engine, region, resident_pages, lambda: self._others, self._carrier.carry_out)
         self._membership = Membership(segment, kernel, int(failure_deadline_s * 1e9))
         self._handlers: dict[int, Callable[[], object]] = {}
         self._epoll = select.epoll()
@@ -279,7 +283,7 @@ class Daemon:
 
         Raises Fenced when the others have declared this kernel dead.
         """
-        carrier, handover = self._carrier, self._handover
+        carrier, handover, eviction = self._carrier, self._handover, self._eviction
         poll = self._epoll.poll
         progress_ns = tick_ns = monotonic_ns()
         passes = 0
@@ -288,7 +292,7 @@ class Daemon:
                 self._stopped = False
                 return
             progress = self._receive()
-            if carrier.backlog or handover.busy:
+            if carrier.backlog or handover.busy or eviction.busy:
                 progress |= self._catch_up()
             if carrier.woken:
                 carrier.woken = False
@@ -322,7 +326,10 @@ class Daemon:
         """Send what found no room; a kernel that leaves goes only when all it has to say is said."""
         progress = self._carrier.flush() if self._carrier.backlog else False
         if not self._carrier.backlog:
-            self._handover.settle()
+            if self._handover.busy:
+                self._handover.settle()
+            if self._eviction.busy:
+                self._eviction.settle()
         return progress
 
     def _look_around(self, now_ns: int) -> None:
@@ -429,6 +436,8 @@ class Daemon:
     def _receive_harness(self, sender: int, message: Message) -> None:
         if message.name == _LEAVE:
             self._handover.receive(sender, message)
+        elif message.name == _EVICT:
+            self._eviction.receive(sender, message)
         elif self.on_harness is None:
             self._harness_kept.append((sender, message))
         else:
@@ -436,6 +445,8 @@ class Daemon:
 
     def _fault(self, userfaultfd: int, log: FaultLog) -> bool:
         """Handle the faults that wait in one process; false when there are none."""
+        if self._eviction.full:
+            return False  # it stays readable
         begin_ns = monotonic_ns()
         faults = self.region.faults(userfaultfd)
         for page, write in faults:

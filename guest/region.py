@@ -41,6 +41,8 @@ BASE = 0x100000000000
 
 _ABSENT, _PROTECTED, _WRITABLE, _POISONED = range(4)
 _PRESENT = (_PROTECTED, _WRITABLE)
+PRESENCES = _PRESENT
+"""How a page can be present: for reading, and for writing too."""
 _COMPARED = 256
 """Pages whose states are compared at once."""
 _WRITE = FAULT_WRITE | FAULT_WRITE_PROTECT
@@ -83,6 +85,8 @@ class Region:
         "_zero",
         "memory_fd",
         "pages",
+        "resident",
+        "resident_most",
         "size_bytes",
     )
 
@@ -98,6 +102,10 @@ class Region:
         self._offset = ctypes.c_long(0)
         self._state = bytearray(pages)
         self._allowed = bytearray([Access.WRITE]) * pages
+        self.resident = 0
+        """Pages that are present."""
+        self.resident_most = 0
+        """Most pages that ever were."""
         self._changes = 0
         self._registered: dict[int, Userfaultfd] = {}
         self._protectors: dict[int, Protector] = {}
@@ -233,6 +241,8 @@ class Region:
                 f"page {page} cannot be dropped: {os.strerror(ctypes.get_errno())}",
                 "fallocate(2) with FALLOC_FL_PUNCH_HOLE on a memfd needs a kernel with tmpfs",
             )
+        if self._state[page] != _POISONED:
+            self.resident -= 1
         self._state[page] = _ABSENT
 
     def wake(self, page: int) -> None:
@@ -253,6 +263,14 @@ class Region:
         self._changes += 1
         address = BASE + page * PAGE_BYTES
         self._apply(Userfaultfd.poison, address)
+
+    def present(self, presence: int, first: int) -> Iterator[int]:
+        """The pages that are present in that way (see `PRESENCES`), from `first` to the end, then those before it."""
+        for start, stop in ((first, self.pages), (0, first)):
+            page = self._state.find(presence, start, stop)
+            while page >= 0:
+                yield page
+                page = self._state.find(presence, page + 1, stop)
 
     def allow(self, first: int, length: int, access: Access) -> None:
         """From the return of this on, threads do no more with these pages than `access` says, whatever their state is.
@@ -338,6 +356,9 @@ class Region:
                 "something other than this daemon wrote to the region's memfd",
             )
         self._state[page] = state
+        self.resident += 1
+        if self.resident > self.resident_most:
+            self.resident_most = self.resident
 
     def _refuse(self, page: int, verb: str) -> NoReturn:
         raise RegionError(

@@ -119,10 +119,17 @@ def _coherency(data: Any) -> Iterator[Contradiction]:
             expected = f"at least {show_size(least)}: a ring and page slots for every pair of {kernels} nodes"
             text = sentence(show(look_up(links, (link, "size"))), expected)
             yield Contradiction(("testbed", "links", link, "size"), text)
-    yield from _region_fits_nodes(data, region)
+    resident = _size(data, "coherency", "resident")
+    if resident and kernels and resident * kernels < region:
+        found = f"{show_size(resident)} on each of {kernels} kernels"
+        expected = (
+            f"at least {show_size(-(-region // kernels // PAGE_BYTES) * PAGE_BYTES)}: all of the region is somewhere"
+        )
+        yield Contradiction(("coherency", "resident"), sentence(found, expected))
+    yield from _region_fits_nodes(data, "resident" if resident else "region", resident or region)
 
 
-def _region_fits_nodes(data: Any, region: int) -> Iterator[Contradiction]:
+def _region_fits_nodes(data: Any, key: str, kept: int) -> Iterator[Contradiction]:
     memories = {
         name: _size(data, "testbed", "nodes", name, "memory") or DEFAULT_MEMORY
         for name in _mapping(data, "testbed", "nodes")
@@ -130,10 +137,12 @@ def _region_fits_nodes(data: Any, region: int) -> Iterator[Contradiction]:
     if not memories:
         return
     smallest = min(memories, key=memories.__getitem__)
-    if region > memories[smallest] // 2:
-        found = f"a region of {show_size(region)}, of which each kernel may hold a copy"
+    if kept > memories[smallest] // 2:
+        found = f"a region of {show_size(kept)}, of which each kernel may hold a copy"
+        if key == "resident":
+            found = f"{show_size(kept)} of the region on each kernel"
         expected = f"at most half of the {show_size(memories[smallest])} of node {smallest}"
-        yield Contradiction(("coherency", "region"), sentence(found, expected))
+        yield Contradiction(("coherency", key), sentence(found, expected))
 
 
 def _workload(data: Any) -> Iterator[Contradiction]:

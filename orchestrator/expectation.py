@@ -23,6 +23,7 @@ HARNESS = (MessageName.BARRIER, MessageName.CONTROL)
 
 NAMES: frozenset[str] = frozenset(
     ["verified", "iterations", "pages", "kernels", "readers", "writers", "array_bytes", "repetition", "duration_s"]
+    + ["resident_most"]
     + ["messages.protocol"]
     + [f"messages.{name.name}" for name in MessageName if name not in HARNESS]
     + [f"latency_us.{kind}.{statistic}" for kind in LATENCIES for statistic in STATISTICS]

@@ -179,6 +179,8 @@ class Coherency(Model):
     notify: Notify = Notify.ADAPTIVE
     region: Annotated[Size, Field(ge=PAGE_BYTES, multiple_of=PAGE_BYTES)] = DEFAULT_REGION
     """Size of the coherent memory, whole pages."""
+    resident: Annotated[Size, Field(ge=PAGE_BYTES, multiple_of=PAGE_BYTES)] | None = None
+    """How much of the region each kernel keeps; what is too much goes to other kernels. All of it when left out."""
     trace: bool = False
     """Keep what every engine did, for `testbed replay`. Costs the daemons some time and memory."""
     failure_deadline_s: Annotated[float, Field(ge=1, le=600)] = 3
@@ -188,6 +190,10 @@ class Coherency(Model):
     @property
     def pages(self) -> int:
         return self.region // PAGE_BYTES
+
+    @property
+    def resident_pages(self) -> int | None:
+        return None if self.resident is None else min(self.resident // PAGE_BYTES, self.pages)
 
 
 Values = Annotated[list[Any], Field(min_length=1)]

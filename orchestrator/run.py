@@ -336,6 +336,7 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
         "pages": coherency.pages,
+        "resident_pages": coherency.resident_pages,
         "failure_deadline_s": stage.deadline(coherency.failure_deadline_s).seconds,
     }
 
@@ -377,6 +378,7 @@ def _report(node: str, answer: dict[str, Any]) -> Report:
         harness_messages=answer["harness_messages"],
         latencies_us=answer["latency_us"],
         duration_s=answer["duration_s"],
+        resident_most=answer["resident_most"],
         figures=answer.get("figures", {}),
     )
 

@@ -108,6 +108,8 @@ class Report:
     duration_s: float
     figures: Mapping[str, float] = field(default_factory=dict)
     """Numbers that programs reported."""
+    resident_most: int = 0
+    """Pages of the region that were present at the same time, at most."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,8 @@ class PointResult:
     kernels: int
     roles: dict[str, list[str]]
     array_bytes: int
+    resident_most: int = 0
+    """Most pages that were present on one kernel at the same time."""
     mismatches: tuple[Mismatch, ...] = ()
     mismatch_count: int = 0
     expectations: tuple[Verdict, ...] = ()
@@ -197,6 +201,7 @@ def summed(point: Point, roles: dict[str, list[str]], reports: Iterable[Report])
         kernels=len(roles),
         roles=roles,
         array_bytes=workload.array_bytes or pages * PAGE_BYTES,
+        resident_most=max(report.resident_most for report in reports),
         mismatches=tuple(mismatch for report in reports for mismatch in report.mismatches),
         mismatch_count=sum(report.mismatch_count for report in reports),
         figures=_largest(report.figures for report in reports),

@@ -27,6 +27,7 @@ _SHORT = {
     "FUTEX_WAIT": ("wait", "wait"),
     "FUTEX_WAKE": ("wake", "wake"),
     "FUTEX_ANSWER": ("answer", "answ"),
+    "EVICT": ("evict", "evic"),
 }
 """Column heads, wide and narrow; a message that is not here goes under its own name."""
 WIDTH_MAX = 400

@@ -55,6 +55,8 @@ class MessageName(IntEnum):
     CONTROL = 25
     LEAVE = 26
     """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
+    EVICT = 27
+    """Take this page, for I have too many; with NO_ROOM: so have I. Between daemons, see `guest.eviction`."""
 
 
 class Flag(IntFlag):
@@ -74,6 +76,8 @@ class Flag(IntFlag):
     """PAGE_ABSENT: no page here yet, but this kernel is fetching it too."""
     LOST = 32
     """PAGE_ABSENT: the only valid copy died with its kernel."""
+    NO_ROOM = 64
+    """EVICT: the page cannot be taken here."""
 
 
 class Message(NamedTuple):

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from guest.eviction import SLACK
 from guest.protocol.messages import MessageName
+from guest.protocol.registry import PROTOCOLS
 from tests.local.agents import ANSWER_DEADLINE_S, Agents, Answer
 
 PAGE = 4096
@@ -334,3 +336,16 @@ def test_memory_is_run_on_once(pair: Agents) -> None:
     pair.run([R, R], array_bytes=PAGE)
     answer = pair.agents[0].ask(op="run", workload={"kind": "shared-array", "array_bytes": PAGE}, all_roles=[R, R])
     assert "this memory has been used by a run" in answer["message"]
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_each_kernel_keeps_a_part_of_memory_that_none_has_room_for(pair: Agents, protocol: str) -> None:
+    """Both walk through all of it, several times: what one has no room for, the other keeps."""
+    pages, limit = 256, 150
+    pair.open(pages=pages, protocol=protocol, resident_pages=limit)
+    answers = pair.run([W, R], array_bytes=pages * PAGE, iterations=2, stride=512)
+    assert all(answer["event"] == "finished" and answer["verified"] for answer in answers), answers
+    for answer in answers:
+        assert limit < answer["resident_most"] <= limit + SLACK + 1  # one fault each may be under way
+        assert answer["messages"][MessageName.EVICT.name] > pages - limit
+    pair.close()

@@ -91,6 +91,12 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
         ("size: 64MiB", "size: 64MiB, vectors: 99", "7:58: found 99, expected at most 32", ""),
         ("link: shm0", "link: shm1", "8:19: found the link 'shm1', which is not in testbed.links, expected", "shm0"),
         ("region: 4MiB", "region: 128MiB", "8:33: found a region of 128MiB, expected at most 64MiB, the size", ""),
+        (
+            "region: 4MiB",
+            "region: 4MiB, resident: 1MiB",
+            "8:49: found 1MiB on each of 2 kernels, expected at least 2MiB",
+            "",
+        ),
         ("region: 4MiB", "region: 4097", "8:33: found 4097, expected a multiple of 4KiB", ""),
         ("link: shm0", "link: shm0, protocol: votin", "8:35: found 'votin', expected", "voting"),
         ("x86: writer", "x68: writer", "11:13: found the node 'x68', which is not in testbed.nodes, expected", "x86"),
