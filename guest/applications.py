@@ -255,6 +255,10 @@ class Applications(Generic[_Kind]):
         now_ns = monotonic_ns()
         waits = [f"{page} for {(now_ns - since) / 1e9:.3f} s" for page, since in self._daemon.waiting_pages()]
         parts = ["threads here wait for pages " + ", ".join(waits[:4])] if waits else []
+        if self._daemon.full:
+            parts.append(
+                f"{self._daemon.region.resident} pages are here, more than may be, until other kernels have room"
+            )
         asleep = [each.number for each in self.all if each.wait is not None]
         return parts + ([f"threads {asleep} here sleep until they are woken"] if asleep else [])
 

@@ -197,7 +197,7 @@ class Daemon:
         self._carrier.carry_out(self._space.operate(operation))
 
     def join(self, done: Callable[[Refusal], object]) -> None:
-        """Get into the kernel set of the process; `done` is told whether this kernel is in. Once."""
+        """Get into the kernel set of the process; `done` is told whether this kernel is in. Once, if it is not."""
         assert self._space is not None, "this memory has a kernel set that stays as it is"
         self._carrier.on_joined = lambda effect: done(effect.refusal)
         self._carrier.carry_out(self._space.join())
@@ -244,6 +244,11 @@ class Daemon:
     def waiting_pages(self) -> list[tuple[int, int]]:
         """(page, waiting since) of every fault in flight; times in ns of CLOCK_MONOTONIC."""
         return self._faults.since()
+
+    @property
+    def full(self) -> bool:
+        """Whether faults wait until other kernels have taken pages from here."""
+        return self._eviction.full
 
     @property
     def may_leave(self) -> bool:

@@ -6,6 +6,8 @@ room, takes it as if a thread of its own stored to it: the protocol moves the pa
 nothing that the engine would have to know, and a page that is wanted back comes by an ordinary fault. Who has no room
 answers, and the next kernel is asked.
 
+A kernel outside the kernel set takes nothing, so where a limit is set, all kernels are in it from the beginning.
+
 Which pages go: of those that others hold too first, as that costs no copy, then of the others, each time the next one
 in the region behind the last that went. Nobody counts accesses: a page that is present is touched without a word.
 

@@ -329,7 +329,7 @@ def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -
     return {
         "op": "open",
         "mapped": (workload.pages or coherency.pages) if isinstance(workload, Script | Native | Process) else None,
-        "members": 1 if isinstance(workload, Process) else None,
+        "members": 1 if isinstance(workload, Process) and not coherency.resident else None,
         "kernel": kernels.index(node),
         "kernels": len(kernels),
         "link": stage.link_for(coherency.link, node),

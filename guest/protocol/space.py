@@ -238,7 +238,9 @@ class SpaceEngine:
         return not self.joined and not self._joining and self._home_alive
 
     def join(self) -> list[Effect]:
-        """This kernel, which is outside, is to be let in: a `Joined` says what came of it. Once."""
+        """This kernel is to be in the set: a `Joined` says what came of it. Asked for once by who is outside."""
+        if self.joined:
+            return [Joined(Refusal.NONE)]
         if not self._home_alive:
             return [Joined(Refusal.HOME_DIED)]
         self._joining = True
