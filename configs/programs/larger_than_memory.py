@@ -16,10 +16,11 @@ class Writer(Thread):
 
     def step(self):
         pages = len(self.numbers) // NUMBERS
-        for self.page in range(self.page, min(self.page + 64, pages)):
-            self.numbers[self.page * NUMBERS] = self.page * self.page
-        self.page += 1
-        if self.page == pages:
+        end = min(self.page + 64, pages)
+        for page in range(self.page, end):
+            self.numbers[page * NUMBERS] = page * page
+        self.page = end
+        if end == pages:
             self.exit()
 
 
@@ -30,10 +31,12 @@ class Reader(Thread):
         self.numbers, self.page, self.sum = numbers, len(numbers) // NUMBERS, 0
 
     def step(self):
-        for self.page in range(self.page - 1, max(self.page - 65, -1), -1):
-            assert self.numbers[self.page * NUMBERS] == self.page * self.page, self.page
-            self.sum += self.page * self.page
-        if self.page == 0:
+        end = max(self.page - 64, 0)
+        for page in reversed(range(end, self.page)):
+            assert self.numbers[page * NUMBERS] == page * page, page
+            self.sum += page * page
+        self.page = end
+        if end == 0:
             self.exit(self.sum)
 
 

@@ -195,6 +195,16 @@ def test_the_example_follows_its_data(tmp_path: Path) -> None:
     assert followed["messages"]["PAGE_DATA"] < stayed["messages"]["PAGE_DATA"]
 
 
+def test_a_thread_goes_through_more_memory_than_its_kernel_keeps(tmp_path: Path) -> None:
+    """The shipped example, with less memory."""
+    shutil.copy(ROOT / "configs" / "programs" / "larger_than_memory.py", tmp_path / "own.py")
+    expect = "expect: [figures.array_pages == 495, resident_most <= 300 + 34]\n"
+    file = text().replace("1MiB", "2MiB, resident: 1200KiB") + expect
+    summary = summary_of(run(tmp_path, file, "--json"))
+    assert summary["points"][0]["messages"]["EVICT"] >= 2 * (495 - 334)
+    assert_replays(tmp_path, summary)
+
+
 def test_the_example_of_the_page_about_workloads_runs(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "workloads.md").read_text().partition("## A process over several kernels")[2]
     workload, program = re.findall(r"^```(?:yaml|python)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[:2]
