@@ -4,6 +4,8 @@ Each kernel's part of the array is written by a thread of that kernel. The walke
 either moves to the kernel that has a part before it reads it, or stays and lets the pages come.
 """
 
+from time import monotonic
+
 from guest.process import Thread
 
 
@@ -43,6 +45,7 @@ def main(process):
     length = 512 * pages * process.kernels
     numbers = process.array("q", length)
     size = length // process.kernels
+    follows, walked_s = process.parameters["follows"], 0.0
     for number in range(process.iterations):
         fillers = [
             process.start(Filler(numbers, kernel * size, (kernel + 1) * size, number), on=kernel)
@@ -50,6 +53,11 @@ def main(process):
         ]
         for filler in fillers:
             filler.join()
-        total, visited = process.start(Walker(numbers, process.parameters["follows"])).join()
+        begun = monotonic()
+        total, visited = process.start(Walker(numbers, follows)).join()
+        walked_s += monotonic() - begun
         assert total == length * (length - 1) // 2 + number * length, total
-        assert visited == (list(range(process.kernels)) if process.parameters["follows"] else [0] * process.kernels)
+        assert visited == (list(range(process.kernels)) if follows else [0] * process.kernels)
+    process.figure("walk_ms", round(walked_s / process.iterations * 1e3, 1))
+    process.figure("follows", int(follows))
+    process.figure("elsewhere", pages * (process.kernels - 1))

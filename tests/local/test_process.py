@@ -189,10 +189,20 @@ def test_memory_is_mapped_and_unmapped_by_threads_wherever_they_are(tmp_path: Pa
 
 
 def test_the_example_follows_its_data(tmp_path: Path) -> None:
-
     shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
-    followed, stayed = summary_of(run(tmp_path, (tmp_path / "walk.yaml").read_text(), "--json"))["points"]
-    assert followed["messages"]["PAGE_DATA"] < stayed["messages"]["PAGE_DATA"]
+    points = summary_of(run(tmp_path, (tmp_path / "walk.yaml").read_text(), "--json"))["points"]
+    assert [point["figures"]["follows"] for point in points] == [1, 0, 1, 0]
+    for followed, stayed in (points[:2], points[2:]):
+        assert followed["messages"]["PAGE_DATA"] < stayed["messages"]["PAGE_DATA"]
+
+
+def test_the_example_of_a_skewed_load_is_balanced(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "balance.yaml").read_text()
+    fixed, load = summary_of(run(tmp_path, text, "--json"))["points"]
+    assert (fixed["figures"]["away_percent"], fixed["messages"].get("THREAD_MIGRATE", 0)) == (0, 0)
+    assert 20 <= load["figures"]["away_percent"] <= 80
+    assert [each["figures"]["longest"] for each in (fixed, load)] == [307, 307]
 
 
 def test_a_thread_goes_through_more_memory_than_its_kernel_keeps(tmp_path: Path) -> None:
