@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -62,7 +63,7 @@ class Story(Running):
         return int(self.guests.shells[node].run(["pgrep", "-fc", AGENT]).stdout)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair(state_home: object, images: Mapping[str, Image]) -> Iterator[Testbed]:
     """A pair of its own: one of the two does not survive it."""
     with up(pair_spec("story"), images, say) as testbed:
@@ -70,48 +71,74 @@ def pair(state_home: object, images: Mapping[str, Image]) -> Iterator[Testbed]:
 
 
 @pytest.fixture
-def story(pair: Testbed) -> Iterator[Story]:
-    with ThreadPoolExecutor(1) as pool, Guests(pair, say) as guests:
-        yield Story(guests, pair, pool)
+def another(state_home: object, images: Mapping[str, Image]) -> Iterator[Testbed]:
+    """Another one, of which the other one does not."""
+    with up(pair_spec("homeless"), images, say) as testbed:
+        yield testbed
+
+
+@contextmanager
+def story_of(testbed: Testbed) -> Iterator[Story]:
+    with ThreadPoolExecutor(1) as pool, Guests(testbed, say) as guests:
+        for node in NODES:
+            guests.shells[node].run(["rm", "-rf", FOLDER])
+        yield Story(guests, testbed, pool)
 
 
 def sent(kernel: int, name: MessageName) -> Callable[[Any], bool]:
     return lambda segment: segment.nodes[kernel].messages[name] > 0
 
 
-def test_a_thread_follows_its_pages_and_then_stays_where_it_is_as_the_other_guest_dies(story: Story) -> None:
-    """The destination dies when the thread is on its way there."""
+def test_a_thread_follows_its_pages_to_the_other_guest(pair: Testbed) -> None:
+    """16 pages are written in one guest and read in the other, until one thread of the two follows."""
     iterations = 30
-    answers, failures = story.begin(CONSUMER, iterations=iterations, placement="locality").result()
+    with story_of(pair) as story:
+        answers, failures = story.begin(CONSUMER, iterations=iterations, placement="locality").result()
     assert failures == {}
     figures = answers[HOME]["figures"]
     assert figures["producer"] == figures["consumer"]
-    pages = sum(answer["messages"].get("PAGE_DATA", 0) for answer in answers.values())
-    assert pages < 16 * iterations / 2, "16 pages are written in one guest and read in the other until one follows"
-    story.guests.ask({node: {"op": "close"} for node in NODES})
+    assert sum(answer["messages"].get("PAGE_DATA", 0) for answer in answers.values()) < 16 * iterations / 2
 
-    ended = story.travels([1], carries_on=True)
-    story.at(HOME, "step-1")
-    os.kill(story.machine(OTHER), signal.SIGSTOP)
-    story.go(HOME, "step-1")
-    story.until(sent(0, MessageName.THREAD_MIGRATE), ended)
-    os.kill(story.machine(OTHER), signal.SIGKILL)
-    story.go(HOME, "step-2", "broken")
-    answer = survivor(ended.result(), HOME)
+
+def test_a_thread_is_lost_with_the_kernel_that_it_has_moved_to(pair: Testbed) -> None:
+    with story_of(pair) as story:
+        ended = story.travels([1], carries_on=False)
+        story.go(HOME, "step-1")
+        story.at(OTHER, "step-2")
+        story.in_guest(OTHER, "pkill", "-KILL", "-o", "-f", AGENT)
+        story.go(HOME, "broken")
+        answer = survivor(ended.result(), HOME)
+        assert story.processes(HOME) == 2
+    assert answer["dead_threads"] == [{"thread": 1, "how": "its kernel died"}]
+    assert "result: lost" in "".join(answer["output"])
+
+
+def test_a_thread_stays_when_the_guest_dies_that_it_is_on_its_way_to(pair: Testbed) -> None:
+    """And when it wants to go there after that. Last of this pair: that guest has no second life."""
+    with story_of(pair) as story:
+        ended = story.travels([1, 1], carries_on=True)
+        story.at(HOME, "step-1")
+        os.kill(story.machine(OTHER), signal.SIGSTOP)
+        story.go(HOME, "step-1")
+        story.until(sent(0, MessageName.THREAD_MIGRATE), ended)
+        os.kill(story.machine(OTHER), signal.SIGKILL)
+        story.go(HOME, "step-2", "step-3", "broken")
+        answer = survivor(ended.result(), HOME)
+        assert story.processes(HOME) == 2
     assert answer["dead_kernels"] == [1]
-    assert "result: ['it is dead', 0] steps: [2, 0, 0, 0]" in "".join(answer["output"])
-    assert story.processes(HOME) == 2
+    assert "result: ['it is dead', 'it is dead', 0] steps: [3, 0, 0, 0]" in "".join(answer["output"])
 
 
-def test_a_thread_goes_on_when_the_guest_that_is_home_dies(story: Story) -> None:
-    ended = story.travels([1], carries_on=True)
-    story.go(HOME, "step-1")
-    story.at(OTHER, "step-2")
-    os.kill(story.machine(HOME), signal.SIGKILL)
-    story.go(OTHER, "step-2")
-    answers, failures = ended.result()
+def test_a_thread_goes_on_when_the_guest_that_is_home_dies(another: Testbed) -> None:
+    with story_of(another) as story:
+        ended = story.travels([1], carries_on=True)
+        story.go(HOME, "step-1")
+        story.at(OTHER, "step-2")
+        os.kill(story.machine(HOME), signal.SIGKILL)
+        story.go(OTHER, "step-2")
+        answers, failures = ended.result()
+        answer = survivor((answers, failures), OTHER)
+        assert story.processes(OTHER) == 2
     assert "node x86" in failures[HOME].message
-    answer = survivor((answers, failures), OTHER)
     assert answer["dead_kernels"] == [0]
     assert [stay["thread"] for stay in answer["stays"]] == [1]
-    assert story.processes(OTHER) == 2
