@@ -32,6 +32,8 @@ class Carrier:
         """Who is told what came of operations on the address space."""
         self.on_joined: Callable[[effects.Joined], object] = _nobody
         """Who is told whether this kernel got into the kernel set."""
+        self.on_copy: Callable[[effects.Duplicate], object] = _nobody
+        """Who is told of copies of pages."""
         self._region = region
         self._outboxes = {outbox.to: outbox for outbox in outboxes}
         self._notifier = notifier
@@ -50,6 +52,8 @@ class Carrier:
             effects.Poison: self._poison,
             effects.Allow: self._allow,
             effects.Relocate: self._relocate,
+            effects.Freeze: self._freeze,
+            effects.Duplicate: self._duplicate,
             effects.SpaceDone: self._space_done,
             effects.Joined: self._joined,
         }
@@ -145,6 +149,15 @@ class Carrier:
         self._region.relocate(first, length, to)
         moved = {page for page in self.lost if first <= page < first + length}
         self.lost = self.lost - moved | {page - first + to for page in moved}
+
+    def _freeze(self, effect: effects.Freeze) -> None:
+        self._region.freeze(effect[0], effect[1])
+
+    def _duplicate(self, effect: effects.Duplicate) -> None:
+        first, length, to, _ = effect
+        self._region.duplicate(first, length, to)
+        self.lost |= {page - first + to for page in self.lost if first <= page < first + length}
+        self.on_copy(effect)
 
     def _joined(self, effect: effects.Joined) -> None:
         self.on_joined(effect)

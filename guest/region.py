@@ -18,6 +18,9 @@ protection of a page outlives its absence (the kernel keeps it as a mark in the 
 **What is allowed** at all is beside the states: the address space (`Region.allow`) is enforced by the protection of the
 mapping, so that a thread that may not load or store gets SIGSEGV and no fault comes here.
 
+**Several address spaces.** A region can be that of several processes, one behind the other (`span` pages each). What
+maps one of them has it at the same address as any other, `BASE`; page numbers go through all of them.
+
 **One page, one moment.** Install is a single UFFDIO_COPY: the page is there complete or not at all. For the same reason
 a zero page for reading is copied, not zeroed: UFFDIO_ZEROPAGE cannot protect.
 """
@@ -68,6 +71,8 @@ class _Suspended(NamedTuple):
 class Region:
     """The region of `pages` pages on this kernel, all absent at first. Pages are counted from 0.
 
+    `span` pages are one address space, and so are the next ones; all are one if it is left out.
+
     A process that has ended is noticed by the first operation that meets it and is served no more; the pages stay. The
     caller still calls `unregister`, which closes the descriptor.
     """
@@ -75,6 +80,7 @@ class Region:
     __slots__ = (
         "_allowed",
         "_changes",
+        "_frozen",
         "_memory_fd",
         "_offset",
         "_processes",
@@ -88,12 +94,15 @@ class Region:
         "resident",
         "resident_most",
         "size_bytes",
+        "span",
     )
 
-    def __init__(self, pages: int) -> None:
+    def __init__(self, pages: int, span: int | None = None) -> None:
         if pages < 1:
             raise RegionError(f"a region of {pages} pages was asked for, expected at least 1", "")
         self.pages = pages
+        self.span = span or pages
+        """Pages of one address space."""
         self.size_bytes = pages * PAGE_BYTES
         self.memory_fd = os.memfd_create("coherent-region", os.MFD_CLOEXEC)
         """To be mapped by the applications, see `map_shared`."""
@@ -107,10 +116,12 @@ class Region:
         self.resident_most = 0
         """Most pages that ever were."""
         self._changes = 0
-        self._registered: dict[int, Userfaultfd] = {}
-        self._protectors: dict[int, Protector] = {}
+        self._frozen = range(0)
+        """Pages that may be written, and are protected all the same until a copy of them is made."""
+        self._registered: dict[int, tuple[Userfaultfd, int]] = {}  # and the number of its address space
+        self._protectors: list[dict[int, Protector]] = [{} for _ in range(0, pages, self.span)]  # by address space
         self._suspended: dict[int, _Suspended] = {}
-        self._processes: list[Userfaultfd] = []  # those of them that live
+        self._processes: list[list[Userfaultfd]] = [[] for _ in range(0, pages, self.span)]  # those of them that live
         self._zero = mmap.mmap(-1, PAGE_BYTES)
 
     @property
@@ -118,72 +129,84 @@ class Region:
         """The userfaultfds of the registered processes, to be watched for faults."""
         return tuple(self._registered)
 
-    def register(self, fd: int, protector: Protector | None = None) -> None:
-        """Serve one more process, which has mapped the region at BASE and registered it with the userfaultfd `fd`.
+    def register(self, fd: int, protector: Protector | None = None, space: int = 0) -> None:
+        """Serve one more process, which has mapped an address space at BASE and registered it with the userfaultfd
+        `fd`: the one of that number, from 0.
 
         The process must not touch the region before this is done. The descriptor is this object's from now on, and so
         is the `protector`, which `allow` and `relocate` need.
         """
         if protector is not None:
-            self._protectors[fd] = protector
+            self._protectors[space][fd] = protector
         process = Userfaultfd(fd)
-        self._tell_all(process, protector, again=False)
-        self._registered[fd] = process
-        self._processes.append(process)
+        self._tell_all(process, space, protector, again=False)
+        self._registered[fd] = process, space
+        self._processes[space].append(process)
 
     def suspend(self, fd: int) -> None:
         """Spare the process of `fd` all that changes: it touches no memory until `resume`."""
-        process = self._registered[fd]
-        if process in self._processes:
-            self._processes.remove(process)
-        self._suspended[fd] = _Suspended(self._protectors.pop(fd, None), bytes(self._state), self._changes)
+        process, space = self._registered[fd]
+        if process in self._processes[space]:
+            self._processes[space].remove(process)
+        state = bytes(self._state[self._pages_of(space)])
+        self._suspended[fd] = _Suspended(self._protectors[space].pop(fd, None), state, self._changes)
 
     def resume(self, fd: int) -> None:
         """Serve a suspended process again: what has changed is put into it."""
-        process = self._registered[fd]
+        process, space = self._registered[fd]
         protector, states, changes = self._suspended.pop(fd)
         if protector is not None:
-            self._protectors[fd] = protector
-        self._processes.append(process)
+            self._protectors[space][fd] = protector
+        self._processes[space].append(process)
         with suppress(ProcessGone):
-            if changes != self._changes or _POISONED in states:
-                self._tell_all(process, protector, again=True)
+            if changes != self._changes or _POISONED in states or self._frozen:
+                self._tell_all(process, space, protector, again=True)
                 return
-            for state, start, count in _changed(states, self._state):
+            for state, start, count in _changed(states, self._state[self._pages_of(space)]):
                 change = process.write_protect_range if state == _PROTECTED else process.write_unprotect_range
                 change(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
 
-    def _tell_all(self, process: Userfaultfd, protector: Protector | None, *, again: bool) -> None:
+    def _pages_of(self, space: int) -> slice:
+        return slice(space * self.span, min((space + 1) * self.span, self.pages))
+
+    def _tell_all(self, process: Userfaultfd, space: int, protector: Protector | None, *, again: bool) -> None:
         """Put all that holds into a process; `again` if other things held there before."""
+        allowed, states = self._allowed[self._pages_of(space)], self._state[self._pages_of(space)]
+        size_bytes = len(states) * PAGE_BYTES
         if protector is not None:
             if again:
-                protector.allow(BASE, self.size_bytes, Access.WRITE)
-                protector.forget(BASE, self.size_bytes)
+                protector.allow(BASE, size_bytes, Access.WRITE)
+                protector.forget(BASE, size_bytes)
             for access in (Access.NONE, Access.READ):
-                for start, count in _runs(self._allowed, access):
+                for start, count in _runs(allowed, access):
                     protector.allow(BASE + start * PAGE_BYTES, count * PAGE_BYTES, access)
         if again:
-            process.write_unprotect_range(BASE, self.size_bytes)
-        for start, count in _runs(self._state, _PROTECTED):
+            process.write_unprotect_range(BASE, size_bytes)
+        for start, count in _runs(states, _PROTECTED):
             process.write_protect_range(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
-        for start, count in _runs(self._state, _POISONED):
+        if space == self._frozen.start // self.span:
+            for start, count in self._frozen_runs():
+                process.write_protect_range(start, count)
+        for start, count in _runs(states, _POISONED):
             for page in range(start, start + count):
                 process.poison(BASE + page * PAGE_BYTES)
 
     def unregister(self, fd: int) -> None:
         """Serve the process of `fd` no more, and close the descriptor. Before the process ends, or after."""
-        process = self._registered.pop(fd)
-        if process in self._processes:
-            self._processes.remove(process)
+        process, space = self._registered.pop(fd)
+        if process in self._processes[space]:
+            self._processes[space].remove(process)
         process.close()
         suspended = self._suspended.pop(fd, None)
-        protector = suspended.protector if suspended is not None else self._protectors.pop(fd, None)
+        protector = suspended.protector if suspended is not None else self._protectors[space].pop(fd, None)
         if protector is not None:
             protector.close()
 
     def faults(self, fd: int) -> list[tuple[int, bool]]:
         """The faults that wait in the process of `fd`: page, and whether it is a write. Never blocks; often empty."""
-        return [((address - BASE) // PAGE_BYTES, flags & _WRITE != 0) for address, flags in self._registered[fd].read()]
+        process, space = self._registered[fd]
+        first = space * self.span
+        return [(first + (address - BASE) // PAGE_BYTES, flags & _WRITE != 0) for address, flags in process.read()]
 
     def install(self, page: int, source: int, writable: bool, wake: bool) -> None:
         """Make the page present with the 4096 bytes at address `source`, instead of what it held, if anything.
@@ -192,25 +215,28 @@ class Region:
         """
         if self._state[page]:
             self.discard(page)
-        address = BASE + page * PAGE_BYTES
-        if len(self._processes) != 1:
+        space, number = divmod(page, self.span)
+        processes = self._processes[space]
+        if len(processes) != 1 or page in self._frozen:
             self._install_everywhere(page, source, writable, wake)
             return
         try:
-            done = self._processes[0].copy(address, source, not writable, wake)
+            done = processes[0].copy(BASE + number * PAGE_BYTES, source, not writable, wake)
         except ProcessGone:
-            self._processes.clear()
+            processes.clear()
             self._install_everywhere(page, source, writable, wake)
             return
         self._made_present(page, done, _WRITABLE if writable else _PROTECTED)
 
     def zero(self, page: int, writable: bool) -> None:
         """Make the page present and zero, instead of what it held, and wake the threads that wait for it."""
-        if writable and len(self._processes) == 1 and not self._state[page]:
+        space, number = divmod(page, self.span)
+        processes = self._processes[space]
+        if writable and len(processes) == 1 and not self._state[page] and page not in self._frozen:
             try:
-                self._made_present(page, self._processes[0].zero(BASE + page * PAGE_BYTES), _WRITABLE)
+                self._made_present(page, processes[0].zero(BASE + number * PAGE_BYTES), _WRITABLE)
             except ProcessGone:
-                self._processes.clear()
+                processes.clear()
             else:
                 return
         self.install(page, address_of(memoryview(self._zero)), writable, wake=True)
@@ -220,16 +246,17 @@ class Region:
         if self._state[page] not in _PRESENT:
             self._refuse(page, "granted for writing")
         self._state[page] = _WRITABLE
-        address = BASE + page * PAGE_BYTES
-        self._apply(Userfaultfd.write_unprotect, address, True)
+        if page in self._frozen:
+            self._apply(Userfaultfd.wake, page)
+        else:
+            self._apply(Userfaultfd.write_unprotect, page, True)
 
     def protect(self, page: int) -> None:
         """Write-protect the present page: when this returns, no process writes to it any more."""
         if self._state[page] not in _PRESENT:
             self._refuse(page, "write-protected")
         self._state[page] = _PROTECTED
-        address = BASE + page * PAGE_BYTES
-        self._apply(Userfaultfd.write_protect, address)
+        self._apply(Userfaultfd.write_protect, page)
 
     def discard(self, page: int) -> None:
         """Drop the page: absent until it is installed again. Dropping an absent page does nothing."""
@@ -247,8 +274,7 @@ class Region:
 
     def wake(self, page: int) -> None:
         """Let the threads that wait for the page try their access again."""
-        address = BASE + page * PAGE_BYTES
-        self._apply(Userfaultfd.wake, address)
+        self._apply(Userfaultfd.wake, page)
 
     def poison(self, page: int) -> None:
         """Give SIGBUS to every thread that touches the page, those included that wait for it now. Needs Linux 6.6.
@@ -261,8 +287,7 @@ class Region:
         self.discard(page)
         self._state[page] = _POISONED
         self._changes += 1
-        address = BASE + page * PAGE_BYTES
-        self._apply(Userfaultfd.poison, address)
+        self._apply(Userfaultfd.poison, page)
 
     def present(self, presence: int, first: int) -> Iterator[int]:
         """The pages that are present in that way (see `PRESENCES`), from `first` to the end, then those before it."""
@@ -281,8 +306,9 @@ class Region:
         if access == Access.NONE:
             for page in range(first, first + length):
                 self.discard(page)
-            for protector in self._protectors.values():
-                protector.forget(BASE + first * PAGE_BYTES, length * PAGE_BYTES)
+            space, number = divmod(first, self.span)
+            for protector in self._protectors[space].values():
+                protector.forget(BASE + number * PAGE_BYTES, length * PAGE_BYTES)
 
     def relocate(self, first: int, length: int, to: int) -> None:
         """Give the pages other numbers, the first one `to`, with what they hold and allow; nothing is mapped there yet.
@@ -303,11 +329,49 @@ class Region:
         for number, access in zip(range(to, to + length), allowed, strict=True):
             self._let(number, 1, Access(access))
 
+    def freeze(self, first: int, length: int) -> None:
+        """From the return of this on, no thread stores to these pages, until they are duplicated."""
+        self._frozen = range(first, first + length)
+        for process in list(self._processes[first // self.span]):
+            with suppress(ProcessGone):  # the next change to one of its pages finds that out
+                for start, count in self._frozen_runs():
+                    process.write_protect_range(start, count)
+
+    def duplicate(self, first: int, length: int, to: int) -> None:
+        """Make a copy of the frozen pages, with what they hold and allow, from number `to` on, where nothing is mapped;
+        then threads may store to them again."""
+        held = memoryview(bytearray(PAGE_BYTES))
+        for page, number in zip(range(first, first + length), range(to, to + length), strict=True):
+            state = self._state[page]
+            if state in _PRESENT:
+                self.read_out(page, held)
+                self.install(number, address_of(held), state == _WRITABLE, wake=False)
+            elif state == _POISONED:
+                self.poison(number)
+        for start, count in _runs(self._allowed[first : first + length], Access.READ):
+            self._let(to + start, count, Access.READ)
+        for start, count in _runs(self._allowed[first : first + length], Access.WRITE):
+            self._let(to + start, count, Access.WRITE)
+        self._changes += 1  # suspended processes may have been frozen
+        thawed, self._frozen = self._frozen_runs(), range(0)
+        for process in list(self._processes[first // self.span]):
+            with suppress(ProcessGone):
+                for start, count in thawed:
+                    process.write_unprotect_range(start, count)
+
+    def _frozen_runs(self) -> list[tuple[int, int]]:
+        """Address and size of the parts of the frozen pages that could be written."""
+        first = self._frozen.start
+        address = BASE + first % self.span * PAGE_BYTES
+        states = self._state[first : self._frozen.stop]
+        return [(address + start * PAGE_BYTES, count * PAGE_BYTES) for start, count in _runs(states, _WRITABLE)]
+
     def _let(self, first: int, length: int, access: Access) -> None:
         self._allowed[first : first + length] = bytearray([access]) * length
         self._changes += 1
-        for protector in self._protectors.values():
-            protector.allow(BASE + first * PAGE_BYTES, length * PAGE_BYTES, access)
+        space, number = divmod(first, self.span)
+        for protector in self._protectors[space].values():
+            protector.allow(BASE + number * PAGE_BYTES, length * PAGE_BYTES, access)
 
     def read_out(self, page: int, into: memoryview) -> None:
         """Copy the present page into the 4096 bytes of `into`. Write-protect it first, or it may change meanwhile.
@@ -331,23 +395,25 @@ class Region:
 
     def _install_everywhere(self, page: int, source: int, writable: bool, wake: bool) -> None:
         """Install with any number of processes, in the order that lets none of them write too early."""
-        address = BASE + page * PAGE_BYTES
-        if not writable:
-            self._apply(Userfaultfd.write_protect, address)
+        space, number = divmod(page, self.span)
+        processes = self._processes[space]
+        protected = not writable or page in self._frozen
+        if protected:
+            self._apply(Userfaultfd.write_protect, page)
         done = None
-        while done is None and self._processes:
+        while done is None and processes:
             try:
-                done = self._processes[0].copy(address, source, not writable, wake)
+                done = processes[0].copy(BASE + number * PAGE_BYTES, source, protected, wake)
             except ProcessGone:
-                del self._processes[0]
+                del processes[0]
         if done is None:
             # Nobody maps it who could see half a page.
             done = os.pwrite(self.memory_fd, ctypes.string_at(source, PAGE_BYTES), page * PAGE_BYTES) == PAGE_BYTES
         self._made_present(page, done, _WRITABLE if writable else _PROTECTED)
-        if writable:
-            self._apply(Userfaultfd.write_unprotect, address, wake)
+        if not protected:
+            self._apply(Userfaultfd.write_unprotect, page, wake)
         elif wake:
-            self._apply(Userfaultfd.wake, address)
+            self._apply(Userfaultfd.wake, page)
 
     def _made_present(self, page: int, done: bool, state: int) -> None:
         if not done:
@@ -366,16 +432,18 @@ class Region:
             "the protocol's state of the page and its memory have parted",
         )
 
-    def _apply(self, operation: Callable[..., None], *arguments: int | bool) -> None:
-        """Do `operation` in every process that lives; those that turn out to be gone are served no more."""
+    def _apply(self, operation: Callable[..., None], page: int, *arguments: bool) -> None:
+        """Do `operation` at the page in every process that lives; those that turn out to be gone are served no more."""
+        space, number = divmod(page, self.span)
+        address = BASE + number * PAGE_BYTES
         gone = []
-        for process in self._processes:
+        for process in self._processes[space]:
             try:
-                operation(process, *arguments)
+                operation(process, address, *arguments)
             except ProcessGone:
                 gone.append(process)
         if gone:
-            self._processes = [process for process in self._processes if process not in gone]
+            self._processes[space] = [process for process in self._processes[space] if process not in gone]
 
 
 def map_shared(memory_fd: int, size_bytes: int, address: int = BASE, offset: int = 0) -> memoryview:

@@ -22,6 +22,8 @@ class Kind(IntEnum):
     UNMAP = 1
     PROTECT = 2
     MOVE = 3
+    COPY = 4
+    """Into the first free place for it, which the home kernel finds: see `AddressSpace.placed`."""
 
 
 class Refusal(IntEnum):
@@ -33,6 +35,8 @@ class Refusal(IntEnum):
     NOT_MAPPED = 3
     HOME_DIED = 4
     """Nobody is left to order the operations."""
+    NO_ROOM = 5
+    """There is no place for a copy."""
 
 
 class Operation(NamedTuple):
@@ -44,30 +48,35 @@ class Operation(NamedTuple):
     access: Access = Access.WRITE
     """MAP, PROTECT: what may be done with them from now on. One that is to be mapped allows reading at least."""
     to: int = 0
-    """MOVE: the new number of the first page."""
+    """MOVE, COPY: the new number of the first page, or that of its copy."""
+    asker: int = 0
+    """COPY: the kernel that has asked for it."""
 
     @classmethod
-    def of(cls, kind: int, first: int, length: int, access: int, to: int) -> "Operation":
+    def of(cls, kind: int, first: int, length: int, access: int, to: int, asker: int = 0) -> "Operation":
         """From plain numbers. Raises ValueError on a kind or an access that there is not."""
-        return cls(Kind(kind), first, length, Access(access), to)
+        return cls(Kind(kind), first, length, Access(access), to, asker)
 
     def __str__(self) -> str:
         pages = f"page {self.first}" if self.length == 1 else f"pages {self.first} to {self.first + self.length - 1}"
         what = f"{self.kind.name.lower()} {pages}"
-        if self.kind is Kind.MOVE:
+        if self.kind in _TWO_PLACES:
             return f"{what} to {self.to}"
         return f"{what} to {self.access.name.lower()}" if self.kind in (Kind.MAP, Kind.PROTECT) else what
 
     def pages(self) -> list[range]:
         """The ranges of pages it is about."""
         found = [range(self.first, self.first + self.length)]
-        if self.kind is Kind.MOVE:
+        if self.kind in _TWO_PLACES:
             found.append(range(self.to, self.to + self.length))
         return found
 
     def touches(self, page: int) -> bool:
         """Whether it is about this page."""
         return any(page in pages for pages in self.pages())
+
+
+_TWO_PLACES = (Kind.MOVE, Kind.COPY)
 
 
 class AddressSpace(NamedTuple):
@@ -118,7 +127,17 @@ class AddressSpace(NamedTuple):
             case Kind.MOVE:
                 taken = any(self.pages[page] for page in operation.pages()[1])
                 wrong = Refusal.MAPPED_ALREADY if taken else Refusal.NONE if all(accesses) else Refusal.NOT_MAPPED
+            case Kind.COPY:
+                wrong = Refusal.NO_ROOM if any(self.pages[page] for page in operation.pages()[1]) else Refusal.NONE
         return wrong
+
+    def placed(self, operation: Operation) -> Operation:
+        """A COPY with its place: the first multiple of its length where nothing is mapped. Without room, its own."""
+        length = operation.length
+        for start in range(0, len(self.pages) - length + 1, length) if length > 0 else ():
+            if not any(self.pages[start : start + length]):
+                return operation._replace(to=start)
+        return operation._replace(to=operation.first)
 
     def after(self, operation: Operation) -> "AddressSpace":
         """The space once the operation, which is not refused, has been carried out."""
@@ -127,6 +146,8 @@ class AddressSpace(NamedTuple):
         if operation.kind is Kind.MOVE:
             pages[operation.to : operation.to + operation.length] = pages[source]
             pages[source] = [Access.NONE] * operation.length
+        elif operation.kind is Kind.COPY:
+            pages[operation.to : operation.to + operation.length] = pages[source]
         else:
             access = Access.NONE if operation.kind is Kind.UNMAP else operation.access
             pages[source] = [access] * operation.length

@@ -98,6 +98,24 @@ class Relocate(NamedTuple):
     to: int
 
 
+class Freeze(NamedTuple):
+    """No thread stores to these pages from now on, until a Duplicate of them: who does waits."""
+
+    first: int
+    length: int
+
+
+class Duplicate(NamedTuple):
+    """Make a copy of these pages, with all that they hold and allow, the first one numbered `to`, where there is
+    nothing; then let threads store to them again."""
+
+    first: int
+    length: int
+    to: int
+    asker: int
+    """The kernel that has asked for it."""
+
+
 class SpaceDone(NamedTuple):
     """The operation on the address space that was asked for under this number is done on every kernel, or refused."""
 
@@ -105,6 +123,8 @@ class SpaceDone(NamedTuple):
     refusal: Refusal
     epoch: int = 0
     """Every kernel has reached it."""
+    to: int = 0
+    """Number of the first page of a copy."""
 
 
 class Joined(NamedTuple):
@@ -133,6 +153,6 @@ class WaitLost(NamedTuple):
 
 
 PageEffect = Send | Install | Keep | Forget | Zero | Grant | Protect | Discard | Wake | Poison
-SpaceEffect = Allow | Relocate | SpaceDone | Joined
+SpaceEffect = Allow | Relocate | Freeze | Duplicate | SpaceDone | Joined
 FutexEffect = Send | Queued | Woken | WaitLost
 Effect = PageEffect | SpaceEffect

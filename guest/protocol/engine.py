@@ -73,6 +73,11 @@ class Engine(Protocol):
         """The pages have other numbers now, the first one `to`; they are unmapped. None of them is pending."""
         ...
 
+    def copy(self, pages: range, to: int) -> None:
+        """There are copies of the pages, the first one numbered `to`: all that is known of a page holds for its copy.
+        None of them is pending."""
+        ...
+
     @property
     def origin(self) -> int | None:
         """The kernel without which no page can be had that is not here already; None if there is no such kernel."""

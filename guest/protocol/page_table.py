@@ -20,3 +20,9 @@ class PageTable:
             if record is not None:
                 record.number = number
             self._pages[number] = record
+
+    def copy(self, pages: range, to: int) -> None:
+        """The pages have copies. See `Engine.copy`."""
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            record = self._pages[page]
+            self._pages[number] = record and type(record).thaw(number, record.freeze())

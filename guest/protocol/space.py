@@ -20,6 +20,10 @@ later epoch than one's own waits until that is reached. Messages of an earlier e
 carried out, nothing that still expects an answer is in flight for its pages, and a writer that gives up is known by its
 timestamp, which no other write has.
 
+A *copy* of a range is what its pages held at one moment: from LOCKED on, no thread stores to them on that kernel, and
+all have said LOCKED before the first copy is made. Each kernel copies what it has, and what it knows of the pages holds
+for the copies too, so no page travels.
+
 What threads may do is enforced beside the states of pages, as memory protection is in hardware: a page that may
 only be read is in whatever state the page protocol has it, and stores to it never get that far.
 
@@ -30,7 +34,7 @@ from collections.abc import Hashable, Iterable
 from typing import Any, Protocol, Self
 
 from guest.protocol.address_space import Access, AddressSpace, Kind, Operation, Refusal
-from guest.protocol.effects import Allow, Effect, Joined, Relocate, Send, SpaceDone, Wake
+from guest.protocol.effects import Allow, Duplicate, Effect, Freeze, Joined, Relocate, Send, SpaceDone, Wake
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.table import State
@@ -47,15 +51,17 @@ _OF_THE_SPACE = frozenset([_JOIN, _JOINED, _LOCK, _LOCKED, _OP, _DONE])
 
 
 def message_of(name: int, operation: Operation, request: int, epoch: int, refusal: Refusal = Refusal.NONE) -> Message:
-    """The operation on the wire: first page in `page`, count in `version`, new number of the first page in `stamp`."""
+    """The operation on the wire: first page in `page`, count in `version`, new number of the first page in `stamp`, who
+    has asked for a copy in `copyset`."""
     flags = operation.kind | operation.access << _ACCESS_SHIFT | refusal << _REFUSAL_SHIFT
-    return Message(name, operation.first, request, flags, operation.length, 0, operation.to, epoch)
+    return Message(name, operation.first, request, flags, operation.length, operation.asker, operation.to, epoch)
 
 
 def operation_of(message: Message) -> Operation:
     """The operation that a message is about."""
     access = message.flags >> _ACCESS_SHIFT & 3
-    return Operation.of(message.flags & 3, message.page, message.version, access, message.stamp)
+    kind = message.flags & (1 << _ACCESS_SHIFT) - 1
+    return Operation.of(kind, message.page, message.version, access, message.stamp, message.copyset)
 
 
 class SpaceOperations(Protocol):
@@ -156,6 +162,9 @@ class SpaceEngine:
                 if self._let_in(asker, effects):
                     return
                 continue
+            if operation.kind is Kind.COPY:
+                operation = self.space.placed(operation)._replace(asker=asker)
+                self._queue = ((asker, request, operation), *self._queue[1:])
             refusal = self.space.refusal(operation)
             if refusal is Refusal.NONE:
                 self._carried_out = False
@@ -169,7 +178,7 @@ class SpaceEngine:
 
     def _tell(self, asker: int, request: int, operation: Operation, refusal: Refusal, effects: list[Effect]) -> None:
         if asker == self.kernel:
-            effects.append(SpaceDone(request, refusal, self.epoch))
+            effects.append(SpaceDone(request, refusal, self.epoch, operation.to))
         elif asker in self._others:
             effects.append(Send(asker, message_of(_DONE, operation, request, self.epoch, refusal)))
 
@@ -186,6 +195,8 @@ class SpaceEngine:
         if any(self._pages.pending(page) for pages in operation.pages() for page in pages):
             return
         self._owing = False
+        if operation.kind is Kind.COPY:
+            effects.append(Freeze(operation.first, operation.length))
         if self.kernel == self.home:
             self._go_on(effects)
         else:
@@ -220,6 +231,9 @@ class SpaceEngine:
         if operation.kind is Kind.MOVE:
             self._pages.move(range(first, first + count), operation.to)
             effects.append(Relocate(first, count, operation.to))
+        elif operation.kind is Kind.COPY:
+            self._pages.copy(range(first, first + count), operation.to)
+            effects.append(Duplicate(first, count, operation.to, operation.asker))
         elif operation.kind is Kind.UNMAP:
             self._pages.forget(range(first, first + count))
             effects.append(Allow(first, count, Access.NONE))
@@ -342,7 +356,8 @@ class SpaceEngine:
             effects.append(Send(self.home, Message(_DONE, message.page, epoch=self.epoch)))
         else:
             self._asked = tuple(request for request in self._asked if request != message.request)
-            effects.append(SpaceDone(message.request, Refusal(message.flags >> _REFUSAL_SHIFT), message.epoch))
+            refusal = Refusal(message.flags >> _REFUSAL_SHIFT)
+            effects.append(SpaceDone(message.request, refusal, message.epoch, message.stamp))
         return effects
 
     def _page_message(self, sender: int, message: Message) -> list[Effect]:
@@ -421,6 +436,10 @@ class SpaceEngine:
     def move(self, pages: range, to: int) -> None:
         """Pages are moved by operations. See `Engine.move`."""
         raise ProtocolError(f"kernel {self.kernel} is told to move {pages} to {to} without an operation")
+
+    def copy(self, pages: range, to: int) -> None:
+        """Pages are copied by operations. See `Engine.copy`."""
+        raise ProtocolError(f"kernel {self.kernel} is told to copy {pages} to {to} without an operation")
 
     @property
     def epoch(self) -> int:

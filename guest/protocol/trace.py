@@ -142,6 +142,10 @@ class TracedEngine:
         """See `Engine.move`."""
         self._engine.move(pages, to)
 
+    def copy(self, pages: range, to: int) -> None:
+        """See `Engine.copy`."""
+        self._engine.copy(pages, to)
+
     def operate(self, operation: Operation) -> list[Effect]:
         """See `SpaceOperations.operate`; only where the engine has an address space."""
         return self._noted("operate", operation)

@@ -46,6 +46,7 @@ class Outcome(NamedTuple):
     """Pages given up as lost."""
     unmapped: tuple[int, ...] = ()
     moved: tuple[tuple[int, int], ...] = ()
+    copied: tuple[tuple[int, int], ...] = ()
     done: int = 0
     """The epoch that every kernel has reached, by the word that a thread got of its operation on the address space."""
     entered: bool = False
@@ -243,6 +244,7 @@ class Machine:
             tuple(step.poisoned),
             tuple(step.unmapped),
             tuple(step.moved),
+            tuple(step.copied),
             step.done,
             step.entered,
         )

@@ -23,6 +23,8 @@ class Frame(NamedTuple):
     fresh: bool = False
     kept: bool | None = None
     """Freshness of the payload laid aside, if there is one."""
+    frozen: bool = False
+    """Whether stores wait for a copy to be made, though the page may be written."""
 
 
 class Thread(NamedTuple):
@@ -77,6 +79,8 @@ class Step:
         self.unmapped: list[int] = []
         self.moved: list[tuple[int, int]] = []
         """(old number, new number)."""
+        self.copied: list[tuple[int, int]] = []
+        """(number, number of the copy)."""
         self.entered = False
         """Whether the kernel has got into the kernel set."""
         self.done = 0
@@ -107,7 +111,7 @@ class Step:
         if access == POISONED or forbidden:
             self.threads[index] = Thread(0)  # a signal ends it
             return True
-        if access == NONE or (write and access != WRITABLE):
+        if access == NONE or (write and (access != WRITABLE or self.memory[page].frozen)):
             return False
         self.threads[index] = Thread(self.threads[index].remaining - 1)
         if write:
@@ -132,6 +136,11 @@ class Step:
                 self._allow(range(first, first + count), access)
             case fx.Relocate(first, count, to):
                 self._relocate(range(first, first + count), to)
+            case fx.Freeze(first, count):
+                for page in range(first, first + count):
+                    self.memory[page] = self.memory[page]._replace(frozen=True)
+            case fx.Duplicate(first, count, to, _):
+                self._duplicate(range(first, first + count), to)
             case fx.Joined(refusal):
                 self.entered = refusal is Refusal.NONE
             case fx.SpaceDone():
@@ -153,6 +162,15 @@ class Step:
             self.allowed[number], self.allowed[page] = self.allowed[page], Access.NONE
             self.moved.append((page, number))
 
+    def _duplicate(self, pages: range, to: int) -> None:
+        for page, number in zip(pages, range(to, to + len(pages)), strict=True):
+            frame = self.memory[page]
+            self._expect(frame.frozen and frame.kept is None, f"page {page} copied while it changes")
+            self._expect(self.memory[number] == Frame(), f"page {page} copied to {number}, where there is one")
+            self.memory[page] = self.memory[number] = frame._replace(frozen=False)
+            self.allowed[number] = self.allowed[page]
+            self.copied.append((page, number))
+
     def _end_operation(self, done: fx.SpaceDone) -> None:
         for index, thread in enumerate(self.threads):
             if thread.asking == done.request:
@@ -171,7 +189,8 @@ class Step:
                 self._expect(frame.access == NONE, f"page {page} installed over a present one")
                 fresh = frame.kept if kept else self._payload(page)
                 self._expect(fresh is not None, f"page {page} installed without a payload")
-                frame = Frame(WRITABLE if writable else READABLE, bool(fresh), None if kept else frame.kept)
+                access = WRITABLE if writable else READABLE
+                frame = frame._replace(access=access, fresh=bool(fresh), kept=None if kept else frame.kept)
                 wakes = wake
             case fx.Keep():
                 frame = frame._replace(kept=self._payload(page))
@@ -180,7 +199,7 @@ class Step:
                 frame = frame._replace(kept=None)
             case fx.Zero(_, writable):
                 self._expect(frame.access == NONE and frame.kept is None, f"page {page} zeroed while there is one")
-                frame = Frame(WRITABLE if writable else READABLE, fresh=True)
+                frame = frame._replace(access=WRITABLE if writable else READABLE, fresh=True)
                 self.zeroed.append(page)
             case fx.Grant():
                 self._expect(frame.access == READABLE, f"page {page} granted while not write-protected")

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from guest.protocol.address_space import Access
-from orchestrator.checker.machine import Machine, Numbering, Outcome, Summary
+from guest.protocol.address_space import Access, Kind
+from orchestrator.checker.machine import NO_EPOCH, Machine, Numbering, Outcome, Summary
 from orchestrator.checker.move import BrokenMove, Move
 from orchestrator.checker.network import Flight, InOrder, Net, Network, Reordered
 from orchestrator.checker.scenario import Links, Scenario, Start
@@ -277,12 +277,16 @@ class System:
                 touched = _put(touched, page, 0)
                 written &= ~(1 << page)
         for page in outcome.stored:
+            self._check_moment(locals_, kernel, page)
             written |= 1 << page
             net = self._age(page, net, locals_, kernel)
         for page in outcome.unmapped:
             touched, written = _put(touched, page, 0), written & ~(1 << page)
         for page, number in outcome.moved:
             touched, written = self._move(kernel, page, number, touched, written)
+        for page, number in outcome.copied:
+            touched = _put(touched, number, touched[number] | touched[page] & 1 << kernel)
+            written |= (written >> page & 1) << number
         if outcome.entered:
             self._check_entered(locals_, kernel)
         if outcome.done:
@@ -326,6 +330,18 @@ class System:
         touched = _put(touched, page, touched[page] & ~bit)
         written |= (written >> page & 1) << number
         return touched, written if touched[page] else written & ~(1 << page)
+
+    def _check_moment(self, locals_: list[int], kernel: int, page: int) -> None:
+        """A copy is of one moment: once a kernel has made it, no other one stores to the page before it has."""
+        copies = [operation for operation in self.scenario.space if operation.kind is Kind.COPY]
+        if len(copies) < len(self.scenario.space) or not any(page in each.pages()[0] for each in copies):
+            return
+        own = self.machines[kernel].summaries[locals_[kernel]].epoch
+        for other, local in enumerate(locals_):
+            if local != DEAD and own < self.machines[other].summaries[local].epoch < NO_EPOCH:
+                raise Violation(
+                    f"kernel {kernel} stores to page {page}, of which kernel {other} has made its copy already"
+                )
 
     def _check_entered(self, locals_: list[int], newcomer: int) -> None:
         """A newcomer has the address space that members of its epoch have."""

@@ -6,6 +6,7 @@ import select
 import signal
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -23,12 +24,15 @@ _COMMAND = struct.Struct("<cQB")
 class RegionProcess:
     """A forked process, registered with `region`. It loads and stores single bytes; a fault stops it until served."""
 
-    def __init__(self, region: Region, user: int | None = None, survives: bool = False) -> None:
-        """`user`: the id it runs as. `survives`: it puts pages of zeros in the place of lost ones."""
+    def __init__(self, region: Region, user: int | None = None, survives: bool = False, space: int = 0) -> None:
+        """`user`: the id it runs as. `survives`: it puts pages of zeros in the place of lost ones. `space`: the number
+        of its address space."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.pid = os.fork()
         if self.pid == 0:
-            self._live(theirs, region.memory_fd, region.size_bytes, user, survives)
+            size_bytes = region.span * PAGE_BYTES
+            memory = lambda: map_shared(region.memory_fd, size_bytes, offset=space * size_bytes)  # noqa: E731
+            self._live(theirs, memory, user, survives)
         theirs.close()
         self._region = region
         self._exit: int | None = None
@@ -36,7 +40,7 @@ class RegionProcess:
         assert fds, f"the process could not register: {self.exit_status()}"
         self._kept, self._protection = fds[0], socket.socket(fileno=fds[1])
         self.userfaultfd = os.dup(self._kept)
-        region.register(self.userfaultfd, Protector(self._protection.dup()))
+        region.register(self.userfaultfd, Protector(self._protection.dup()), space)
 
     def __enter__(self) -> Self:
         return self
@@ -106,13 +110,14 @@ class RegionProcess:
         return self.result()
 
     @staticmethod
-    def _live(commands: socket.socket, memory_fd: int, size_bytes: int, user: int | None, survives: bool) -> None:
+    def _live(commands: socket.socket, mapped: Callable[[], memoryview], user: int | None, survives: bool) -> None:
         status = 1
         faulthandler.disable()  # the test runner's, which would report every SIGBUS that is meant to come
         try:
             if user is not None:
                 os.setuid(user)
-            memory = map_shared(memory_fd, size_bytes)
+            memory = mapped()
+            size_bytes = memory.nbytes
             faults = Userfaultfd()
             faults.register(BASE, size_bytes)
             with serve_protection() as protection:

@@ -6,7 +6,7 @@ from unittest.mock import patch
 import pytest
 
 from guest.protocol.address_space import Access, AddressSpace, Kind, Operation
-from guest.protocol.effects import Effect
+from guest.protocol.effects import Effect, Freeze
 from guest.protocol.messages import Message
 from guest.protocol.origin import OriginEngine
 from guest.protocol.space import SpaceEngine
@@ -19,6 +19,7 @@ REORDERED, SHARED = Links.REORDERED, Start.SHARED
 UNMAP, MAP = Operation(Kind.UNMAP, 0, 1), Operation(Kind.MAP, 0, 1)
 READ_ONLY, WRITABLE = Operation(Kind.PROTECT, 0, 1, Access.READ), Operation(Kind.PROTECT, 0, 1, Access.WRITE)
 MOVE, BACK = Operation(Kind.MOVE, 0, 1, to=1), Operation(Kind.MOVE, 1, 1, to=0)
+COPY, DROP = Operation(Kind.COPY, 0, 1), Operation(Kind.UNMAP, 1, 1)
 
 
 @pytest.mark.parametrize("engine", [VotingEngine, OriginEngine])
@@ -34,6 +35,11 @@ MOVE, BACK = Operation(Kind.MOVE, 0, 1, to=1), Operation(Kind.MOVE, 1, 1, to=0)
         Scenario((1, 1, 1), space=(MOVE,), pages=2, mapped=1, start=Start.MODIFIED),
         Scenario((1, 2), space=(UNMAP, MAP), give_ups=1),
         Scenario((2, 1), space=(UNMAP, MAP), deaths=1),
+        Scenario((2, 2), space=(COPY,), pages=2, mapped=1, start=SHARED),
+        Scenario((2, 1), REORDERED, space=(COPY, DROP), pages=2, mapped=1),
+        Scenario((2, 1), space=(COPY,), pages=2, mapped=1, threads=2, start=Start.MODIFIED),
+        Scenario((1, 1, 1), space=(COPY,), pages=2, mapped=1, start=Start.MODIFIED),
+        Scenario((1, 1), space=(COPY,), pages=2, mapped=1, start=SHARED, deaths=1),
         Scenario((2, 2), REORDERED, members=1),
         Scenario((1, 1, 0), members=1),
         Scenario((1, 0, 1), members=2, deaths=1),
@@ -126,6 +132,18 @@ def forgets_what_is_mapped(self: SpaceEngine, newcomer: int, effects: list[Effec
         welcome(self, newcomer, effects)
 
 
+def lets_threads_store(self: SpaceEngine, effects: list[Effect]) -> None:
+    """Threads may store to pages of which others make their copy already."""
+    settle(self, effects)
+    effects[:] = [effect for effect in effects if not isinstance(effect, Freeze)]
+
+
+def is_blind_to_copies(self: SpaceEngine, operation: Operation, effects: list[Effect]) -> None:
+    """The page engine is not told of a copy."""
+    with patch.object(type(self._pages), "copy", lambda *_: None):
+        carry_out(self, operation, effects)
+
+
 settle, lock, carry_out = SpaceEngine._settle, SpaceEngine._lock, SpaceEngine._carry_out
 fault, page_message = SpaceEngine.fault, SpaceEngine._page_message
 let_in, outside, welcome = SpaceEngine._let_in, SpaceEngine._outside, SpaceEngine._welcome
@@ -138,6 +156,8 @@ MUTANTS: list[tuple[str, Callable[..., object], Scenario]] = [
     ("fault", does_not_hold_faults, Scenario((1, 1), space=(UNMAP,))),
     ("_page_message", answers_other_epochs, Scenario((1, 1), REORDERED, space=(MOVE,), threads=2, pages=2, mapped=1)),
     ("_carry_out", keeps_pages, Scenario((1, 1), space=(UNMAP,), start=SHARED)),
+    ("_settle", lets_threads_store, Scenario((1, 1), space=(COPY,), pages=2, mapped=1, start=Start.MODIFIED)),
+    ("_carry_out", is_blind_to_copies, Scenario((1, 1), space=(COPY,), pages=2, mapped=1, start=SHARED)),
     ("peer_down", waits_for_the_dead, Scenario((1, 1), space=(UNMAP,), deaths=1)),
     ("_let_in", lets_in_at_once, Scenario((0, 1, 1), members=2)),
     ("_outside", is_deaf_outside, Scenario((0, 1, 1), members=2)),
