@@ -50,6 +50,7 @@ from guest.protocol.space import SpaceEngine
 from guest.protocol.trace import TRACE_VERSION, TracedEngine
 from guest.region import Region
 from guest.run import Run
+from guest.running import Running
 from guest.segment import PAGE_BYTES, NodeState, Segment
 from guest.workloads import WORKLOADS, Distributed, Native, Script, Workload, WorkloadError, parse
 
@@ -72,7 +73,7 @@ class Agent:
         self._link: Link | None = None
         self._link_fields: dict[str, Any] = {}
         self._daemon: Daemon | None = None
-        self._run: Run | ProcessRun | None = None
+        self._run: Running | None = None
         self._used = False
         self._files: dict[str, int] = {}
         self._execution: Execution | None = None
@@ -274,7 +275,7 @@ class Agent:
             space = space and self._trace
             header = {"protocol": protocol, "kernel": kernel, "kernels": kernels, "pages": pages}
             self._trace_header = header | {"mapped": mapped, "members": len(members)}
-        region = Region(pages)
+        region = Region(pages, number(fields, "span", 1, pages) if fields.get("span") is not None else None)
         if mapped is not None:
             first = mapped if kernel in members else 0
             region.allow(first, pages - first, Access.NONE)
@@ -306,14 +307,14 @@ class Agent:
         workload = parse(described)
         everyone = roles(fields, daemon.kernel, len(daemon.kernels))
         workload.check_roles(everyone)
-        if workload.pages > daemon.region.pages:
+        if workload.pages > daemon.region.span:
             raise WorkloadError(
-                f"the workload touches {workload.pages} pages, the region has {daemon.region.pages}",
+                f"the workload touches {workload.pages} pages, the region has {daemon.region.span}",
                 "make the region larger or the workload smaller",
             )
         deadline_s = fields.get("deadline_s")
         deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
-        offer = self._offer(choice(fields, "memory", ("coherent", "bare"), "coherent"), daemon, workload)
+        memory = choice(fields, "memory", ("coherent", "bare"), "coherent")
         program_fd = self._file(described.get("file"))
         if program_fd is not None and not isinstance(workload, Script | Native | Distributed):
             raise WorkloadError(f"{described.get('kind')}: a file, expected none")
@@ -322,11 +323,13 @@ class Agent:
         if isinstance(workload, Distributed):
             if program_fd is None:
                 raise WorkloadError("process: there is no file", "put it, and name it in the run command")
-            self._run = ProcessRun(daemon, self._launcher, workload, deadline_ns)
-            self._run.start(described, offer, program_fd)
+            processes = ProcessRun(daemon, self._launcher, workload, deadline_ns)
+            self._run = processes
+            processes.start(described, program_fd)
             return
-        self._run = Run(daemon, self._launcher, workload, deadline_ns)
-        self._run.start(described, everyone, offer, program_fd)
+        run = Run(daemon, self._launcher, workload, deadline_ns)
+        self._run = run
+        run.start(described, everyone, self._offer(memory, daemon, workload), program_fd)
 
     def _put(self, fields: dict[str, Any]) -> Answer:
         """Keep a piece of a file for runs to name. It lives in memory, so that nothing of it can be left over."""

@@ -19,6 +19,7 @@ from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.effects import Queued, WaitLost
 from guest.protocol.messages import MessageName
 from guest.samples import KINDS, FaultLog, Samples, read_accesses, read_history
+from guest.segment import PAGE_BYTES
 from guest.timeline import Timeline, by_page
 from guest.waits import Outcome
 
@@ -57,6 +58,8 @@ class Application:
         """Whether it waits for an operation on the address space."""
         self.wait: int | None = None
         """Number of the wait that it is in."""
+        self.space = 0
+        """Number of its address space, where the region is that of several."""
 
     @property
     def output(self) -> str:
@@ -163,7 +166,8 @@ class Applications(Generic[_Kind]):
         elif kind == surroundings.CANCEL:
             self._cancels(each)
         elif kind == surroundings.WAKE:
-            self._daemon.waits.wake(*map(int, body.split()))
+            word, value = map(int, body.split())
+            self._daemon.waits.wake(self._everywhere(each, word), value)
         elif kind == application.ACCESSES:
             each.accesses_fd = fds[0]
         elif kind == application.OUTPUT:
@@ -183,7 +187,12 @@ class Applications(Generic[_Kind]):
             self._changed()
             self.tell(each, application.OPERATED + b"%d" % refusal)
 
-        self._daemon.operate(operation, done)
+        span = self._daemon.region.span
+        if any(pages.stop > span for pages in operation.pages()):
+            done(Refusal.NOT_IN_REGION)
+            return
+        first, to = operation.first + each.space * span, operation.to + each.space * span
+        self._daemon.operate(operation._replace(first=first, to=to), lambda effect: done(effect.refusal))
 
     def _waits(self, each: _Kind, word: int, value: int) -> None:
         """It waits until the word has reached the value."""
@@ -198,7 +207,11 @@ class Applications(Generic[_Kind]):
 
         each.wait = self._daemon.waits.next_number
         self._changed()
-        self._daemon.waits.wait(word, value, told)
+        self._daemon.waits.wait(self._everywhere(each, word), value, told)
+
+    def _everywhere(self, each: _Kind, address: int) -> int:
+        """The name of a word for all processes, which have the same addresses."""
+        return address + each.space * self._daemon.region.span * PAGE_BYTES
 
     def _cancels(self, each: _Kind) -> None:
         """It need not wait; it hears so, unless it has just heard of its wait's own end."""

@@ -154,7 +154,7 @@ class Carrier:
         self._region.freeze(effect[0], effect[1])
 
     def _duplicate(self, effect: effects.Duplicate) -> None:
-        first, length, to, _ = effect
+        first, length, to, *_ = effect
         self._region.duplicate(first, length, to)
         self.lost |= {page - first + to for page in self.lost if first <= page < first + length}
         self.on_copy(effect)

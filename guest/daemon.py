@@ -48,7 +48,8 @@ _OF_PAGES = int(MessageName.GRANT)
 """Up to this, names are the page engine's alone."""
 _FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.FUTEX_ANSWER))
 _BARRIER, _LEAVE, _EVICT = int(MessageName.BARRIER), int(MessageName.LEAVE), int(MessageName.EVICT)
-_MIGRATE = int(MessageName.THREAD_MIGRATE)
+_OF_PROCESSES = THREAD_MESSAGES | {MessageName.PROCESS_FORK, MessageName.PROCESS_FORKED}
+_WITH_STATE = (int(MessageName.THREAD_MIGRATE), int(MessageName.PROCESS_FORK))
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
@@ -94,6 +95,8 @@ class Daemon:
         """Who is told of the test harness's messages. While nobody is, they are kept."""
         self.on_thread: Callable[[int, Message, memoryview], None] | None = None
         """Who is told of messages about threads that move, and of what came with them: it is void afterwards."""
+        self.on_copy: Callable[[effects.Duplicate], object] | None = None
+        """Who is told of copies of the address space."""
         self.on_death: Callable[[int], None] | None = None
         """Who is told of kernels that have died. Only while somebody is, the others' silence is taken for death."""
         self.dead: list[int] = []
@@ -106,7 +109,7 @@ class Daemon:
         """Of these, those that wait at a barrier: they touch no memory until they are released."""
         self._engine = engine
         self._space = space
-        self._asked: dict[int, Callable[[Refusal], object]] = {}
+        self._asked: dict[int, Callable[[effects.SpaceDone], object]] = {}
         """Who waits for operations on the address space, by the number that the engine gave them."""
         self._policy = policy
         peers = [k for k in self.kernels if k != kernel]
@@ -116,6 +119,7 @@ class Daemon:
         self._faults = FaultsInFlight(self.node.count_fault)
         self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
         self._carrier.on_space_done = self._space_done
+        self._carrier.on_copy = lambda effect: self.on_copy and self.on_copy(effect)
         self.waits = Waits(self.traced("waits", FutexEngine(kernel, self.kernels)), self._carrier.carry_out)
         """What threads here wait for."""
         self._handover = Handover(engine, region.pages, self._carrier.carry_out)
@@ -157,10 +161,10 @@ class Daemon:
         """Whether threads may change the address space."""
         return self._space is not None
 
-    def attach(self, userfaultfd: int, log: FaultLog, protector: Protector | None = None) -> None:
+    def attach(self, userfaultfd: int, log: FaultLog, protector: Protector | None = None, space: int = 0) -> None:
         """Serve the faults of one more thread, from now on. Where threads may change the address space, it has a
-        `protector`."""
-        self.region.register(userfaultfd, protector)
+        `protector`. `space`: as for `Region.register`."""
+        self.region.register(userfaultfd, protector, space)
         self.threads += 1
         self._fault_readers[userfaultfd] = partial(self._fault, userfaultfd, log)
         self.watch(userfaultfd, self._fault_readers[userfaultfd])
@@ -189,7 +193,7 @@ class Daemon:
             if not self.silent:
                 self._carrier.carry_out(self._engine.abandon(page))
 
-    def operate(self, operation: Operation, done: Callable[[Refusal], object]) -> None:
+    def operate(self, operation: Operation, done: Callable[[effects.SpaceDone], object]) -> None:
         """Do something to the address space, for a thread that is attached; `done` is told what came of it."""
         assert self._space is not None, "this memory is mapped once and for all"
         number = self._space.requests + 1
@@ -210,7 +214,7 @@ class Daemon:
             self._carrier.carry_out([effects.Send(to, message)])
 
     def _space_done(self, effect: effects.SpaceDone) -> None:
-        self._asked.pop(effect.request)(effect.refusal)
+        self._asked.pop(effect.request)(effect)
 
     def send_harness(self, name: MessageName, number: int, mask: int = 0) -> None:
         """Send a message of the test harness to every other kernel that lives."""
@@ -426,10 +430,10 @@ class Daemon:
     def _receive_other(self, receiver: Receiver, message: Message) -> None:
         """A message that is not about a page."""
         sender, name = receiver.sender, message.name
-        if name in THREAD_MESSAGES:
+        if name in _OF_PROCESSES:
             assert self.on_thread is not None, f"kernel {sender} sends a message of threads, and there are none here"
-            self.on_thread(sender, message, receiver.payload(message) if name == _MIGRATE else memoryview(b""))
-            if name == _MIGRATE:
+            self.on_thread(sender, message, receiver.payload(message) if name in _WITH_STATE else memoryview(b""))
+            if name in _WITH_STATE:
                 receiver.release(message)
         elif name in _FUTEX:
             self.waits.receive(sender, message)

@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from ctypes import CDLL
 from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
 from typing import Any
@@ -69,11 +70,19 @@ class Launcher:
 
     def clear(self) -> None:
         """End every application process; returns when they are gone."""
+        self._end(_CLEAR)
         self._ended.clear()
+
+    def end(self, threads: Iterable[int]) -> None:
+        """End the application processes of these threads; returns when they are gone."""
+        self._end(json.dumps([*threads]).encode())
+
+    def _end(self, order: bytes) -> None:
         self._socket.settimeout(None)
-        self._socket.send(_CLEAR)
-        while self._socket.recv(_MESSAGE_BYTES) not in (_CLEAR, b""):
-            pass
+        self._socket.send(order)
+        while (data := self._socket.recv(_MESSAGE_BYTES)) not in (_CLEAR, b""):
+            number, how = json.loads(data)
+            self._ended[number] = str(how)
 
     def close(self) -> None:
         """End the launcher and every application process."""
@@ -100,14 +109,14 @@ def _serve(control: socket) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
         if not data:
             return
-        if data == _CLEAR:
-            for pid in threads:
+        thread = json.loads(data)
+        if not isinstance(thread, dict):  # those of some threads, or of all
+            for pid in [pid for pid, number in threads.items() if thread is None or number in thread]:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-            threads.clear()
+                del threads[pid]
             control.send(_CLEAR)
         else:
-            thread = json.loads(data)
             pid = os.fork()
             if pid == 0:
                 _become(thread, control, fds, launcher)

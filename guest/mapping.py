@@ -5,11 +5,13 @@ from collections.abc import Callable
 from guest.protocol.address_space import Access, Kind, Operation, Refusal
 from guest.segment import PAGE_BYTES
 
-_REFUSED = {
+REFUSED = {
     Refusal.NOT_IN_REGION: "it reaches beyond the region",
     Refusal.MAPPED_ALREADY: "something is mapped there already",
     Refusal.NOT_MAPPED: "something of it is not mapped",
     Refusal.HOME_DIED: "the home kernel, which orders such operations, has died",
+    Refusal.NO_ROOM: "there is no room for a copy",
+    Refusal.DIED: "the kernel has died",
 }
 
 
@@ -17,7 +19,7 @@ class MappingRefused(OSError):
     """An operation on the address space was not carried out, on any kernel."""
 
     def __init__(self, operation: Operation, refusal: Refusal) -> None:
-        super().__init__(f"{operation}: refused: {_REFUSED[refusal]}")
+        super().__init__(f"{operation}: refused: {REFUSED[refusal]}")
         self.operation, self.refusal = operation, refusal
 
 

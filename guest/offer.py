@@ -55,9 +55,14 @@ class Offer(NamedTuple):
     """Of the memory, and of the meeting."""
 
     @classmethod
-    def coherent(cls, region: Region, meeting: RawMemory | None = None, *, maps: bool = False) -> "Offer":
-        """The region; the daemon will serve its page faults. `maps`: threads may change the address space."""
-        return cls._of(application.MEMORY, RawMemory(region.memory_fd, 0, region.size_bytes), meeting, maps)
+    def coherent(
+        cls, region: Region, meeting: RawMemory | None = None, *, maps: bool = False, space: int = 0
+    ) -> "Offer":
+        """The region, or of several address spaces in it the one of that number; the daemon will serve its page faults.
+        `maps`: threads may change the address space."""
+        size_bytes = region.span * PAGE_BYTES
+        memory = RawMemory(region.memory_fd, space * size_bytes, size_bytes)
+        return cls._of(application.MEMORY, memory, meeting, maps)
 
     @classmethod
     def bare(cls, memory: RawMemory, meeting: RawMemory | None = None) -> "Offer":

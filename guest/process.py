@@ -59,6 +59,10 @@ class ThreadError(GuestFailure):
     kind = "thread"
 
 
+class ForkFailed(ThreadError):
+    """No process could be begun with a copy of the memory."""
+
+
 class Daemon(Protocol):
     """What a thread asks its daemon for."""
 
@@ -67,6 +71,12 @@ class Daemon(Protocol):
 
     def operate(self, operation: Operation) -> Refusal:
         """Change the address space."""
+
+    def fork(self, state: bytes, to: int) -> int:
+        """Begin a process with a copy of the memory at kernel `to`, with a thread; its number. Raises ForkFailed."""
+
+    def wait_for(self, process: int) -> None:
+        """Wait until the process of that number has ended."""
 
     def figure(self, name: str, value: Number) -> None:
         """Report a number."""
@@ -172,6 +182,18 @@ class Handle:
         return not Event(_entry(current(), self.number).address).is_set()
 
 
+class Child:
+    """A process that was forked: to wait for."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        """Its number in the run; the first process's is 0."""
+
+    def join(self) -> None:
+        """Wait until its last thread has ended, wherever that is. Results are its own: it has figures to report."""
+        current()._daemon.wait_for(self.number)
+
+
 class _Entry:
     """What the memory keeps of a thread: a word that becomes 1 at its end, the length of its result, the result."""
 
@@ -199,7 +221,11 @@ class _Entry:
 class Process(Mapping):
     """The process, as each of its threads has it."""
 
-    def __init__(self, memory: memoryview, kernel: int, kernels: int, told: dict[str, Any], daemon: Daemon) -> None:
+    def __init__(
+        self, memory: memoryview, kernel: int, kernels: int, told: dict[str, Any], daemon: Daemon, number: int = 0
+    ) -> None:
+        self.number = number
+        """0 for the first process, something else for each one that was forked."""
         self.memory = memory
         """The memory as bytes, the same on every kernel, at `address`; from `size` on it is the process's own."""
         self.address = BASE
@@ -228,6 +254,15 @@ class Process(Mapping):
             raise ThreadError(f"thread {number} of a process, which may have {THREADS_MAX} in its life")
         self._daemon.start(number, frozen(thread), on)
         return Handle(number)
+
+    def fork(self, thread: Thread, on: int | None = None) -> Child:
+        """Begin a new process, on that kernel or on this one, with a copy of the memory as it is at this moment, at the
+        same addresses, and with `thread` as its only thread. Raises ValueError if there is no such kernel, ForkFailed
+        if there is no room for one more process or the kernel has died."""
+        on = self.kernel if on is None else on
+        if not 0 <= on < self.kernels:
+            raise ValueError(f"kernel {on}, expected 0 to {self.kernels - 1}")
+        return Child(self._daemon.fork(frozen(thread), on))
 
     def exit(self) -> NoReturn:
         """End the whole process, with all its threads."""
@@ -326,4 +361,16 @@ def _entry(process: Process, number: int) -> _Entry:
     return _Entry(process.memory, process.size + PAGE_BYTES + number * ENTRY_BYTES)
 
 
-__all__ = ["Array", "Barrier", "Condition", "Counter", "Event", "Handle", "Mutex", "Process", "Semaphore", "Thread"]
+__all__ = [
+    "Array",
+    "Barrier",
+    "Child",
+    "Condition",
+    "Counter",
+    "Event",
+    "Handle",
+    "Mutex",
+    "Process",
+    "Semaphore",
+    "Thread",
+]

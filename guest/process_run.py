@@ -1,8 +1,14 @@
-"""One kernel's part of a distributed process: its threads, the processes that run them, and what came of it.
+"""A run of distributed processes on one kernel: the first one, those that are forked, and what came of them.
 
-The engine of threads (`guest.protocol.threads`) says what is to happen; here it happens: a *worker*, a process of the
-operating system, runs one thread at a time, waits in the pool for the next one, or is the placeholder of one that is
-away. The faults of a worker are served only while it has a thread.
+The parts that this kernel has of them (`guest.process_part`) share its workers, which are made on demand but for the
+first process's pool. A fork goes this way:
+
+    PROCESS_FORK     forker → destination   start a process with a copy of mine, and this thread in it
+    (a COPY of the address space, which the destination asks for: see `guest.protocol.space`)
+    PROCESS_FORKED   destination → forker   there it is, by this number; or why not
+
+Whoever carries out the copy knows of the new process, and that the destination is its home. Its number is the epoch of
+its birth; the first process has 0.
 """
 
 import pickle
@@ -12,124 +18,91 @@ from time import monotonic_ns
 from typing import Any
 
 from guest import application, process, worker
-from guest.applications import ENDED_EARLY, RunFailed
+from guest.applications import RunFailed
 from guest.barrier import Barrier
 from guest.daemon import Daemon
 from guest.launcher import Launcher
+from guest.mapping import REFUSED
 from guest.offer import Offer
 from guest.placement import View
-from guest.protocol import thread_effects as fx
-from guest.protocol.address_space import Refusal
-from guest.protocol.effects import Send
+from guest.process_part import PROCESS_SHIFT, Note, ProcessPart
+from guest.protocol.address_space import Kind, Operation, Refusal
+from guest.protocol.effects import Duplicate, SpaceDone
 from guest.protocol.messages import Message, MessageName
-from guest.protocol.threads import Part, ThreadsEngine
 from guest.run import failure_of
-from guest.stays import Stays
-from guest.timeline import Timeline
+from guest.running import Running
 from guest.worker import NUMBER
 from guest.workers import Worker, Workers
 from guest.workloads.distributed import Distributed
 
 MAIN = 0
-"""Number of the first thread."""
+"""Number of a process's first thread."""
 MOVES_KEPT = 4096
 """Notes of what became of threads that an answer carries, the last ones."""
-_WHY = {fx.Why.HERE: "", fx.Why.REFUSED: "it had no process to give", fx.Why.DIED: "it is dead"}
 
 
-class ProcessRun:
-    """From `start` until the group has ended; all of it happens inside `Daemon.serve`, as with `guest.run.Run`."""
+class ProcessRun(Running):
+    """From `start` until no process is left; all of it happens inside `Daemon.serve`, as with `guest.run.Run`."""
+
+    what = "the process"
 
     def __init__(self, daemon: Daemon, launcher: Launcher, workload: Distributed, deadline_ns: int | None) -> None:
-        self.failure: RunFailed | None = None
-        self._daemon = daemon
+        super().__init__(daemon, deadline_ns)
         self._workload = workload
-        self._deadline_ns = deadline_ns
-        self._engine = daemon.traced("threads", ThreadsEngine(daemon.kernel, daemon.kernels))
-        self._policy = workload.policy()
-        self._stays = Stays()
-        self._workers = Workers(daemon, launcher, self._heard, self._worker_died, self._count_parked)
-        self._pool: deque[Worker] = deque()
-        self._by_thread: dict[int, Worker] = {}
-        self._states: dict[int, bytes] = {}
-        """Of threads that are about to go, or have come and have no worker yet."""
-        self._destinations: dict[int, int] = {}
-        """Of threads that are about to go."""
-        self._waiting: deque[fx.Place] = deque()
-        """Threads for which the pool had nobody."""
-        self._runnable: set[int] = set()
-        """Of these, those that began here: they run as soon as they have a worker."""
-        self._placed: set[int] = set()
-        """Threads that have a worker, and may not run yet."""
-        self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
-        """Events of the engine that wait until the effects of the one before are carried out."""
-        self._busy = False
-        self._afterwards: deque[Callable[[], object]] = deque()
-        """What is done to workers: once messages are on their way, as a worker that hears something takes the CPU."""
         self._barrier = Barrier(daemon.kernel, daemon.kernels, 1)
-        self._timeline = Timeline()
-        self._moves: deque[tuple[int, int, str, int, str]] = deque(maxlen=MOVES_KEPT)
+        self._workers = Workers(daemon, launcher, self._heard, self._worker_died, self.count_parked)
+        self._first = ProcessPart((0, 0, min(daemon.kernels)), daemon, self._workers, workload.policy(), self)
+        self._parts = {0: self._first}
+        self._forks: dict[int, tuple[int, Worker]] = {}
+        """By request: the kernel where a process is to be, and the worker that waits for it."""
+        self._forked = 0
+        self._awaited: list[tuple[int, Worker]] = []
+        """(process, worker that waits for its end)."""
+        self._operations = 0
+        """How many operations on address spaces were asked for here and are not done yet."""
+        self._moves: deque[Note] = deque(maxlen=MOVES_KEPT)
         self._figures: dict[str, int | float] = {}
-        self._dead_kernels: list[int] = []
-        self._lost: list[int] = []
-        self._begun_ns = self._ended_ns = 0
-        self._incoming = b""
         self._launched = 0
-        self._launch: Callable[[], None]
-        self._effects: dict[type[Any], Callable[[Any], None]] = {
-            Send: self._send,
-            fx.Run: self._run,
-            fx.Stay: self._stay,
-            fx.TakeState: self._take_state,
-            fx.Create: self._create,
-            fx.Place: self._place,
-            fx.Drop: self._drop,
-            fx.Park: self._park,
-            fx.EndThread: lambda effect: self._note(effect.thread, "ended", self._daemon.kernel),
-            fx.EndPlaceholder: lambda effect: self._release(effect.thread),
-            fx.Lost: self._lose,
-            fx.Dissolve: lambda _: None,  # the processes of the operating system go with the run
-            fx.GroupEnded: lambda _: self._finish(),
-        }
+        self._launch: Callable[[ProcessPart], None]
 
-    def start(self, fields: dict[str, Any], offer: Offer, program_fd: int) -> None:
+    @property
+    def dead_kernels(self) -> list[int]:
+        """Kernels that have died since the run began."""
+        return self._dead_kernels
+
+    def start(self, fields: dict[str, Any], program_fd: int) -> None:
         """Fork the workers, and begin when all kernels have theirs: with the first thread, at home."""
         daemon = self._daemon
         place = {"workload": fields, "kernel": daemon.kernel, "kernels": len(daemon.kernels), "worker": True}
 
-        def launch() -> None:
+        def launch(part: ProcessPart) -> None:
             self._launched += 1
-            self._workers.launch(Worker(self._launched), place, offer, program_fd)
+            offer = Offer.coherent(daemon.region, maps=True, space=part.space)
+            each = Worker(self._launched, part)
+            self._workers.launch(each, {**place, "process": part.number}, offer, program_fd)
 
         self._launch = launch
         for _ in range(self._workload.pool):
-            launch()
-        daemon.on_harness = self._harness
+            launch(self._first)
         daemon.on_thread = self._receive
-        daemon.watch_others(self._kernel_died)
-        daemon.deliver_kept()
-
-    def tick(self, now_ns: int) -> None:
-        """Time passes."""
-        if self._deadline_ns is not None and now_ns > self._deadline_ns:
-            self._fail(RunFailed("deadline", f"the process has not ended in time: {self._where()}"))
-
-    def abort(self) -> None:
-        """End the run now, here and on the other kernels."""
-        self._fail(RunFailed("aborted", f"the run was ended by command: {self._where()}"))
+        daemon.on_copy = self._born
+        self._listen()
 
     def close(self) -> None:
         """End every process of the operating system that belongs to it."""
-        daemon = self._daemon
-        daemon.on_harness = daemon.on_thread = None
-        daemon.watch_others(None)
+        super().close()
+        self._daemon.on_thread = self._daemon.on_copy = None
         self._workers.close()
-        daemon.node.load = 0
+        self._daemon.node.load = 0
 
     def result(self) -> dict[str, Any]:
-        """What came of a run that did not fail, for the agent's answer. Before `close`."""
+        """See `Running.result`."""
         self._daemon.settle()
-        names = ("at_ns", "thread", "event", "kernel", "placement")
+        begun_ns, parts = self._begun_ns, list(self._parts.values())
+        lost = [
+            {"thread": each, "process": part.number, "how": "its kernel died"} for part in parts for each in part.lost
+        ]
+        stays = [{"process": part.number, **stay} for part in parts for stay in part.stays.told(begun_ns)]
         return {
             "verified": True,
             "wrong": 0,
@@ -137,311 +110,207 @@ class ProcessRun:
             "iterations": self._workload.iterations,
             "pages": self._workload.pages,
             "dead_kernels": self._dead_kernels,
-            "dead_threads": [{"thread": thread, "how": "its kernel died"} for thread in self._lost],
-            **self._workers.told(self._timeline, self._begun_ns),
-            "moves": [dict(zip(names, (note[0] - self._begun_ns, *note[1:]), strict=True)) for note in self._moves],
-            "stays": self._stays.told(self._begun_ns),
+            "dead_threads": lost,
+            **self._workers.told(self._timeline, begun_ns),
+            "moves": [note._replace(at_ns=note.at_ns - begun_ns)._asdict() for note in self._moves],
+            "stays": sorted(stays, key=lambda stay: stay["begin_ns"]),
             "figures": self._figures,
-            "duration_s": round((self._ended_ns - self._begun_ns) / 1e9, 6),
+            "duration_s": round((self._ended_ns - begun_ns) / 1e9, 6),
         }
 
     # -- before it begins ----------------------------------------------------------------------------------------------
 
     def _is_ready(self, each: Worker) -> None:
         """It waits for a thread."""
-        self._to_pool(each)
-        all_are = len(self._pool) == self._launched == self._workload.pool
+        each.part.to_pool(each)
+        all_are = len(self._first.pool) == self._launched == self._workload.pool
         if not self._begun_ns and all_are and self._barrier.arrive(0):
-            self._timeline.announced(0)
-            self._daemon.send_harness(MessageName.BARRIER, 0)
-            self._begin()
+            self._announce()
+            self._go_on()
 
-    def _harness(self, sender: int, message: Message) -> None:
-        if message.name == MessageName.BARRIER:
-            self._timeline.heard(sender, message.request)
-            self._barrier.announce(sender, message.request, message.copyset)
-            self._begin()
-        elif message.request == ENDED_EARLY and self.failure is None:
-            self.failure = RunFailed(
-                "peer", f"kernel {sender} ended the run early; {self._where()}", "see what it says"
-            )
-            self._daemon.stop()
-
-    def _begin(self) -> None:
+    def _go_on(self) -> None:
         if not self._barrier.open():
             return
         self._begun_ns = monotonic_ns()
-        if self._daemon.kernel == self._engine.home:
-            self._begin_thread(MAIN, self._engine.home, pickle.dumps(process.Main()))
+        if self._daemon.kernel == self._first.engine.home:
+            self._first.begin_thread(MAIN, self._daemon.kernel, pickle.dumps(process.Main()))
 
     # -- what workers say ----------------------------------------------------------------------------------------------
 
     def _heard(self, each: Worker, kind: bytes, body: bytes) -> None:
-        if kind == worker.MIGRATE:
-            assert each.thread is not None
-            (to,) = NUMBER.unpack_from(body)
-            self._states[each.thread] = body[NUMBER.size :]
-            self._leaves(each.thread, to)
-            self._event(lambda thread=each.thread: self._engine.migrate(thread, to))  # type: ignore[misc]
-        elif kind == worker.ASK:
-            assert each.thread is not None
-            self._daemon.settle()
-            to = self._policy.moves(each.thread, self._view(), self._stays.pages(each.thread))
-            self._workers.tell(each, worker.ADVICE + NUMBER.pack(to))
-            self._daemon.woke()
-        elif kind == worker.READY:
+        if each.part.heard(each, kind, body):
+            return
+        if kind == worker.READY:
             self._is_ready(each)
-        elif kind == worker.EXITED:
-            assert each.thread is not None
-            thread = each.thread
-            self._note(thread, "ended", self._daemon.kernel)
-            self._release(thread)
-            self._event(lambda: self._engine.exit(thread))
-        elif kind == worker.START:
-            number, to = NUMBER.unpack_from(body)[0], NUMBER.unpack_from(body, NUMBER.size)[0]
-            self._begin_thread(number, to, body[2 * NUMBER.size :])
+        elif kind == worker.FORK:
+            (to,) = NUMBER.unpack_from(body)
+            self._fork(each, to, body[NUMBER.size :])
+        elif kind == worker.AWAIT:
+            (number,) = NUMBER.unpack(body)
+            self._awaited.append((number, each))
+            each.asking = True
+            self._tell_of_ends()
         elif kind == worker.FIGURE:
             name, _, value = body.decode().partition("=")
-            number = float(value) if "." in value or "e" in value or "n" in value else int(value)
-            self._figures[name] = max(number, self._figures.get(name, number))
-        elif kind == worker.EXIT_GROUP:
-            self._event(self._engine.exit_group)
+            figure = float(value) if "." in value or "e" in value or "n" in value else int(value)
+            self._figures[name] = max(figure, self._figures.get(name, figure))
         elif kind == application.FAILED:
-            self._fail(failure_of(each, body))
-
-    def _begin_thread(self, thread: int, to: int, state: bytes) -> None:
-        """A thread begins; one that is to run elsewhere leaves at once, and never had a worker here."""
-        if to == worker.ANYWHERE:
-            to = self._policy.begins(thread, self._view())
-        self._states[thread] = state
-        self._note(thread, "begins", self._daemon.kernel)
-        if to == self._daemon.kernel:
-            self._place(fx.Place(thread, fx.Placement.CLONED))
-            self._event(lambda: self._engine.start(thread))
-            return
-        self._event(lambda: [each for each in self._engine.start(thread) if not isinstance(each, fx.Run)])
-        self._leaves(thread, to)
-        self._event(lambda: self._engine.migrate(thread, to))
-
-    def _leaves(self, thread: int, to: int) -> None:
-        self._note(thread, "leaves", to)
-        self._destinations[thread] = to
-
-    def _view(self) -> View:
-        """What placement knows."""
-        leaving = list(self._destinations.values())
-        nodes = self._daemon.nodes
-        living = [
-            kernel for kernel in self._daemon.kernels[: self._workload.kernels] if kernel not in self._dead_kernels
-        ]
-        return View(self._daemon.kernel, {kernel: nodes[kernel].load + leaving.count(kernel) for kernel in living})
+            self.fail(failure_of(each, body))
 
     def _worker_died(self, each: Worker, how: str) -> None:
+        if each.part.over:
+            return
         what = (
             f"worker {each.number}, with thread {each.thread}," if each.thread is not None else "a worker in the pool"
         )
-        self._fail(RunFailed("application", f"{what} ended early: {how}; {self._where()}{each.said}"))
+        self.fail(RunFailed("application", f"{what} ended early: {how}; {self.where()}{each.said}"))
+
+    # -- forks ---------------------------------------------------------------------------------------------------------
+
+    def _fork(self, each: Worker, to: int, state: bytes) -> None:
+        """The thread of `each` waits for a new process at kernel `to`, which begins with the thread in `state`."""
+        each.asking = True
+        self.count_parked()
+        self._forked += 1
+        self._forks[self._forked] = to, each
+        if to in self._dead_kernels:
+            self._end_fork(self._forked, 0, Refusal.DIED)
+        elif to == self._daemon.kernel:
+            request = self._forked
+            self._create(each.part.number, state, lambda number, refusal: self._end_fork(request, number, refusal))
+        else:
+            message = Message(MessageName.PROCESS_FORK, each.part.number, self._forked)
+            self._daemon.send(to, message, worker.with_length(state))
+
+    def _create(self, parent: int, state: bytes, done: Callable[[int, Refusal], None]) -> None:
+        """A process begins here, with a copy of `parent`'s address space."""
+        span = self._daemon.region.span
+
+        def copied(effect: SpaceDone) -> None:
+            number = 0
+            if effect.refusal is Refusal.NONE:
+                (part,) = (part for part in self._parts.values() if part.space == effect.to // span and not part.over)
+                number = part.number
+                part.begin_thread(MAIN, self._daemon.kernel, state)
+            done(number, effect.refusal)
+
+        self._operate(Operation(Kind.COPY, self._parts[parent].space * span, span), copied)
+
+    def _operate(self, operation: Operation, done: Callable[[SpaceDone], None]) -> None:
+        """The run does not end before it is done."""
+
+        def is_done(effect: SpaceDone) -> None:
+            self._operations -= 1
+            done(effect)
+            self._end()
+
+        self._operations += 1
+        self._daemon.operate(operation, is_done)
+
+    def _born(self, effect: Duplicate) -> None:
+        """A copy of an address space is made: there is a new process, and this kernel has a part of it."""
+        identity = effect.epoch, effect.to // self._daemon.region.span, effect.asker
+        part = ProcessPart(identity, self._daemon, self._workers, self._workload.policy(), self)
+        self._parts[part.number] = part
+        for kernel in self._dead_kernels:
+            part.peer_down(kernel)
+
+    def _end_fork(self, request: int, number: int, refusal: Refusal) -> None:
+        _, each = self._forks.pop(request)
+        each.asking = False
+        words = REFUSED.get(refusal, "")
+        self._workers.tell(each, worker.FORKED + NUMBER.pack(number) + words.encode())
+        self.count_parked()
+        self._daemon.woke()
+
+    def _tell_of_ends(self) -> None:
+        """Let those go on who wait for processes that have ended."""
+        going = [entry for entry in self._awaited if (part := self._parts.get(entry[0])) is None or part.over]
+        for entry in going:
+            self._awaited.remove(entry)
+            entry[1].asking = False
+            self._workers.tell(entry[1], worker.ENDED)
+            self._daemon.woke()
+        self.count_parked()
 
     # -- other kernels -------------------------------------------------------------------------------------------------
 
     def _receive(self, sender: int, message: Message, payload: memoryview) -> None:
-        if payload:
-            (size,) = NUMBER.unpack_from(payload)
-            self._incoming = bytes(payload[NUMBER.size : NUMBER.size + size])
-        self._event(lambda: self._engine.receive(sender, message))
+        state = worker.without_length(payload) if payload else b""
+        if message.name == MessageName.PROCESS_FORK:
+
+            def done(number: int, refusal: Refusal) -> None:
+                answer = Message(MessageName.PROCESS_FORKED, number, message.request, refusal)
+                self._daemon.send(sender, answer)
+
+            self._create(message.page, state, done)
+        elif message.name == MessageName.PROCESS_FORKED:
+            self._end_fork(message.request, message.page, Refusal(message.flags))
+        else:
+            number, thread = divmod(message.page, 1 << PROCESS_SHIFT)
+            part = self._parts.get(number)
+            if part is not None:
+                part.receive(sender, message._replace(page=thread), state)
 
     def _kernel_died(self, kernel: int) -> None:
         self._dead_kernels.append(kernel)
         if not self._begun_ns:
             self._barrier.bury(kernel, 1)
-            self._begin()
-        self._event(lambda: self._engine.peer_down(kernel))
+            self._go_on()
+        for request in [request for request, (to, _) in self._forks.items() if to == kernel]:
+            self._end_fork(request, 0, Refusal.DIED)
+        for part in list(self._parts.values()):
+            part.peer_down(kernel)
 
-    # -- what the engine wants -----------------------------------------------------------------------------------------
+    # -- what its parts ask for ----------------------------------------------------------------------------------------
 
-    def _event(self, event: Callable[[], list[fx.ThreadEffect]]) -> None:
-        """Give the engine an event, and carry out what it wants, before the next one."""
-        self._later.append(event)
-        if self._busy:
-            return
-        self._busy = True
-        try:
-            while self._later:
-                for effect in self._later.popleft()():
-                    self._effects[type(effect)](effect)
-                if not self._later:
-                    self._turn_to_workers()
-        finally:
-            self._busy = False
-        if self._over():
-            self._finish()
+    def launch(self, part: ProcessPart) -> None:
+        """See `Host.launch`."""
+        self._launch(part)
 
-    def _turn_to_workers(self) -> None:
-        while self._afterwards:
-            self._afterwards.popleft()()
-        self._count_parked()
+    def view(self, leaving: list[int]) -> View:
+        """See `Host.view`."""
+        nodes, usable = self._daemon.nodes, self._daemon.kernels[: self._workload.kernels]
+        living = [kernel for kernel in usable if kernel not in self._dead_kernels]
+        return View(self._daemon.kernel, {kernel: nodes[kernel].load + leaving.count(kernel) for kernel in living})
 
-    def _tell(self, each: Worker, packet: bytes) -> None:
-        self._afterwards.append(lambda: self._workers.tell(each, packet))
+    def note(self, note: Note) -> None:
+        """See `Host.note`."""
+        self._moves.append(note)
 
-    def _suspend(self, each: Worker) -> None:
-        self._afterwards.append(lambda: self._workers.suspend(each))
-
-    def _over(self) -> bool:
-        """Whether nothing of the process is left here, and nothing will come. Home hears it of all (`GroupEnded`)."""
-        engine, kernel = self._engine, self._daemon.kernel
-        if kernel == engine.home:
-            return False
-        return engine.ended or (engine.part is Part.NONE and engine.home in self._dead_kernels)
-
-    def _send(self, effect: Send) -> None:
-        to, message, _ = effect
-        payload = b""
-        if message.name == MessageName.THREAD_MIGRATE:
-            state = self._states[message.page]
-            payload = NUMBER.pack(len(state)) + state
-        self._daemon.send(to, message, payload)
-
-    def _run(self, effect: fx.Run) -> None:
-        self._let_run(effect.thread)
-
-    def _let_run(self, thread: int) -> None:
-        each = self._by_thread.get(thread)
-        if each is None:
-            self._runnable.add(thread)
-            return
-        self._tell(each, worker.RUN)
-        self._placed.discard(thread)
-        self._daemon.settle()
-        self._stays.begins(thread, each.faults)
-        self._note(thread, "runs", self._daemon.kernel)
-        self._daemon.woke()
-
-    def _stay(self, effect: fx.Stay) -> None:
-        thread, why = effect
-        self._note(thread, "stays", self._daemon.kernel)
-        self._destinations.pop(thread, None)
-        each = self._by_thread.get(thread)
-        if each is None:  # it was to begin elsewhere
-            self._place(fx.Place(thread, fx.Placement.CLONED))
-            self._let_run(thread)
-            return
-        self._states.pop(thread, None)
-        self._tell(each, worker.STAY + _WHY[why].encode())
-        self._daemon.woke()
-
-    def _take_state(self, effect: fx.TakeState) -> None:
-        self._states[effect.thread], self._incoming = self._incoming, b""
-
-    def _create(self, _: fx.Create) -> None:
-        def done(refusal: Refusal) -> None:
-            if refusal is Refusal.NONE:
-                self._event(self._engine.created)
-            else:
-                for thread in [thread for thread in self._states if thread not in self._by_thread]:
-                    del self._states[thread]
-                    self._event(lambda thread=thread: self._engine.refused(thread))  # type: ignore[misc]
-
-        self._daemon.join(done)
-
-    def _place(self, effect: fx.Place) -> None:
-        """A worker for the thread: its placeholder, or one of the pool, which may have to be filled first."""
-        thread, placement = effect
-        each = self._by_thread.get(thread)
-        if each is None:
-            if not self._pool:
-                self._waiting.append(effect)
-                self._launch()
-                return
-            each = self._pool.popleft()
-            each.thread = thread
-            self._by_thread[thread] = each
-        self._afterwards.append(lambda: self._workers.serve(each))
-        self._tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
-        self._placed.add(thread)
-        self._note(thread, "placed", self._daemon.kernel, placement.name)
-        self._event(lambda: self._engine.placed(thread))
-        if thread in self._runnable:
-            self._runnable.discard(thread)
-            self._let_run(thread)
-
-    def _to_pool(self, each: Worker) -> None:
-        each.thread = None
-        self._pool.append(each)
-        if self._waiting:
-            self._place(self._waiting.popleft())
-
-    def _drop(self, effect: fx.Drop) -> None:
-        thread = effect.thread
-        self._states.pop(thread, None)
-        self._placed.discard(thread)
-        self._waiting = deque(place for place in self._waiting if place.thread != thread)
-        each = self._by_thread.get(thread)
-        if each is None:
-            return
-        self._tell(each, worker.DROP)
-        if thread in self._engine.placeholders:
-            self._suspend(each)
-        else:
-            self._release(thread)
-
-    def _park(self, effect: fx.Park) -> None:
-        thread, to, placement = effect
-        self._states.pop(thread, None)
-        self._note(thread, "left", to, placement.name)
-        self._destinations.pop(thread, None)
-        self._afterwards.append(lambda: self._gone(thread))
-        each = self._by_thread.get(thread)
-        if each is not None:
-            self._tell(each, worker.PARKED)
-            self._suspend(each)
-
-    def _release(self, thread: int) -> None:
-        """The thread's worker is in the pool again."""
-        each = self._by_thread.pop(thread, None)
-        if each is not None:
-            self._gone(thread)
-            self._suspend(each)
-            self._to_pool(each)
-
-    def _gone(self, thread: int) -> None:
-        """It runs here no more."""
-        self._daemon.settle()
-        self._stays.ends(thread)
-        self._policy.leaves(thread)
-
-    def _lose(self, effect: fx.Lost) -> None:
-        self._lost.append(effect.thread)
-        self._note(effect.thread, "lost", self._daemon.kernel)
-
-    def _finish(self) -> None:
-        self._ended_ns = monotonic_ns()
-        self._begun_ns = self._begun_ns or self._ended_ns
-        self._daemon.stop()
-
-    # -- notes ---------------------------------------------------------------------------------------------------------
-
-    def _note(self, thread: int, event: str, kernel: int, placement: str = "") -> None:
-        self._moves.append((monotonic_ns(), thread, event, kernel, placement))
-
-    def _count_parked(self) -> None:
-        leaving = sum(thread in self._states for thread in self._by_thread)
-        parked = self._workers.sleeping + leaving
+    def count_parked(self) -> None:
+        """See `Host.count_parked`."""
+        parts = self._parts.values()
+        parked = self._workers.sleeping + sum(part.leaving for part in parts)
         here = sum(each.served for each in self._workers.all)
-        self._daemon.parked = parked + len(self._placed)
-        self._daemon.node.load = max(0, here - parked) + len(self._waiting)
+        self._daemon.parked = parked + sum(part.placed for part in parts)
+        self._daemon.node.load = max(0, here - parked) + sum(part.waiting for part in parts)
 
-    def _fail(self, failure: RunFailed) -> None:
-        if self.failure is None:
-            self.failure = failure
-            self._daemon.send_harness(MessageName.CONTROL, ENDED_EARLY)
+    def part_is_over(self, part: ProcessPart) -> None:
+        """See `Host.part_is_over`. Home gives the memory back once the process is over everywhere."""
+        if part is not self._first:
+            self._workers.dismiss(part)
+            if part.engine.home == self._daemon.kernel:
+                span = self._daemon.region.span
+                self._operate(Operation(Kind.UNMAP, part.space * span, span), lambda _: None)
+        self._tell_of_ends()
+        self._end()
+
+    def _end(self) -> None:
+        """The run is over when all processes are."""
+        if not self._operations and all(part.over for part in self._parts.values()):
+            self._ended_ns = monotonic_ns()
+            self._begun_ns = self._begun_ns or self._ended_ns
             self._daemon.stop()
 
-    def _where(self) -> str:
-        """How far it is, in words."""
+    def where(self) -> str:
+        """See `Running.where`."""
         if not self._begun_ns:
             return f"it has not begun, as kernels {self._barrier.missing()} are not ready"
-        here = [each.thread for each in self._workers.all if each.served]
-        return "; ".join(
-            [f"threads {here} are here, {list(self._engine.placeholders)} are away", *self._workers.where()]
-        )
+        words = []
+        for part in self._parts.values():
+            if not part.over:
+                here = [each.thread for each in self._workers.all if each.part is part and each.served]
+                name = f"of process {part.number}, " if part.number else ""
+                words.append(f"{name}threads {here} are here, {list(part.engine.placeholders)} are away")
+        return "; ".join([*words, *self._workers.where()])

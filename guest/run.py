@@ -6,14 +6,13 @@ from time import monotonic_ns
 from typing import Any
 
 from guest import application
-from guest.applications import ENDED_EARLY, Application, Applications, RunFailed
+from guest.applications import Application, Applications, RunFailed
 from guest.barrier import Barrier
 from guest.daemon import Daemon
 from guest.launcher import Launcher
 from guest.offer import Offer
 from guest.protocol.copies import members
-from guest.protocol.messages import Message, MessageName
-from guest.timeline import Timeline
+from guest.running import Running
 from guest.workloads import Workload
 
 _MISMATCHES_KEPT = 16
@@ -31,23 +30,16 @@ class _Thread(Application):
         """How, if it did before it was done."""
 
 
-class Run:
+class Run(Running):
     """From `start` until `done`; all of it happens inside `Daemon.serve`, which is stopped when the run is over."""
 
     def __init__(self, daemon: Daemon, launcher: Launcher, workload: Workload, deadline_ns: int | None) -> None:
-        self.failure: RunFailed | None = None
-        self._daemon = daemon
+        super().__init__(daemon, deadline_ns)
         self._threads: Applications[_Thread] = Applications(
             daemon, launcher, self._heard, self._thread_died, self._count_parked
         )
         self._workload = workload
-        self._deadline_ns = deadline_ns
-        self._barrier: Barrier
         self._roles: Sequence[Sequence[str]] = ()
-        self._dead_kernels: list[int] = []
-        self._timeline = Timeline()
-        self._begun_ns = 0
-        self._ended_ns = 0
 
     def start(
         self, fields: dict[str, Any], roles: Sequence[Sequence[str]], offer: Offer, program_fd: int | None = None
@@ -60,24 +52,11 @@ class Run:
         for number in range(len(own)):
             place = {"workload": fields, "kernel": daemon.kernel, "roles": roles}
             self._threads.launch(_Thread(number), place, offer, program_fd)
-        daemon.on_harness = self._harness
-        daemon.watch_others(self._kernel_died)
-        daemon.deliver_kept()
-
-    def tick(self, now_ns: int) -> None:
-        """Time passes."""
-        if self._deadline_ns is not None and now_ns > self._deadline_ns:
-            self._fail(RunFailed("deadline", f"the run is not over in time: {self._where()}"))
-
-    def abort(self) -> None:
-        """End the run now, here and on the other kernels."""
-        self._fail(RunFailed("aborted", f"the run was ended by command: {self._where()}"))
+        self._listen()
 
     def close(self) -> None:
         """End every process of this run, and forget what belonged to it."""
-        daemon = self._daemon
-        daemon.on_harness = None
-        daemon.watch_others(None)
+        super().close()
         self._threads.close()
 
     def result(self) -> dict[str, Any]:
@@ -118,7 +97,7 @@ class Run:
             thread.result = json.loads(body)
             self._arrived(thread)
         elif kind == application.FAILED:
-            self._fail(failure_of(thread, body))
+            self.fail(failure_of(thread, body))
 
     def _count_parked(self) -> None:
         self._daemon.parked = self._barrier.waiting + self._threads.sleeping
@@ -126,8 +105,8 @@ class Run:
     def _thread_died(self, thread: _Thread, how: str) -> None:
         """In the middle of a fault, perhaps. The others go on if their work allows it."""
         if not self._workload.spares_threads:
-            what = f"thread {thread.number} ended early: {how}; {self._where()}{thread.said}"
-            self._fail(RunFailed("application", what))
+            what = f"thread {thread.number} ended early: {how}; {self.where()}{thread.said}"
+            self.fail(RunFailed("application", what))
             return
         self._threads.let_go(thread)
         if thread.result is None:
@@ -141,23 +120,10 @@ class Run:
     def _kernel_died(self, kernel: int) -> None:
         self._dead_kernels.append(kernel)
         if not self._workload.spares_threads:
-            self._fail(
-                RunFailed("peer", f"kernel {kernel} died; {self._where()}", "see what its node says, if it does")
-            )
+            self.fail(RunFailed("peer", f"kernel {kernel} died; {self.where()}", "see what its node says, if it does"))
             return
         self._barrier.bury(kernel, len(self._roles[kernel]))
         self._go_on()
-
-    def _harness(self, sender: int, message: Message) -> None:
-        if message.name == MessageName.BARRIER:
-            self._timeline.heard(sender, message.request)
-            self._barrier.announce(sender, message.request, message.copyset)
-            self._go_on()
-        elif message.request == ENDED_EARLY and self.failure is None:
-            self.failure = RunFailed(
-                "peer", f"kernel {sender} ended the run early; {self._where()}", "see what it says"
-            )
-            self._daemon.stop()
 
     def _arrived(self, thread: _Thread) -> None:
         complete = self._barrier.arrive(thread.number)
@@ -165,11 +131,6 @@ class Run:
         if complete:
             self._announce()
             self._go_on()
-
-    def _announce(self) -> None:
-        """Every living thread of this kernel is at the barrier."""
-        self._timeline.announced(self._barrier.number)
-        self._daemon.send_harness(MessageName.BARRIER, self._barrier.number, self._barrier.gone_here)
 
     def _go_on(self) -> None:
         barrier = self._barrier
@@ -200,14 +161,8 @@ class Run:
             self._threads.tell(thread, packet)
         self._daemon.woke()
 
-    def _fail(self, failure: RunFailed) -> None:
-        if self.failure is None:
-            self.failure = failure
-            self._daemon.send_harness(MessageName.CONTROL, ENDED_EARLY)
-            self._daemon.stop()
-
-    def _where(self) -> str:
-        """How far the run is, in words: what a person needs who asks why it does not end."""
+    def where(self) -> str:
+        """See `Running.where`."""
         barrier = self._barrier
         parts = [f"barrier {barrier.number} (two an iteration) is not reached by kernels {barrier.missing()}"]
         return "; ".join(parts + self._threads.where())

@@ -44,6 +44,14 @@ READY = b"r"
 """Worker: it is attached, has done all that can be done without a thread, and is in the pool."""
 EXITED = b"x"
 """Worker: the thread has ended; JSON-free: this worker is in the pool again."""
+FORK = b"k"
+"""Worker: a process is to begin with a copy of the memory, at a kernel (`NUMBER`), with a thread (its state)."""
+FORKED = b"c"
+"""Daemon: its number (`NUMBER`), then why not, in words, if there is none."""
+AWAIT = b"j"
+"""Worker: wait until the process of that number (`NUMBER`) has ended."""
+ENDED = b"e"
+"""Daemon: it has."""
 FIGURE = b"f"
 """Worker: a number is reported: its name, `=`, its representation in Python."""
 EXIT_GROUP = b"q"
@@ -53,6 +61,17 @@ ANYWHERE = 2**64 - 1
 ASK_NS = 5_000_000
 """A thread's steps may take microseconds, and asking costs as much as a fault: it is asked after a step only if so much
 time has passed since it last was."""
+
+
+def with_length(state: bytes) -> bytes:
+    """A state as it travels in a page slot."""
+    return NUMBER.pack(len(state)) + state
+
+
+def without_length(payload: memoryview) -> bytes:
+    """The state that came in a page slot."""
+    (size,) = NUMBER.unpack_from(payload)
+    return bytes(payload[NUMBER.size : NUMBER.size + size])
 
 
 class _Daemon:
@@ -67,6 +86,18 @@ class _Daemon:
 
     def operate(self, operation: Operation) -> Refusal:
         return self._attached.operate(operation)
+
+    def fork(self, state: bytes, to: int) -> int:
+        self._connection.send(FORK + NUMBER.pack(to) + state)
+        answer = _receive(self._connection, FORKED)
+        if len(answer) > NUMBER.size:
+            raise distributed.ForkFailed(f"no process at kernel {to}: {bytes(answer[NUMBER.size :]).decode()}")
+        (number,) = NUMBER.unpack_from(answer)
+        return int(number)
+
+    def wait_for(self, process: int) -> None:
+        self._connection.send(AWAIT + NUMBER.pack(process))
+        _receive(self._connection, ENDED)
 
     def figure(self, name: str, value: int | float) -> None:
         self._connection.send(FIGURE + f"{name}={value!r}".encode())
@@ -89,7 +120,12 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
         send_fds(daemon, [ACCESSES], [log.fd])
         survive_lost_pages(BASE, attached.memory.nbytes, log.lost_pages.add)
         process = distributed.Process(
-            attached.memory, place["kernel"], place["kernels"], place["workload"], _Daemon(daemon, attached)
+            attached.memory,
+            place["kernel"],
+            place["kernels"],
+            place["workload"],
+            _Daemon(daemon, attached),
+            place["process"],
         )
         distributed.enter(process)
         _rehearse(process)

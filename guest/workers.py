@@ -2,17 +2,24 @@
 
 import os
 from socket import socket
+from typing import TYPE_CHECKING
 
 from guest import application
 from guest.applications import Application, Applications
 from guest.protection import Protector
 
+if TYPE_CHECKING:
+    from guest.process_part import ProcessPart
+
 
 class Worker(Application):
     """A process of the operating system that runs threads."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, part: "ProcessPart") -> None:
         super().__init__(number)
+        self.part = part
+        """Its process."""
+        self.space = part.space
         self.thread: int | None = None
         """The thread that it has, or whose placeholder it is; None in the pool."""
         self.served = False
@@ -36,7 +43,7 @@ class Workers(Applications[Worker]):
             return
         if each.newcomer is not None:
             (each.userfaultfd, protector), each.newcomer = each.newcomer, None
-            self._daemon.attach(each.userfaultfd, each.faults, protector)
+            self._daemon.attach(each.userfaultfd, each.faults, protector, each.space)
         elif each.userfaultfd is not None:
             self._daemon.resume(each.userfaultfd, each.faults)
         each.served = True
@@ -47,12 +54,24 @@ class Workers(Applications[Worker]):
             self._daemon.suspend(each.userfaultfd, each.faults)
             each.served = False
 
+    def dismiss(self, part: "ProcessPart") -> None:
+        """End those of a process that is over; what was measured of them is kept."""
+        ending = [each for each in self.all if each.part is part]
+        self._launcher.end([each.number for each in ending])
+        for each in ending:
+            self.let_go(each)
+            each.served = False
+            self._close_newcomer(each)
+
     def close(self) -> None:
         """End all of them."""
         everyone = self.all
         super().close()
         for each in everyone:
-            if each.newcomer is not None:
-                userfaultfd, protector = each.newcomer
-                os.close(userfaultfd)
-                protector.close()
+            self._close_newcomer(each)
+
+    def _close_newcomer(self, each: Worker) -> None:
+        if each.newcomer is not None:
+            (userfaultfd, protector), each.newcomer = each.newcomer, None
+            os.close(userfaultfd)
+            protector.close()

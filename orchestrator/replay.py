@@ -106,7 +106,7 @@ def _read_trace(path: Path) -> Trace:
             for line in lines:
                 time_us, event, arguments, effects = json.loads(line)
                 entry = Entry(time_us, event, arguments, effects)
-                if entry.what not in PARTS.get(entry.part, ()) or not -1 <= _page(entry) < header["pages"]:
+                if entry.what not in PARTS.get(entry.kind, ()) or not -1 <= _page(entry) < header["pages"]:
                     raise ValueError(f"event {event!r} with {arguments}, of {header['pages']} pages")
                 entries.append(entry)
         return Trace(**header, entries=tuple(entries))
@@ -215,7 +215,7 @@ class _World:
         self.events += 1
         told = self._told.setdefault(page, deque(maxlen=LAST_EVENTS))
         told.append(f"{trace.node}: {_show(entry)}: {_effects(entry.effects)}")
-        effects = happen(self._parts[kernel][entry.part], entry.what, entry.arguments)
+        effects = happen(self._part(kernel, entry.part), entry.what, entry.arguments)
         if effects != entry.effects:
             where = f"event {self._next[kernel]} of {trace.node}, {_show(entry)}"
             raise _Diverged(f"{where}: it did {_effects(entry.effects)}, the engine says {_effects(effects)}", page)
@@ -224,6 +224,13 @@ class _World:
                 self._send(kernel, effect[1], effect[2])
         for about in _operated(entry) or [page]:
             self._check(about)
+
+    def _part(self, kernel: int, part: str) -> Any:
+        """The engine; that of a forked process begins with its first event."""
+        parts = self._parts[kernel]
+        if part not in parts:
+            parts[part] = ThreadsEngine(kernel, range(len(self._traces)), int(part.rpartition("/")[2]))
+        return parts[part]
 
     def _send(self, kernel: int, to: int, message: list[Any]) -> None:
         self.messages += 1

@@ -326,10 +326,13 @@ def roles_of(experiment: Experiment) -> dict[str, list[str]]:
 def _open(experiment: Experiment, stage: Stage, kernels: list[str], node: str) -> dict[str, Any]:
     coherency, workload = experiment.coherency, experiment.workload
     assert coherency is not None
+    process = workload if isinstance(workload, Process) else None
+    span = process.span(coherency.pages) if process else coherency.pages
     return {
         "op": "open",
-        "mapped": (workload.pages or coherency.pages) if isinstance(workload, Script | Native | Process) else None,
-        "members": 1 if isinstance(workload, Process) and not coherency.resident else None,
+        "mapped": (workload.pages or span) if isinstance(workload, Script | Native | Process) else None,
+        "members": 1 if process and not coherency.resident and process.processes == 1 else None,
+        "span": span,
         "kernel": kernels.index(node),
         "kernels": len(kernels),
         "link": stage.link_for(coherency.link, node),

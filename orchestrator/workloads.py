@@ -167,6 +167,9 @@ class Process(_OnMemory):
     """Processes of the operating system that wait for threads on each kernel; more are made when these do not do."""
     kernels: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
     """Of the link's kernels, how many the program is told of and may use, the first ones; all of them when left out."""
+    processes: Annotated[int, Field(strict=True, ge=1, le=256)] = 1
+    """How many processes there may be at a time, the first one and those that are forked: the region is that of all of
+    them, in equal parts."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -185,7 +188,11 @@ class Process(_OnMemory):
             "kernels": self.kernels,
             "placement": self.placement.value,
         }
-        return self._described(self.kind, region_pages, seed) | told
+        return self._described(self.kind, self.span(region_pages), seed) | told
+
+    def span(self, region_pages: int) -> int:
+        """Pages of the region that one process has."""
+        return region_pages // self.processes
 
 
 class Native(_Program):

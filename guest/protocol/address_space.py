@@ -37,6 +37,8 @@ class Refusal(IntEnum):
     """Nobody is left to order the operations."""
     NO_ROOM = 5
     """There is no place for a copy."""
+    DIED = 6
+    """The kernel that was to do it has died."""
 
 
 class Operation(NamedTuple):

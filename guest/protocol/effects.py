@@ -114,6 +114,8 @@ class Duplicate(NamedTuple):
     to: int
     asker: int
     """The kernel that has asked for it."""
+    epoch: int
+    """Of this copy, and of no other."""
 
 
 class SpaceDone(NamedTuple):

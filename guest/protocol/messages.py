@@ -57,6 +57,9 @@ class MessageName(IntEnum):
     """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
     EVICT = 27
     """Take this page, for I have too many; with NO_ROOM: so have I. Between daemons, see `guest.eviction`."""
+    PROCESS_FORK = 28
+    """Of processes that begin as copies: `guest.process_run` says what these two are for. This one carries a state."""
+    PROCESS_FORKED = 29
 
 
 class Flag(IntFlag):

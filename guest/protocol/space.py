@@ -233,7 +233,7 @@ class SpaceEngine:
             effects.append(Relocate(first, count, operation.to))
         elif operation.kind is Kind.COPY:
             self._pages.copy(range(first, first + count), operation.to)
-            effects.append(Duplicate(first, count, operation.to, operation.asker))
+            effects.append(Duplicate(first, count, operation.to, operation.asker, epoch))
         elif operation.kind is Kind.UNMAP:
             self._pages.forget(range(first, first + count))
             effects.append(Allow(first, count, Access.NONE))

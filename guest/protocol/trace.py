@@ -46,8 +46,13 @@ class Entry(NamedTuple):
 
     @property
     def part(self) -> str:
-        """Which engine's event it is: a key of `PARTS`."""
+        """Which engine's event it is: a key of `PARTS`; of the threads of a forked process `threads/NUMBER/HOME`."""
         return self.event.rpartition(".")[0]
+
+    @property
+    def kind(self) -> str:
+        """What kind of engine's event it is: a key of `PARTS`."""
+        return self.part.partition("/")[0]
 
     @property
     def what(self) -> str:
@@ -216,6 +221,6 @@ class TracedPart:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._engine, name)
-        if name not in PARTS[self._part]:
+        if name not in PARTS[self._part.partition("/")[0]]:
             return found
         return lambda *arguments: self._trace.noted(f"{self._part}.{name}", found, arguments)

@@ -139,7 +139,7 @@ class Step:
             case fx.Freeze(first, count):
                 for page in range(first, first + count):
                     self.memory[page] = self.memory[page]._replace(frozen=True)
-            case fx.Duplicate(first, count, to, _):
+            case fx.Duplicate(first, count, to):
                 self._duplicate(range(first, first + count), to)
             case fx.Joined(refusal):
                 self.entered = refusal is Refusal.NONE
