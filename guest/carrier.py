@@ -34,6 +34,8 @@ class Carrier:
         """Who is told whether this kernel got into the kernel set."""
         self.on_copy: Callable[[effects.Duplicate], object] = _nobody
         """Who is told of copies of pages."""
+        self.on_unmap: Callable[[effects.Allow], object] = _nobody
+        """Who is told of pages that are unmapped."""
         self._region = region
         self._outboxes = {outbox.to: outbox for outbox in outboxes}
         self._notifier = notifier
@@ -143,6 +145,7 @@ class Carrier:
         self._region.allow(first, length, access)
         if access is Access.NONE:
             self.lost.difference_update(range(first, first + length))
+            self.on_unmap(effect)
 
     def _relocate(self, effect: effects.Relocate) -> None:
         first, length, to = effect

@@ -33,6 +33,7 @@ from guest.protection import Protector
 from guest.protocol import effects
 from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.engine import Engine
+from guest.protocol.forks import FORK_MESSAGES
 from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
@@ -48,7 +49,7 @@ _OF_PAGES = int(MessageName.GRANT)
 """Up to this, names are the page engine's alone."""
 _FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.FUTEX_ANSWER))
 _BARRIER, _LEAVE, _EVICT = int(MessageName.BARRIER), int(MessageName.LEAVE), int(MessageName.EVICT)
-_OF_PROCESSES = THREAD_MESSAGES | {MessageName.PROCESS_FORK, MessageName.PROCESS_FORKED}
+_OF_PROCESSES = THREAD_MESSAGES | FORK_MESSAGES
 _WITH_STATE = (int(MessageName.THREAD_MIGRATE), int(MessageName.PROCESS_FORK))
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
@@ -97,6 +98,8 @@ class Daemon:
         """Who is told of messages about threads that move, and of what came with them: it is void afterwards."""
         self.on_copy: Callable[[effects.Duplicate], object] | None = None
         """Who is told of copies of the address space."""
+        self.on_unmap: Callable[[effects.Allow], object] | None = None
+        """Who is told of pages that are unmapped."""
         self.on_death: Callable[[int], None] | None = None
         """Who is told of kernels that have died. Only while somebody is, the others' silence is taken for death."""
         self.dead: list[int] = []
@@ -120,6 +123,7 @@ class Daemon:
         self._carrier = Carrier(region, outboxes, self._notifier, self._faults)
         self._carrier.on_space_done = self._space_done
         self._carrier.on_copy = lambda effect: self.on_copy and self.on_copy(effect)
+        self._carrier.on_unmap = lambda effect: self.on_unmap and self.on_unmap(effect)
         self.waits = Waits(self.traced("waits", FutexEngine(kernel, self.kernels)), self._carrier.carry_out)
         """What threads here wait for."""
         self._handover = Handover(engine, region.pages, self._carrier.carry_out)

@@ -1,14 +1,8 @@
 """A run of distributed processes on one kernel: the first one, those that are forked, and what came of them.
 
 The parts that this kernel has of them (`guest.process_part`) share its workers, which are made on demand but for the
-first process's pool. A fork goes this way:
-
-    PROCESS_FORK     forker → destination   start a process with a copy of mine, and this thread in it
-    (a COPY of the address space, which the destination asks for: see `guest.protocol.space`)
-    PROCESS_FORKED   destination → forker   there it is, by this number; or why not
-
-Whoever carries out the copy knows of the new process, and that the destination is its home. Its number is the epoch of
-its birth; the first process has 0.
+first process's pool. A process is born on all kernels when they carry out the copy of its parent's address space, and
+its number is the epoch of that; the first process has 0.
 """
 
 import pickle
@@ -27,7 +21,8 @@ from guest.offer import Offer
 from guest.placement import View
 from guest.process_part import PROCESS_SHIFT, Note, ProcessPart
 from guest.protocol.address_space import Kind, Operation, Refusal
-from guest.protocol.effects import Duplicate, SpaceDone
+from guest.protocol.effects import Duplicate, Send, SpaceDone
+from guest.protocol.forks import FORK_MESSAGES, Begin, Copy, Forked, ForkEffect, ForksEngine
 from guest.protocol.messages import Message, MessageName
 from guest.run import failure_of
 from guest.running import Running
@@ -53,9 +48,11 @@ class ProcessRun(Running):
         self._workers = Workers(daemon, launcher, self._heard, self._worker_died, self.count_parked)
         self._first = ProcessPart((0, 0, min(daemon.kernels)), daemon, self._workers, workload.policy(), self)
         self._parts = {0: self._first}
-        self._forks: dict[int, tuple[int, Worker]] = {}
-        """By request: the kernel where a process is to be, and the worker that waits for it."""
-        self._forked = 0
+        self._forks = daemon.traced("forks", ForksEngine(daemon.kernel, daemon.kernels))
+        self._forkers: dict[int, Worker] = {}
+        """By request, the worker that waits for its child."""
+        self._states: dict[tuple[int, int], bytes] = {}
+        """By kernel and request, states that are to begin in a copy."""
         self._awaited: list[tuple[int, Worker]] = []
         """(process, worker that waits for its end)."""
         self._operations = 0
@@ -86,12 +83,13 @@ class ProcessRun(Running):
             launch(self._first)
         daemon.on_thread = self._receive
         daemon.on_copy = self._born
+        daemon.on_unmap = lambda _: self._tell_of_ends()
         self._listen()
 
     def close(self) -> None:
         """End every process of the operating system that belongs to it."""
         super().close()
-        self._daemon.on_thread = self._daemon.on_copy = None
+        self._daemon.on_thread = self._daemon.on_copy = self._daemon.on_unmap = None
         self._workers.close()
         self._daemon.node.load = 0
 
@@ -170,31 +168,40 @@ class ProcessRun(Running):
     def _fork(self, each: Worker, to: int, state: bytes) -> None:
         """The thread of `each` waits for a new process at kernel `to`, which begins with the thread in `state`."""
         each.asking = True
+        request = self._forks.requests + 1
+        self._forkers[request] = each
+        self._states[self._daemon.kernel, request] = state
+        self._carry_out(self._forks.fork(each.part.number, to))
         self.count_parked()
-        self._forked += 1
-        self._forks[self._forked] = to, each
-        if to in self._dead_kernels:
-            self._end_fork(self._forked, 0, Refusal.DIED)
-        elif to == self._daemon.kernel:
-            request = self._forked
-            self._create(each.part.number, state, lambda number, refusal: self._end_fork(request, number, refusal))
-        else:
-            message = Message(MessageName.PROCESS_FORK, each.part.number, self._forked)
-            self._daemon.send(to, message, worker.with_length(state))
 
-    def _create(self, parent: int, state: bytes, done: Callable[[int, Refusal], None]) -> None:
-        """A process begins here, with a copy of `parent`'s address space."""
+    def _carry_out(self, effects: list[ForkEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Send(to, message, _):
+                    payload = b""
+                    if message.name == MessageName.PROCESS_FORK:
+                        payload = worker.with_length(self._states.pop((self._daemon.kernel, message.request)))
+                    self._daemon.send(to, message, payload)
+                case Copy(source, request, number):
+                    self._copy(source, request, self._parts[number].space)
+                case Begin(source, request, number):
+                    self._parts[number].begin_thread(MAIN, self._daemon.kernel, self._states.pop((source, request)))
+                case Forked(request, number, refusal):
+                    self._end_fork(request, number, refusal)
+
+    def _copy(self, source: int, request: int, space: int) -> None:
         span = self._daemon.region.span
 
         def copied(effect: SpaceDone) -> None:
             number = 0
             if effect.refusal is Refusal.NONE:
-                (part,) = (part for part in self._parts.values() if part.space == effect.to // span and not part.over)
-                number = part.number
-                part.begin_thread(MAIN, self._daemon.kernel, state)
-            done(number, effect.refusal)
+                living = {part.space: part.number for part in self._parts.values() if not part.over}
+                number = living[effect.to // span]
+            else:
+                del self._states[source, request]
+            self._carry_out(self._forks.copied(source, request, number, effect.refusal))
 
-        self._operate(Operation(Kind.COPY, self._parts[parent].space * span, span), copied)
+        self._operate(Operation(Kind.COPY, space * span, span), copied)
 
     def _operate(self, operation: Operation, done: Callable[[SpaceDone], None]) -> None:
         """The run does not end before it is done."""
@@ -216,16 +223,16 @@ class ProcessRun(Running):
             part.peer_down(kernel)
 
     def _end_fork(self, request: int, number: int, refusal: Refusal) -> None:
-        _, each = self._forks.pop(request)
+        each = self._forkers.pop(request)
+        self._states.pop((self._daemon.kernel, request), None)
         each.asking = False
-        words = REFUSED.get(refusal, "")
-        self._workers.tell(each, worker.FORKED + NUMBER.pack(number) + words.encode())
+        self._workers.tell(each, worker.FORKED + NUMBER.pack(number) + REFUSED.get(refusal, "").encode())
         self.count_parked()
         self._daemon.woke()
 
     def _tell_of_ends(self) -> None:
         """Let those go on who wait for processes that have ended."""
-        going = [entry for entry in self._awaited if (part := self._parts.get(entry[0])) is None or part.over]
+        going = [entry for entry in self._awaited if self._has_ended(entry[0])]
         for entry in going:
             self._awaited.remove(entry)
             entry[1].asking = False
@@ -233,19 +240,20 @@ class ProcessRun(Running):
             self._daemon.woke()
         self.count_parked()
 
+    def _has_ended(self, number: int) -> bool:
+        """Whether it is over, and there is room for another one in its place."""
+        part = self._parts.get(number)
+        orphaned = self._first.engine.home in self._dead_kernels  # then nothing is unmapped any more
+        return part is None or (part.over and (orphaned or not self._daemon.region.mapped(part.space)))
+
     # -- other kernels -------------------------------------------------------------------------------------------------
 
     def _receive(self, sender: int, message: Message, payload: memoryview) -> None:
         state = worker.without_length(payload) if payload else b""
-        if message.name == MessageName.PROCESS_FORK:
-
-            def done(number: int, refusal: Refusal) -> None:
-                answer = Message(MessageName.PROCESS_FORKED, number, message.request, refusal)
-                self._daemon.send(sender, answer)
-
-            self._create(message.page, state, done)
-        elif message.name == MessageName.PROCESS_FORKED:
-            self._end_fork(message.request, message.page, Refusal(message.flags))
+        if message.name in FORK_MESSAGES:
+            if state:
+                self._states[sender, message.request] = state
+            self._carry_out(self._forks.receive(sender, message))
         else:
             number, thread = divmod(message.page, 1 << PROCESS_SHIFT)
             part = self._parts.get(number)
@@ -257,8 +265,7 @@ class ProcessRun(Running):
         if not self._begun_ns:
             self._barrier.bury(kernel, 1)
             self._go_on()
-        for request in [request for request, (to, _) in self._forks.items() if to == kernel]:
-            self._end_fork(request, 0, Refusal.DIED)
+        self._carry_out(self._forks.peer_down(kernel))
         for part in list(self._parts.values()):
             part.peer_down(kernel)
 

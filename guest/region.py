@@ -297,6 +297,10 @@ class Region:
                 yield page
                 page = self._state.find(presence, page + 1, stop)
 
+    def mapped(self, space: int) -> bool:
+        """Whether anything is mapped in the address space of that number."""
+        return any(self._allowed[self._pages_of(space)])
+
     def allow(self, first: int, length: int, access: Access) -> None:
         """From the return of this on, threads do no more with these pages than `access` says, whatever their state is.
 

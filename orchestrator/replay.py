@@ -20,6 +20,7 @@ from typing import Any
 
 from guest.protocol.address_space import AddressSpace, Operation
 from guest.protocol.engine import Engine
+from guest.protocol.forks import ForksEngine
 from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.registry import PROTOCOLS
@@ -156,7 +157,12 @@ class _World:
         self._traces = traces
         self._engines = [_engine(first, kernel, kernels) for kernel in kernels]
         self._parts: list[dict[str, Any]] = [
-            {"": engine, "threads": ThreadsEngine(kernel, kernels), "waits": FutexEngine(kernel, kernels)}
+            {
+                "": engine,
+                "threads": ThreadsEngine(kernel, kernels),
+                "waits": FutexEngine(kernel, kernels),
+                "forks": ForksEngine(kernel, kernels),
+            }
             for kernel, engine in enumerate(self._engines)
         ]
         self._next = [0] * len(traces)
@@ -306,7 +312,7 @@ def _message(fields: list[Any]) -> str:
     if name in _SPACE:
         return f"{MessageName(name).name} {operation_of(Message(*fields))} request {request}"
     if name > _OF_PAGES:
-        about = {"thread": "THREAD", "word": "FUTEX", "kernel": "JOIN"}
+        about = {"thread": "THREAD", "word": "FUTEX", "kernel": "JOIN", "process": "PROCESS"}
         word = next((word for word, start in about.items() if MessageName(name).name.startswith(start)), "for")
         return f"{MessageName(name).name} {word} {page} request {request} flags {flags} version {version}"
     said = "|".join(flag.name or "" for flag in Flag(flags))

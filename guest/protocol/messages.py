@@ -58,7 +58,7 @@ class MessageName(IntEnum):
     EVICT = 27
     """Take this page, for I have too many; with NO_ROOM: so have I. Between daemons, see `guest.eviction`."""
     PROCESS_FORK = 28
-    """Of processes that begin as copies: `guest.process_run` says what these two are for. This one carries a state."""
+    """Of processes that begin as copies: see `guest.protocol.forks`. This one carries a state, as a migration does."""
     PROCESS_FORKED = 29
 
 

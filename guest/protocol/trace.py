@@ -22,9 +22,9 @@ from guest.protocol.messages import Message
 from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 
-TRACE_VERSION = 3
+TRACE_VERSION = 4
 """2: a Send says whether its page is dropped first. 3: operations on the address space, kernels that
-join, threads, waits."""
+join, threads, waits. 4: copies of the address space, forks."""
 EVENTS_MAX = 100_000
 """Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
 
@@ -32,7 +32,13 @@ EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch", 
 """Methods of an engine that are events."""
 THREAD_EVENTS = ("start", "migrate", "exit", "exit_group", "created", "placed", "refused", "receive", "peer_down")
 WAIT_EVENTS = ("wait", "cancel", "wake", "receive", "peer_down")
-PARTS: dict[str, tuple[str, ...]] = {"": EVENTS, "threads": THREAD_EVENTS, "waits": WAIT_EVENTS}
+FORK_EVENTS = ("fork", "copied", "receive", "peer_down")
+PARTS: dict[str, tuple[str, ...]] = {
+    "": EVENTS,
+    "threads": THREAD_EVENTS,
+    "waits": WAIT_EVENTS,
+    "forks": FORK_EVENTS,
+}
 """Events by the engine whose methods they are; "" is the engine of pages and of the address space."""
 
 

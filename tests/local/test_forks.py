@@ -1,0 +1,238 @@
+"""Processes that begin as copies of others: what they see, where they are, and that nothing of them stays."""
+
+import base64
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.local.agents import Agents
+from tests.local.test_daemon import until
+from tests.local.test_process import answers, assert_replays, text
+from tests.local.test_run_local import run, summary_of
+
+CHANGERS = """\
+from guest.process import Thread
+
+
+class Changer(Thread):
+    "The first thread of a copy: it changes what it sees, on every kernel, and starts a thread that sees that."
+
+    def __init__(self, numbers, start):
+        self.numbers, self.start, self.hops = numbers, start, 0
+
+    def step(self):
+        process = self.process
+        if self.hops == 0:
+            assert process.number > 0
+            assert list(self.numbers) == list(range(self.start, self.start + len(self.numbers)))
+        for each in range(512):
+            self.numbers[each] += 1000
+        self.hops += 1
+        if self.hops < 3:
+            self.migrate((self.kernel + 1) % process.kernels)
+            return
+        helper = process.start(Helper(self.numbers), on=(self.kernel + 1) % process.kernels)
+        assert helper.join() == self.start + 3000
+        process.figure(f"child_{self.start}", self.numbers[0])
+        self.exit()
+
+
+class Helper(Thread):
+    def __init__(self, numbers):
+        self.numbers = numbers
+
+    def step(self):
+        self.exit(self.numbers[0])
+
+
+def main(process):
+    assert process.number == 0
+    numbers = process.array("q", 2048)
+    children = []
+    for start in range(process.parameters["forks"]):
+        numbers[:] = range(start, start + 2048)
+        children.append(process.fork(Changer(numbers, start), on=start % process.kernels))
+        for each in range(512):
+            numbers[each] -= 7                          # which the child does not see
+        if process.parameters["one_by_one"]:
+            children.pop().join()
+    for child in children:
+        child.join()
+    assert list(numbers[:2]) == [start - 7, start - 6] and numbers[600] == start + 600
+    process.figure("mine", numbers[0])
+"""
+
+
+@pytest.mark.parametrize("kernels", [2, 3])
+@pytest.mark.parametrize("one_by_one", [True, False])
+def test_a_copy_is_of_its_moment_and_a_process_of_its_own(tmp_path: Path, kernels: int, one_by_one: bool) -> None:
+    (tmp_path / "own.py").write_text(CHANGERS)
+    more = f", processes: 5, parameters: {{forks: 4, one_by_one: {one_by_one}}}"
+    file = text(kernels, more).replace("1MiB", "2MiB")
+    expect = [f"figures.child_{number} == {number + 3000}" for number in range(4)]
+    summary = summary_of(run(tmp_path, f"{file}expect: {[*expect, 'figures.mine == -4']}\n", "--json"))
+    assert_replays(tmp_path, summary)
+    messages = summary["points"][0]["messages"]
+    elsewhere = sum(number % kernels != 0 for number in range(4))
+    assert (messages["PROCESS_FORK"], messages["PROCESS_FORKED"]) == (elsewhere, elsewhere)
+    assert messages["SPACE_OP"] == 8 * (kernels - 1)  # each copy, and its end
+    threads = {(stay["process"], stay["thread"]) for answer in answers(summary) for stay in answer["stays"]}
+    assert len(threads) == 1 + 4 * 2
+
+
+def test_room_comes_back_when_a_process_ends_and_without_room_a_fork_fails(tmp_path: Path) -> None:
+    program = CHANGERS.partition("def main")[0] + (
+        "class Waiter(Thread):\n"
+        "    def __init__(self, event):\n"
+        "        self.event = event\n"
+        "    def step(self):\n"
+        "        self.process.exit()\n"
+        "class Second(Thread):\n"
+        "    def step(self):\n"
+        "        from guest.process import ForkFailed\n"
+        "        try:\n"
+        "            self.process.fork(Waiter(None), on=0)\n"
+        "        except ForkFailed as failed:\n"
+        "            print(failed)\n"
+        "            self.process.figure('failed', 1)\n"
+        "        self.exit()\n"
+        "def main(process):\n"
+        "    numbers = process.array('q', 2048)\n"
+        "    numbers[:] = range(2048)\n"
+        "    for _ in range(5):\n"
+        "        process.fork(Changer(numbers, 0), on=1).join()\n"
+        "    process.fork(Second(), on=1).join()\n"
+    )
+    (tmp_path / "own.py").write_text(program)
+    file = text(more=", processes: 2, parameters: {}") + "expect: [figures.failed == 1, figures.child_0 == 3000]\n"
+    assert_replays(tmp_path, summary_of(run(tmp_path, file, "--json")))
+
+
+class Pair:
+    """Two agents that run a program, told by the test through files."""
+
+    def __init__(self, agents: Agents, folder: Path, program: str) -> None:
+        self.agents, self.folder = agents, folder
+        agents.open(pages=128, span=64, mapped=64, failure_deadline_s=1.0)
+        data = base64.b64encode(program.replace("FOLDER_HERE", str(folder)).encode()).decode()
+        workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
+        roles = [["process"]] * agents.kernels
+        for agent in agents.agents:
+            assert agent.ask(op="put", name="own.py", offset=0, data=data)["event"] == "put"
+            agent.send(op="run", workload=workload, roles=["process"], all_roles=roles, deadline_s=20)
+
+    def until_at(self, name: str) -> None:
+        until((self.folder / f"at-{name}").exists)
+
+    def go(self, name: str) -> None:
+        (self.folder / f"go-{name}").touch()
+
+    def answers(self, kernels: list[int]) -> list[dict[str, Any]]:
+        return [self.agents.agents[kernel].answer() for kernel in kernels]
+
+
+WAITING = """\
+from pathlib import Path
+
+from guest.process import ForkFailed, Thread
+
+FOLDER = Path("FOLDER_HERE")
+
+
+def pause(name):
+    (FOLDER / f"at-{name}").touch()
+    while not (FOLDER / f"go-{name}").exists():
+        pass
+
+
+class Child(Thread):
+    def __init__(self, cells):
+        self.cells = cells
+
+    def step(self):
+        pause("child")
+        print("child sees", self.cells[0])
+        self.exit()
+
+
+class Computing(Thread):
+    def step(self):
+        while True:
+            pass
+
+
+"""
+
+
+def test_a_child_outlives_the_kernel_that_forked_it(tmp_path: Path) -> None:
+    program = WAITING + (
+        "class Forker(Thread):\n"
+        "    def __init__(self, cells):\n"
+        "        self.cells = cells\n"
+        "    def step(self):\n"
+        "        self.cells[0] = 42\n"
+        "        self.process.fork(Child(self.cells), on=2)\n"
+        "        pause('forker')\n"
+        "def main(process):\n"
+        "    process.start(Forker(process.array('q', 1)), on=1)\n"
+    )
+    with Agents(3) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("child")
+        pair.until_at("forker")
+        os.kill(agents.agents[1].process.pid, signal.SIGKILL)
+        pair.go("child")
+        first, third = pair.answers([0, 2])
+        assert first["event"] == third["event"] == "finished", (first, third)
+        assert first["dead_kernels"] == third["dead_kernels"] == [1]
+        assert "child sees" in "".join(third["output"])
+
+
+def test_a_fork_onto_a_kernel_that_dies_is_told_so(tmp_path: Path) -> None:
+    program = WAITING + (
+        "def main(process):\n"
+        "    pause('main')\n"
+        "    try:\n"
+        "        process.fork(Child(process.array('q', 1)), on=1)\n"
+        "    except ForkFailed as failed:\n"
+        "        print(failed)\n"
+    )
+    with Agents(2) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("main")
+        os.kill(agents.agents[1].process.pid, signal.SIGSTOP)
+        pair.go("main")
+        (answer,) = pair.answers([0])
+        agents.agents[1].process.kill()
+        assert answer["event"] == "finished", answer
+        assert "no process at kernel 1: the kernel has died" in "".join(answer["output"])
+
+
+def test_a_process_that_ends_as_a_whole_takes_its_computing_threads_along_and_nobody_elses(tmp_path: Path) -> None:
+    """They never look at what their daemon says; their memory is another process's next."""
+    program = WAITING + (
+        "class Ender(Thread):\n"
+        "    def step(self):\n"
+        "        self.process.start(Computing(), on=0)\n"
+        "        self.process.start(Computing(), on=1)\n"
+        "        self.process.exit()\n"
+        "def main(process):\n"
+        "    cells = process.array('q', 1)\n"
+        "    for number in range(3):\n"
+        "        cells[0] = number\n"
+        "        process.fork(Ender(), on=number % 2).join()\n"
+        "    pause('main')\n"
+        "    process.fork(Child(cells), on=1)\n"
+    )
+    with Agents(2) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("main")
+        pair.go("main")
+        pair.until_at("child")
+        pair.go("child")
+        first, second = pair.answers([0, 1])
+        assert first["event"] == second["event"] == "finished", (first, second)
+        assert "child sees 2" in "".join(second["output"])
