@@ -310,9 +310,8 @@ class Region:
         if access == Access.NONE:
             for page in range(first, first + length):
                 self.discard(page)
-            space, number = divmod(first, self.span)
-            for protector in self._protectors[space].values():
-                protector.forget(BASE + number * PAGE_BYTES, length * PAGE_BYTES)
+            for protector, address, size_bytes in self._protected(first, length):
+                protector.forget(address, size_bytes)
 
     def relocate(self, first: int, length: int, to: int) -> None:
         """Give the pages other numbers, the first one `to`, with what they hold and allow; nothing is mapped there yet.
@@ -373,9 +372,16 @@ class Region:
     def _let(self, first: int, length: int, access: Access) -> None:
         self._allowed[first : first + length] = bytearray([access]) * length
         self._changes += 1
-        space, number = divmod(first, self.span)
-        for protector in self._protectors[space].values():
-            protector.allow(BASE + number * PAGE_BYTES, length * PAGE_BYTES, access)
+        for protector, address, size_bytes in self._protected(first, length):
+            protector.allow(address, size_bytes, access)
+
+    def _protected(self, first: int, length: int) -> Iterator[tuple[Protector, int, int]]:
+        """Who protects the pages in their processes, with address and size there."""
+        for space in range(first // self.span, -(-(first + length) // self.span)):
+            start, stop = max(first, space * self.span), min(first + length, (space + 1) * self.span)
+            address = BASE + start % self.span * PAGE_BYTES
+            for protector in self._protectors[space].values():
+                yield protector, address, (stop - start) * PAGE_BYTES
 
     def read_out(self, page: int, into: memoryview) -> None:
         """Copy the present page into the 4096 bytes of `into`. Write-protect it first, or it may change meanwhile.

@@ -22,6 +22,8 @@ ROWS_MAX = 200
 class Stay:
     """A thread was on a node."""
 
+    process: int
+    """0 is the first one; others were forked."""
     thread: int
     node: str
     begin_s: float
@@ -32,6 +34,11 @@ class Stay:
     waited_s: float
     pages_from: dict[str, int]
     """Pages that other nodes sent for its faults, by their names."""
+
+    @property
+    def name(self) -> str:
+        """Of the thread, among those of all processes."""
+        return f"{self.process}:{self.thread}" if self.process else str(self.thread)
 
     @property
     def remote_per_s(self) -> float:
@@ -60,14 +67,15 @@ def stays(points: Sequence[Measured]) -> Chart | None:
         name = f"{point.index + 1}: {what}" + (f" ({group[0].run.run_id})" if several else "")
         choices[name] = [_panel(found[-STAYS_MAX:])]
         nodes |= dict.fromkeys(point.answers)
-        ordered = sorted(found, key=lambda stay: (stay.thread, stay.begin_s))
+        ordered = sorted(found, key=lambda stay: (stay.process, stay.thread, stay.begin_s))
         rows += [(point.index + 1, what, *_row(stay)) for stay in ordered[:ROWS_MAX]]
     if not choices:
         return None
     text = (
         "Each bar is a stay of a thread on a node; where the colour changes, it moved. The faults of each stay stand "
         "under the pointer and in the table, one stay of a thread below the other: so what a move did to them is seen "
-        "there. Pages are those that other nodes sent for these faults."
+        "there. Pages are those that other nodes sent for these faults. Threads of a forked process have its number in "
+        "front of theirs."
     )
     head = (
         "point", "what", "thread", "node", "from ms", "for ms", "local faults", "remote faults", "a second",
@@ -94,6 +102,7 @@ def stays_of(point: PastPoint) -> list[Stay]:
             faults = told["faults"]
             found.append(
                 Stay(
+                    told.get("process", 0),
                     told["thread"],
                     node,
                     told["begin_ns"] / 1e9 + clock.offset_s,
@@ -109,39 +118,41 @@ def stays_of(point: PastPoint) -> list[Stay]:
 
 def _row(stay: Stay) -> tuple[Any, ...]:
     return (
-        stay.thread, stay.node, number(stay.begin_s * 1e3), number((stay.end_s - stay.begin_s) * 1e3), stay.local,
+        stay.name, stay.node, number(stay.begin_s * 1e3), number((stay.end_s - stay.begin_s) * 1e3), stay.local,
         stay.remote, number(stay.remote_per_s), number(stay.waited_s * 1e3), stay.sent,
     )  # fmt: skip
 
 
 def _panel(found: Sequence[Stay]) -> Panel:
-    threads = sorted({stay.thread for stay in found})
+    names = {(stay.process, stay.thread): stay.name for stay in sorted(found, key=lambda s: (s.process, s.thread))}
+    places = {name: place for place, name in enumerate(names.values())}
     traces = [
-        _bars(node, [stay for stay in found if stay.node == node]) for node in dict.fromkeys(s.node for s in found)
+        _bars(node, [stay for stay in found if stay.node == node], places)
+        for node in dict.fromkeys(s.node for s in found)
     ]
     layout = {
         "xaxis": {"title": "ms since the process began"},
         "yaxis": {
-            "title": "thread", "range": [threads[-1] + 0.6, threads[0] - 0.6], "fixedrange": True,
-            **({"tickvals": threads} if len(threads) <= 32 else {}),
+            "title": "thread", "range": [len(places) - 0.4, -0.6], "fixedrange": True,
+            **({"tickvals": [*places.values()], "ticktext": [*places]} if len(places) <= 32 else {}),
         },
-        "height": 130 + min(26 * (threads[-1] - threads[0] + 1), 900),
+        "height": 130 + min(26 * len(places), 900),
     }  # fmt: skip
     return Panel("", traces, layout)
 
 
-def _bars(node: str, found: Sequence[Stay]) -> dict[str, Any]:
+def _bars(node: str, found: Sequence[Stay], places: dict[str, int]) -> dict[str, Any]:
     """Thick lines with gaps between."""
     x: list[float | None] = []
     y: list[int | None] = []
     text: list[str] = []
     for stay in found:
         x += [round(stay.begin_s * 1e3, 4), round(stay.end_s * 1e3, 4), None]
-        y += [stay.thread, stay.thread, None]
+        y += [places[stay.name], places[stay.name], None]
         pages = f"; pages: {stay.sent}" if stay.sent else ""
         length = number((stay.end_s - stay.begin_s) * 1e3)
         said = (
-            f"thread {stay.thread} on {node} for {length} ms: {stay.remote:,} remote faults "
+            f"thread {stay.name} on {node} for {length} ms: {stay.remote:,} remote faults "
             f"({number(stay.remote_per_s)} a second), {stay.local:,} local{pages}"
         )
         text += [said, said, ""]
