@@ -55,10 +55,21 @@ def test_the_table_has_a_threads_stays_below_each_other_with_their_faults() -> N
     assert chart.table is not None
     at = [chart.table.head.index(name) for name in ("thread", "node", "from ms", "for ms", "remote faults", "pages")]
     assert [tuple(row[place] for place in at) for row in chart.table.rows] == [
-        (0, "x86", "0", "50", 0, ""),
-        (1, "x86", "0", "10", 20, "16 from arm, 1 from kernel 2"),
-        (1, "arm", "11", "9", 3, "3 from x86"),
+        ("0", "x86", "0", "50", 0, ""),
+        ("1", "x86", "0", "10", 20, "16 from arm, 1 from kernel 2"),
+        ("1", "arm", "11", "9", 3, "3 from x86"),
     ]
+
+
+def test_threads_of_processes_that_were_forked_are_told_apart() -> None:
+    forked = [stay(0, 20, 30, 0, {}) | {"process": 4}, stay(0, 0, 50, 0, {}) | {"process": 0}]
+    chart = stays(measured({"x86": answer(0, *forked)}))
+    assert chart is not None
+    assert chart.table is not None
+    assert [row[chart.table.head.index("thread")] for row in chart.table.rows] == ["0", "4:0"]
+    (panel,) = next(iter(chart.choices.values()))
+    assert panel.layout["yaxis"]["ticktext"] == ["0", "4:0"]
+    assert panel.traces[0]["y"] == [0, 0, None, 1, 1, None]
 
 
 def test_kernels_that_died_do_not_shift_the_names_of_the_others() -> None:

@@ -89,6 +89,13 @@ def test_commands_run_on_both_isas_and_their_files_come_back(tmp_path: Path) -> 
     assert (output / "x86" / "sorted.txt").read_text() == "4\n5\n9\n15\n26\n31\n"
 
 
+def test_a_process_forks_onto_the_other_isa(tmp_path: Path) -> None:
+    """Its child finds the memory as it was, at the same addresses, and changes its own."""
+    summary, _ = ran(tmp_path, "forks.yaml", "--set", "matrix.workload.parameters.pages=[8]")
+    (point,) = summary["points"]
+    assert point["messages"]["SPACE_OP"] == 4  # two copies, and two ends
+
+
 def test_a_thread_follows_its_data_from_one_isa_to_the_other(tmp_path: Path) -> None:
     """What it must have moved and sent, the file expects."""
     summary, _ = ran(tmp_path, "walk.yaml")
