@@ -8,7 +8,7 @@ it ran before. What it and its daemon say to each other is below, beside what al
 import json
 import sys
 import types
-from socket import send_fds, socket
+from socket import AF_UNIX, SOCK_SEQPACKET, send_fds, socket, socketpair
 from struct import Struct
 from time import monotonic_ns
 from typing import Any
@@ -148,10 +148,22 @@ def _load(program_fd: int, name: str, workload: Distributed) -> None:
     exec(workload.compile(program_fd, name), vars(module))
 
 
+class _Rehearsal(distributed.Thread):
+    """Leaves at once."""
+
+    def step(self) -> None:
+        """Nowhere."""
+        self._destination = ANYWHERE
+
+
 def _rehearse(process: distributed.Process) -> None:
-    """Have a thread's state travel once: forked processes share what they have not used, and using it the first time
-    takes the time of many page faults."""
-    distributed.thawed(distributed.frozen(distributed.Main()), process)
+    """Have a thread come and go once, without a daemon: forked processes share what they have not used yet, and the
+    first use takes the time of many page faults."""
+    daemon, here = socketpair(AF_UNIX, SOCK_SEQPACKET)
+    with daemon, here:
+        for packet in (PLACE + NUMBER.pack(0) + distributed.frozen(_Rehearsal()), RUN, PARKED):
+            daemon.send(packet)
+        _host(here, process, asks=False)
 
 
 def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:
