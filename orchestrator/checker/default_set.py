@@ -27,6 +27,7 @@ QUICK = (
 """Some seconds: every start and kind of links, pages, threads, give-ups, deaths, returns and leaves once at least."""
 
 _UNMAP, _MAP, _MOVE = Operation(Kind.UNMAP, 0, 1), Operation(Kind.MAP, 0, 1), Operation(Kind.MOVE, 0, 1, to=1)
+_COPY, _DROP = Operation(Kind.COPY, 0, 1), Operation(Kind.UNMAP, 1, 1)
 _READ_ONLY, _WRITABLE = Operation(Kind.PROTECT, 0, 1, Access.READ), Operation(Kind.PROTECT, 0, 1, Access.WRITE)
 
 DEFAULT = (
@@ -35,6 +36,8 @@ DEFAULT = (
     Scenario((2, 1), space=(_UNMAP, _MAP), deaths=1),
     Scenario((1, 1, 1), _REORDERED, _SHARED, space=(_UNMAP,)),
     Scenario((1, 1, 1), start=_MODIFIED, pages=2, mapped=1, space=(_MOVE,)),
+    Scenario((2, 1), _REORDERED, pages=2, mapped=1, space=(_COPY, _DROP)),
+    Scenario((1, 1, 1), start=_MODIFIED, pages=2, mapped=1, space=(_COPY,)),
     Scenario((3, 3), _REORDERED),
     Scenario((2, 2), _REORDERED, give_ups=2, deaths=1),
     Scenario((2, 2), _REORDERED, pages=2),

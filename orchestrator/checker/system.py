@@ -59,6 +59,8 @@ class System:
         self.machines = [Machine(kernel, scenario.engine_of(kernel), parcels, scenario.space) for kernel in kernels]
         self.network: Network = InOrder() if scenario.links is Links.IN_ORDER else Reordered()
         self._trying: tuple[int, str, Flight | None] = (0, "", None)
+        only_copies = all(operation.kind is Kind.COPY for operation in scenario.space)
+        self._copied = {page for operation in scenario.space if only_copies for page in operation.pages()[0]}
 
     def start(self) -> World:
         """The world as the scenario has it, brought there by the engines themselves."""
@@ -277,7 +279,8 @@ class System:
                 touched = _put(touched, page, 0)
                 written &= ~(1 << page)
         for page in outcome.stored:
-            self._check_moment(locals_, kernel, page)
+            if page in self._copied:
+                self._check_moment(locals_, kernel, page)
             written |= 1 << page
             net = self._age(page, net, locals_, kernel)
         for page in outcome.unmapped:
@@ -332,10 +335,8 @@ class System:
         return touched, written if touched[page] else written & ~(1 << page)
 
     def _check_moment(self, locals_: list[int], kernel: int, page: int) -> None:
-        """A copy is of one moment: once a kernel has made it, no other one stores to the page before it has."""
-        copies = [operation for operation in self.scenario.space if operation.kind is Kind.COPY]
-        if len(copies) < len(self.scenario.space) or not any(page in each.pages()[0] for each in copies):
-            return
+        """A copy is of one moment: once a kernel has made it, no other one stores to the page before it has. Where there
+        are other operations too, an epoch does not tell which it was."""
         own = self.machines[kernel].summaries[locals_[kernel]].epoch
         for other, local in enumerate(locals_):
             if local != DEAD and own < self.machines[other].summaries[local].epoch < NO_EPOCH:
