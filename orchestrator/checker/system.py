@@ -335,8 +335,8 @@ class System:
         return touched, written if touched[page] else written & ~(1 << page)
 
     def _check_moment(self, locals_: list[int], kernel: int, page: int) -> None:
-        """A copy is of one moment: once a kernel has made it, no other one stores to the page before it has. Where there
-        are other operations too, an epoch does not tell which it was."""
+        """A copy is of one moment: once a kernel has made it, no other one stores to the page before it has. (Beside
+        other operations, an epoch would not tell which it was.)"""
         own = self.machines[kernel].summaries[locals_[kernel]].epoch
         for other, local in enumerate(locals_):
             if local != DEAD and own < self.machines[other].summaries[local].epoch < NO_EPOCH:
