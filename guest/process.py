@@ -36,19 +36,14 @@ from guest.errors import GuestFailure
 from guest.mapping import Mapping
 from guest.protocol.address_space import Operation, Refusal
 from guest.region import BASE
+from guest.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.segment import PAGE_BYTES
 from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, here
 
 STATE_BYTES = PAGE_BYTES - 8
 """What the pickled state of a thread may be, in bytes: it travels in one page slot, with its length."""
-THREADS_MAX = 256
-"""Threads that a process may start in its life."""
-ENTRY_BYTES = 256
-"""What the memory keeps of each thread: whether it has ended, how, and its result."""
 RESULT_BYTES = ENTRY_BYTES - 4 * WORD_BYTES
 """What the pickled result of a thread may be, in bytes."""
-RESERVED_PAGES = 1 + THREADS_MAX * ENTRY_BYTES // PAGE_BYTES
-"""Pages behind those that threads may use that the process itself needs: for the numbers of threads, and their ends."""
 
 Number = int | float
 

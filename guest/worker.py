@@ -91,7 +91,9 @@ class _Daemon:
         self._connection.send(FORK + NUMBER.pack(to) + state)
         answer = _receive(self._connection, FORKED)
         if len(answer) > NUMBER.size:
-            raise distributed.ForkFailed(f"no process at kernel {to}: {bytes(answer[NUMBER.size :]).decode()}")
+            why = bytes(answer[NUMBER.size :]).decode()
+            hint = "`processes` of the workload says how many there may be, and `join` waits for the end of one"
+            raise distributed.ForkFailed(f"no process at kernel {to}: {why}", hint)
         (number,) = NUMBER.unpack_from(answer)
         return int(number)
 

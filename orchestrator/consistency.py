@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guest.errors import SegmentError
+from guest.reserved import RESERVED_PAGES
 from guest.segment import Layout
 from orchestrator.experiment import DEFAULT_MEMORY, DEFAULT_REGION
 from orchestrator.fields import NODE_PATTERN
@@ -145,6 +146,23 @@ def _region_fits_nodes(data: Any, key: str, kept: int) -> Iterator[Contradiction
         yield Contradiction(("coherency", key), sentence(found, expected))
 
 
+def _processes_fit_region(data: Any) -> Iterator[Contradiction]:
+    """Each process has an equal part of the region, and needs some pages for itself."""
+    if look_up(data, ("workload", "kind")) != "process":
+        return
+    region = _size(data, "coherency", "region") or DEFAULT_REGION
+    processes, pages = (look_up(data, ("workload", key)) for key in ("processes", "pages"))
+    count = processes if isinstance(processes, int) and processes > 0 else 1
+    span = region // PAGE_BYTES // count
+    part = f"each of {count} processes has in a region of {show_size(region)}" if count > 1 else "the region has"
+    if span <= RESERVED_PAGES:
+        path = ("workload", "processes") if count > 1 else ("coherency", "region")
+        text = sentence(f"{span} pages that {part}", f"more than {RESERVED_PAGES}, which it needs for itself")
+        yield Contradiction(path, text)
+    elif isinstance(pages, int) and pages > span:
+        yield Contradiction(("workload", "pages"), sentence(str(pages), f"at most the {span} pages that {part}"))
+
+
 def _workload(data: Any) -> Iterator[Contradiction]:
     nodes = _mapping(data, "testbed", "nodes")
     link = look_up(data, ("coherency", "link"))
@@ -168,6 +186,7 @@ def _workload(data: Any) -> Iterator[Contradiction]:
         if threads and idle:
             text = sentence(f"no thread for {listed(idle)}", f"one for every node of {link}, as all meet at barriers")
             yield Contradiction(("workload", "threads"), text)
+    yield from _processes_fit_region(data)
     command = look_up(data, ("workload", "kind")) == "command"
     if not command and "workload" in _mapping(data) and "coherency" not in _mapping(data):
         yield Contradiction(("workload",), sentence("a workload without coherent memory", "coherency: …"), of_key=True)

@@ -173,7 +173,7 @@ def check_simulatable(plan: Plan) -> None:
             found = f"a workload of kind {kind}, expected shared-array to simulate it"
             raise InputError(f"{plan.path}: found {found}", "`--stage local` runs programs without machines")
         if point.experiment.coherency and point.experiment.coherency.resident:
-            found = "coherency.resident, expected none to simulate it"
+            found = "found a value for coherency.resident, expected none to simulate it"
             raise InputError(f"{plan.path}: {found}", "`--stage local` runs it without machines")
         if workload.write_share < 1:
             found = f"write_share {workload.write_share:g}, expected 1.0 to simulate it"

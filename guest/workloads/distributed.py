@@ -7,7 +7,7 @@ from types import CodeType
 from typing import Any
 
 from guest.placement import POLICIES, Fixed, Policy
-from guest.process import RESERVED_PAGES
+from guest.reserved import RESERVED_PAGES
 from guest.workloads.program import Program
 from guest.workloads.workload import WorkloadError
 

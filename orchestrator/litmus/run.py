@@ -199,6 +199,7 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     shared = {
         "kernels": len(kernels),
         "pages": coherency.pages,
+        "resident_pages": coherency.resident_pages,
         "protocol": coherency.protocol,
         "notify": coherency.notify.value,
         "failure_deadline_s": stage.deadline(coherency.failure_deadline_s).seconds,

@@ -226,7 +226,7 @@ def test_the_example_of_the_page_about_workloads_runs(tmp_path: Path) -> None:
 def test_a_region_that_is_too_small_is_told(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(ADDERS)
     done = run(tmp_path, text().replace("1MiB", "64KiB"))
-    assert "process: pages 16, expected more than 17" in done.stderr, done.stderr
+    assert "found 16 pages that the region has, expected more than 17" in done.stderr, done.stderr
 
 
 def test_the_same_program_runs_on_one_kernel_without_a_message(tmp_path: Path) -> None:

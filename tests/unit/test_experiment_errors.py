@@ -97,6 +97,18 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
             "8:49: found 1MiB on each of 2 kernels, expected at least 2MiB",
             "",
         ),
+        (
+            "kind: shared-array\n  threads: {x86: writer, arm: reader}\n  array: 256KiB",
+            "kind: process\n  file: own.py\n  processes: 100",
+            "12:14: found 10 pages that each of 100 processes has in a region of 4MiB, expected more than 17",
+            "",
+        ),
+        (
+            "kind: shared-array\n  threads: {x86: writer, arm: reader}\n  array: 256KiB",
+            "kind: process\n  file: own.py\n  processes: 2\n  pages: 600",
+            "13:10: found 600, expected at most the 512 pages that each of 2 processes has in a region of 4MiB",
+            "",
+        ),
         ("region: 4MiB", "region: 4097", "8:33: found 4097, expected a multiple of 4KiB", ""),
         ("link: shm0", "link: shm0, protocol: votin", "8:35: found 'votin', expected", "voting"),
         ("x86: writer", "x68: writer", "11:13: found the node 'x68', which is not in testbed.nodes, expected", "x86"),

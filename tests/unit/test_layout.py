@@ -23,6 +23,7 @@ HOST_MAY_IMPORT_OF_GUEST = (
     "guest.errors",
     "guest.protocol",
     "guest.samples",
+    "guest.reserved",
     "guest.segment",
     "guest.synchronization",
     "guest.workloads",
