@@ -106,6 +106,7 @@ class EventLog:
                 self.failure = no_room(error, self._path)
                 if self.failure is None:
                     raise
+                self.failure.hint = "make room there (`df -h`); `testbed run --resume last` goes on after that"
             self._sequence += 1
 
     def close(self) -> None:

@@ -18,6 +18,7 @@ from orchestrator.workloads import Workload
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,47}$"
 DEFAULT_MEMORY = 512 << 20
 DEFAULT_REGION = 4 << 20
+DriverName = Literal["embedded", "session", "system"]
 KERNELS_MAX = 64
 """A copyset is a bit mask of 64 on the wire."""
 
@@ -162,7 +163,7 @@ class Testbed(Model):
     links: dict[NodeName, Link] = {}
     image: Image = "default"
     """What the guests are made from: a definition in `images/` (`numpy` has NumPy), or the path of one of your own."""
-    driver: Literal["embedded", "session", "system"] = "embedded"
+    driver: DriverName = "embedded"
     """libvirt's driver: inside this process, or a daemon's."""
 
     def image_of(self, node: str) -> str:

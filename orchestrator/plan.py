@@ -3,24 +3,28 @@
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from orchestrator import image_files
 from orchestrator.consistency import contradictions
-from orchestrator.errors import FileError
-from orchestrator.experiment import Experiment, Testbed
+from orchestrator.errors import FileError, InputError
+from orchestrator.experiment import DriverName, Experiment, Testbed
 from orchestrator.layers import Override, Unreadable, composed, laid_over, overrides_of, read_text
 from orchestrator.marked_yaml import Document, Mark, Marks, Path, Problem
 from orchestrator.matrix import Combination, combinations
 from orchestrator.vocabulary import look_up, nearest
 from orchestrator.wording import problems_of, sentence, worth_telling
 from orchestrator.workloads import FILE_KEYS
+
+DRIVER_VARIABLE = "TESTBED_DRIVER"
+"""Of the environment: what `testbed.driver` is in a file that does not say."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
         if isinstance(document.data, dict):
             for override in settings:
                 document = laid_over(document, override.layer())
+        _choose_driver(document.data)
         for parameters, data, marks in _laid_out(document, combinations(document, problems), settings):
+            _choose_driver(data)
             files.take(data, marks, problems)
             image_files.take(data, marks, path.parent, problems)
             experiment = _checked(data, marks, problems)
@@ -112,6 +118,17 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
     ]
     laid_out = tuple(Point(index, *point) for index, point in enumerate(points))
     return Plan(path, text, found[0][1].name, laid_out, files.content, content)
+
+
+def _choose_driver(data: Any) -> None:
+    """The environment's, where the file names none. Raises InputError."""
+    chosen = os.environ.get(DRIVER_VARIABLE)
+    if chosen and chosen not in get_args(DriverName):
+        known = ", ".join(get_args(DriverName))
+        raise InputError(f"{DRIVER_VARIABLE}: found {chosen!r}, expected one of: {known}", f"unset {DRIVER_VARIABLE}")
+    testbed = look_up(data, ("testbed",))
+    if chosen and isinstance(testbed, dict):
+        testbed.setdefault("driver", chosen)
 
 
 def _laid_out(

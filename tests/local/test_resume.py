@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,40 @@ def test_what_cannot_be_gone_on_with_is_wrong_input(tmp_path: Path, words: tuple
     done = subprocess.run(command(*words), capture_output=True, text=True, cwd=tmp_path, timeout=60, env=environment())
     assert done.returncode == 2
     assert said in done.stderr
+
+
+ON_A_SMALL_DISK = """
+set -e
+testbed() { "$PYTHON" -m orchestrator "$@"; }
+mkdir results
+mount -t tmpfs -o size=64k tmpfs results
+testbed run quick.yaml --stage local --json >full.json || echo $? >exit-code
+testbed run --resume last || echo $? >exit-code-again
+mount -o remount,size=8m results
+testbed run --resume last --json >resumed.json
+cp results/*/events.jsonl .
+"""
+
+
+def test_a_run_goes_on_when_the_full_disk_has_room_again(tmp_path: Path) -> None:
+    (tmp_path / "quick.yaml").write_text(QUICK.replace("16KiB", "64KiB") + POINTS.replace("5]", "5, 6, 7, 8, 9]"))
+    apart = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
+    tried = subprocess.run([*apart, "mount", "-t", "tmpfs", "tmpfs", str(tmp_path)], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"no file system of a test's own: {tried.stderr.strip()}")
+    line = [*apart, "sh", "-c", ON_A_SMALL_DISK]
+    variables = environment() | {"PYTHON": sys.executable}
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=variables, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert [(tmp_path / name).read_text() for name in ("exit-code", "exit-code-again")] == ["3\n", "3\n"]
+    assert done.stderr.count("cannot be written: No space left on device") == 2, done.stderr
+    assert "hint: make room there (`df -h`); `testbed run --resume last` goes on after that" in done.stderr
+    assert "Traceback" not in done.stderr
+    full, resumed = (json.loads((tmp_path / name).read_text()) for name in ("full.json", "resumed.json"))
+    assert 0 < len(full["points"]) < 8
+    assert resumed["outcome"] == "passed"
+    assert [point["index"] for point in resumed["points"]] == list(range(8))
+    told = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    finished = [event["index"] for event in told if event["event"] == "point_finished"]
+    assert finished == list(range(8))
+    assert [event["sequence"] for event in told] == list(range(len(told)))

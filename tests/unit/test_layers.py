@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.errors import FileError
+from orchestrator.errors import FileError, InputError
 from orchestrator.plan import Plan, Point, load
 from orchestrator.workloads import SharedArray
 from tests.unit.test_experiment_errors import GOOD
@@ -151,3 +151,24 @@ def test_the_content_of_a_plan_is_a_file_of_its_own_with_the_same_points() -> No
     assert told(again.points) == told(plan.points)
     assert list(again.points[0].experiment.testbed.nodes) == ["x86", "arm"]
     assert [point.seed for point in plan.points] == [7, 8, 7, 8]
+
+
+def test_the_driver_of_a_file_that_names_none_is_the_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    def driver(*overrides: str) -> str:
+        plan = loaded("extends: base.yaml\nmatrix: {workload.iterations: [1, 2]}\n", *overrides)
+        chosen = {point.experiment.testbed.driver for point in plan.points}
+        with monkeypatch.context() as later:  # what a run keeps goes on by the same driver
+            later.delenv("TESTBED_DRIVER", raising=False)
+            again = loaded(plan.resolved())
+        assert {point.experiment.testbed.driver for point in again.points} == chosen
+        (name,) = chosen
+        return name
+
+    monkeypatch.delenv("TESTBED_DRIVER", raising=False)
+    assert driver() == "embedded"
+    monkeypatch.setenv("TESTBED_DRIVER", "session")
+    assert driver() == "session"
+    assert driver("testbed.driver=system") == "system"
+    monkeypatch.setenv("TESTBED_DRIVER", "demon")
+    with pytest.raises(InputError, match="TESTBED_DRIVER: found 'demon', expected one of: embedded, session, system"):
+        driver()

@@ -23,24 +23,35 @@ from images import Image, bytecode, kernel, libraries, packages
 from images.cpio import Writer
 from images.definition import Architecture, Definition, load
 from images.program import SYSTEM_FOLDERS
+from testbed import cloud_init
 
 HERE = Path(__file__).parent
 DEFINITION = HERE / "cloud-image.yaml"
 GRUB = Path("/usr/lib/grub/i386-pc")
 GRUB_MODULES = ("biosdisk", "part_gpt", "ext2", "normal", "linux", "configfile", "serial", "terminal")
-PROGRAMS = ("qemu-img", "sfdisk", "mke2fs", "grub-mkimage")
+PROGRAMS = ("qemu-img", "sfdisk", "mke2fs")
+OWN_PROGRAMS = {"x86_64": ("grub-mkimage",), "aarch64": ("mformat", "mcopy")}
 SECTOR_BYTES, MIB = 512, 1 << 20
-ROOT_MIB = 320
-ARCH = "x86_64"
-FIRST_MIB = 1
-"""The partition before the root, for GRUB's own sectors."""
-FIRST_TYPE = "21686148-6449-6E6F-744E-656564454649"
+ROOT_MIB = 352
+# The partition before the root: GRUB's own sectors, or UEFI's file system with kernel and initramfs.
+FIRST_MIB = {"x86_64": 1, "aarch64": 96}
+FIRST_TYPE = {
+    "x86_64": "21686148-6449-6E6F-744E-656564454649",
+    "aarch64": "C12A7328-F81F-11D2-BA4B-00A0C93EC93B",
+}
 ROOT_TYPE = "0FC63DAF-8483-4772-8E79-3D69D8477DE4"
 GRUB_CFG = """serial --unit=0 --speed=115200
 set timeout=0
 linux /boot/vmlinuz root=/dev/vda2 ro console=ttyS0 quiet random.trust_cpu=1
 initrd /boot/initrd.img
 boot
+"""
+SYSTEMD_BOOT = "usr/lib/systemd/boot/efi/systemd-bootaa64.efi"
+LOADER = "timeout 0\ndefault debian.conf\n"
+LOADER_ENTRY = """title Debian
+linux /vmlinuz
+initrd /initrd.img
+options root=/dev/vda2 ro console=ttyAMA0 quiet random.trust_cpu=1
 """
 INIT = """#!/bin/busybox sh
 busybox mount -t devtmpfs devtmpfs /dev
@@ -73,37 +84,36 @@ WANTS = {
 PAM = {"auth": "pam_unix.so", "account": "pam_unix.so", "password": "pam_unix.so", "session": "pam_unix.so"}
 
 
-def missing_programs() -> list[str]:
-    """What this host lacks for making the image."""
+def missing_programs(arch: str) -> list[str]:
+    """What this host lacks for making the image, and for starting it."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *SYSTEM_FOLDERS])
-    missing = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
-    if not GRUB.is_dir():
-        missing.append(str(GRUB))
-    return missing
+    missing = [name for name in (*PROGRAMS, *OWN_PROGRAMS[arch]) if shutil.which(name, path=path) is None]
+    files = (GRUB,) if arch == "x86_64" else cloud_init.FIRMWARE[arch] or ()
+    return missing + [str(file) for file in files if not file.exists()]
 
 
-def cloud_image(host: Image) -> Path:
+def cloud_image(host: Image, arch: str) -> Path:
     """The qcow2 file, made when no earlier test has. `host` is the built image of this host's ISA."""
     recipe = hashlib.sha256(DEFINITION.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
     folder = user_cache_path("testbed") / "test-images"
-    file = folder / f"{recipe}.qcow2"
+    file = folder / f"{recipe}-{arch}.qcow2"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as shop:
-            _make(host, Path(shop)).rename(file)
+            _make(host, arch, Path(shop)).rename(file)
     return file
 
 
-def _make(host: Image, shop: Path) -> Path:
+def _make(host: Image, arch: str, shop: Path) -> Path:
     definition = load(DEFINITION)
-    settings = definition.architectures[ARCH]
+    settings = definition.architectures[arch]
     root = shop / "root"
     root.mkdir()
     packages.unpack(definition, settings, root)
     bytecode.compile_standard_library(bytecode.interpreter_of(host), root, None)
     _boot_files(definition, root)
     _configure(root, settings)
-    return _disk(root, _grub(shop), shop)
+    return _disk(root, _grub(shop) if arch == "x86_64" else _efi(root, shop), arch, shop)
 
 
 def _boot_files(definition: Definition, root: Path) -> None:
@@ -168,7 +178,27 @@ def _grub(shop: Path) -> bytes:
     return core.read_bytes()
 
 
-def _disk(root: Path, first: bytes, shop: Path) -> Path:
+def _efi(root: Path, shop: Path) -> bytes:
+    """UEFI's file system: the boot loader, and what it starts."""
+    system = shop / "efi"
+    with system.open("wb") as file:
+        file.truncate(FIRST_MIB["aarch64"] * MIB)
+    _run(["mformat", "-i", system, "-F", "::"])
+    (shop / "loader.conf").write_text(LOADER)
+    (shop / "debian.conf").write_text(LOADER_ENTRY)
+    _run(["mmd", "-i", system, "::/EFI", "::/EFI/BOOT", "::/loader", "::/loader/entries"])
+    for origin, place in {
+        root / SYSTEMD_BOOT: "EFI/BOOT/BOOTAA64.EFI",
+        shop / "loader.conf": "loader/loader.conf",
+        shop / "debian.conf": "loader/entries/debian.conf",
+        (root / "boot/vmlinuz").resolve(): "vmlinuz",
+        root / "boot/initrd.img": "initrd.img",
+    }.items():
+        _run(["mcopy", "-i", system, origin, f"::/{place}"])
+    return system.read_bytes()
+
+
+def _disk(root: Path, first: bytes, arch: str, shop: Path) -> Path:
     """The partitions on one disk. The root's files belong to its root, whoever makes this."""
     system, disk, image = shop / "system", shop / "disk", shop / "disk.qcow2"
     features = "^has_journal,^orphan_file,^metadata_csum_seed"
@@ -187,18 +217,19 @@ def _disk(root: Path, first: bytes, shop: Path) -> Path:
         f"{ROOT_MIB}M",
     ]
     _run(mke2fs if os.geteuid() == 0 else ["unshare", "--map-root-user", *mke2fs])
-    second = (1 + FIRST_MIB) * MIB
+    second = (1 + FIRST_MIB[arch]) * MIB
     with disk.open("wb") as file:
         file.truncate(second + (ROOT_MIB + 1) * MIB)
     table = (
-        f"label: gpt\nstart=2048, size={FIRST_MIB}MiB, type={FIRST_TYPE}\n"
+        f"label: gpt\nstart=2048, size={FIRST_MIB[arch]}MiB, type={FIRST_TYPE[arch]}\n"
         f"start={second // SECTOR_BYTES}, size={ROOT_MIB}MiB, type={ROOT_TYPE}\n"
     )
     _run(["sfdisk", "-q", disk], table.encode())
     with disk.open("r+b") as file:
-        file.write(_boot_sector(MIB // SECTOR_BYTES))
-        # The first sector of GRUB's program holds a list of where the others are: u64 at 500.
-        first = first[:500] + struct.pack("<Q", MIB // SECTOR_BYTES + 1) + first[508:]
+        if arch == "x86_64":
+            file.write(_boot_sector(MIB // SECTOR_BYTES))
+            # The first sector of GRUB's program holds a list of where the others are: u64 at 500.
+            first = first[:500] + struct.pack("<Q", MIB // SECTOR_BYTES + 1) + first[508:]
         for place, content in ((MIB, first), (second, system.read_bytes())):
             file.seek(place)
             file.write(content)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from images import Image, ensure_all
-from testbed import LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec, find, list_all, up
+from testbed import Driver, LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec, find, list_all, up
+from tests.vm import session_daemon
 
 MIB = 1 << 20
 BUILD_S = 600.0
@@ -32,6 +33,11 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def driver() -> Driver:
+    """The one that all of these tests are about: `TESTBED_DRIVER=session` asks for a daemon's."""
+    return Driver(os.environ.get("TESTBED_DRIVER") or "embedded")
+
+
 def pair_spec(name: str) -> TestbedSpec:
     """The default pair: both instruction sets, shared memory with doorbells and without, and a network of their own."""
     return TestbedSpec(
@@ -42,11 +48,31 @@ def pair_spec(name: str) -> TestbedSpec:
             LinkSpec("shm1", LinkKind.IVSHMEM_PLAIN, 1 * MIB, 0, ("x86", "arm")),
             LinkSpec("net0", LinkKind.ETHERNET, 0, 0, ("x86", "arm")),
         ),
+        driver(),
     )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def libvirt_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One of these tests' own, where a daemon is to start the machines."""
+    if driver() is not Driver.SESSION:
+        yield
+        return
+    if not os.geteuid() or session_daemon.PROGRAM is None:
+        pytest.exit("TESTBED_DRIVER=session: these tests want libvirtd, and a user who is not root", 3)
+    home = tmp_path_factory.mktemp("libvirt")
+    session_daemon.configure(home / "config")
+    runtime = Path(tempfile.mkdtemp(prefix="tb-run-"))  # not in there: names of sockets have to be short
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        with session_daemon.running(os.environ):
+            yield
+    shutil.rmtree(runtime)
+
+
 @pytest.fixture(scope="session")
-def state_home() -> Iterator[Path]:
+def state_home(libvirt_daemon: None) -> Iterator[Path]:
     """Where testbeds of this run are recorded; whatever a failed test has left there is taken down at the end."""
     directory = Path(tempfile.mkdtemp(prefix="tb-vm-"))
     before = os.environ.get("XDG_STATE_HOME")

@@ -2,16 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
+from guest.errors import SegmentError
 from guest.segment import Segment
 from images import Image
 from orchestrator.bench.guests import NODES, SEGMENT, Guests
 from testbed import Deadline, Testbed, up
+from testbed.domain import SHARED_MEMORY_SLOT
 from testbed.errors import GuestError
 from tests.vm.conftest import pair_spec, say
 
@@ -83,6 +87,18 @@ def running(faulty: Testbed) -> Iterator[Running]:
         yield Running(guests, faulty, pool)
 
 
+SCRIBBLE = f"""
+import glob, mmap, os
+(memory,) = [path for path in glob.glob("/sys/bus/pci/devices/0000:00:{SHARED_MEMORY_SLOT:02x}.0/resource2*")
+             if path.endswith("_wc")] or glob.glob("/sys/bus/pci/devices/0000:00:{SHARED_MEMORY_SLOT:02x}.0/resource2")
+with open(memory, "r+b") as file, mmap.mmap(file.fileno(), os.path.getsize(memory)) as mapped:
+    noise = os.urandom(1 << 20)
+    for offset in range(0, len(mapped), len(noise)):
+        mapped[offset:offset + len(noise)] = noise
+"""
+"""What any program of a guest's root can do to the memory of its link, without the agent."""
+
+
 def survivor(outcome: Outcome, node: str = "x86") -> dict[str, Any]:
     answer = outcome[0][node]
     assert answer["verified"], answer["mismatches"]
@@ -111,6 +127,33 @@ def test_a_guest_that_was_paused_past_the_deadline_says_so_when_it_goes_on(runni
     answers, failures = ended.result()
     assert survivor((answers, failures))["dead_kernels"] == [1]
     assert "fenced: kernel 1 was declared dead by kernel 0" in failures["arm"].message
+
+
+def test_a_guest_that_scribbles_over_the_memory_takes_neither_the_host_nor_the_other_guest_along(
+    running: Running,
+) -> None:
+    guests = running.guests
+    machines = {node: running.machine(node) for node in NODES}
+    ended = running.start([["writer"], ["reader", "writer"]], iterations=100_000)
+    running.in_guest("x86", "python3", "-S", "-c", SCRIBBLE)
+    with pytest.raises(GuestError, match="'run' failed: ") as caught:
+        ended.result()
+    said = {next(node for node in NODES if f"node {node}:" in caught.value.message): caught.value.message}
+    while missing := [node for node in NODES if node not in said]:
+        node, answer = guests.agents._next(missing, "run", Deadline(RUN_S))
+        assert answer is not None
+        if answer.get("op") == "run":
+            said[node] = f"{answer['event']} {answer['kind']}: {answer['message']}"
+    assert "defect" not in "".join(said.values())
+    with running.testbed.segment(SEGMENT) as peer, pytest.raises(SegmentError, match="magic"):
+        Segment.open(peer.memory)
+    looking = [sys.executable, "-m", "orchestrator", "top", running.testbed.name, "--link", SEGMENT, "--once"]
+    shown = subprocess.run(looking, capture_output=True, text=True, check=False, timeout=60)
+    assert shown.returncode in (0, 3), shown.stderr
+    assert "Traceback" not in shown.stderr
+    guests.agents.settle(Deadline(RUN_S))
+    survivor(running.start([["writer"], ["reader"]], iterations=100, pages=4).result())
+    assert {node: running.machine(node) for node in NODES} == machines
 
 
 def test_without_its_daemon_a_guest_is_dead_to_the_other(running: Running) -> None:

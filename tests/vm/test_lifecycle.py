@@ -22,11 +22,11 @@ from testbed.errors import HostError
 from testbed.network import ethernet_address
 from testbed.process import ProcessId, arguments_of, kill, naming
 from testbed.spec import Accelerator
-from tests.vm.conftest import MIB, pair_spec, say
+from tests.vm.conftest import MIB, driver, pair_spec, say
 from tests.vm.leftovers import sockets
 
 ROOT = Path(__file__).parents[2]
-ONE = TestbedSpec("one", (NodeSpec("arm", "aarch64", 256 * MIB),))
+ONE = TestbedSpec("one", (NodeSpec("arm", "aarch64", 256 * MIB),), driver=driver())
 
 
 def python(program: str, *words: str) -> subprocess.Popen[str]:
@@ -372,7 +372,7 @@ def test_a_kernel_that_panics_ends_the_start_at_once_with_its_words(
     state_home: Path, images: Mapping[str, Image], arch: str, tmp_path: Path
 ) -> None:
     broken = replace(images[arch], command_line=(*images[arch].command_line, "rdinit=/nothing"))
-    spec = TestbedSpec("panic", (NodeSpec("sick", arch, 256 * MIB),))
+    spec = TestbedSpec("panic", (NodeSpec("sick", arch, 256 * MIB),), driver=driver())
     begin = time.monotonic()
     with pytest.raises(GuestError, match=r"node sick \(.*\) panicked: Kernel panic - not syncing") as caught:
         up(spec, {arch: broken}, say, evidence=tmp_path / "evidence")

@@ -2,9 +2,7 @@
 
 import json
 import os
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,9 +13,9 @@ from typing import Any
 import pytest
 
 from images import Image
+from tests.vm import session_daemon
 from tests.vm.leftovers import ROOT, sockets
 
-DAEMON = os.environ.get("LIBVIRTD_PATH") or shutil.which("libvirtd", path=f"{os.environ['PATH']}:/usr/sbin")
 NOBODY = 65534
 RUN = ("run", str(ROOT / "configs/quickstart.yaml"), "--json", "--set", "matrix.workload.array=[4KiB]")
 
@@ -67,8 +65,7 @@ class User:
 def user(images: Mapping[str, Image]) -> Iterator[User]:
     home = Path(tempfile.mkdtemp(prefix="tb-user-"))
     (home / "run").mkdir(mode=0o700)
-    (home / ".config/libvirt").mkdir(parents=True)
-    (home / ".config/libvirt/qemu.conf").write_text('stdio_handler = "file"  # no virtlogd, which would stay\n')
+    session_daemon.configure(home / ".config")
     kept = home / ".cache/testbed/images"
     for image in images.values():
         shutil.copytree(image.directory, kept / image.directory.name)
@@ -89,18 +86,10 @@ def user(images: Mapping[str, Image]) -> Iterator[User]:
 @pytest.fixture
 def daemon(user: User) -> Iterator[None]:
     """A libvirt daemon of the user, in the background as soon as it serves."""
-    if DAEMON is None:
+    if session_daemon.PROGRAM is None:
         pytest.skip("no libvirtd here (apt-get install libvirt-daemon)")
-    with user.start(DAEMON, "--daemon", "--timeout", "60") as started:
-        assert started.wait(timeout=60) == 0
-    pid = int((user.home / "run/libvirt/libvirtd.pid").read_text())
-    ended = os.pidfd_open(pid)
-    try:
+    with session_daemon.running(user.environment, user.before):
         yield
-    finally:
-        signal.pidfd_send_signal(ended, signal.SIGTERM)
-        assert select.select([ended], [], [], 30)[0] == [ended]
-        os.close(ended)
 
 
 def test_a_whole_run_needs_no_root(user: User) -> None:

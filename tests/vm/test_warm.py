@@ -16,7 +16,7 @@ from testbed import Deadline, LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec
 from testbed.network import ethernet_address
 from testbed.states import Resident
 from testbed.warm import Mode
-from tests.vm.conftest import MIB, pair_spec, say
+from tests.vm.conftest import MIB, driver, pair_spec, say
 
 CLOCK_OFF_MAX_S = 5.0
 """Guests were saved longer ago than that, on a host that runs tests; the rest is the way through an SSH log-in."""
@@ -134,7 +134,7 @@ def test_a_reset_boots_a_restored_guest_as_the_same_node(twice: tuple[Testbed, T
 def test_a_state_that_is_broken_is_thrown_away_and_the_node_boots(
     twice: tuple[Testbed, Testbed], images: Mapping[str, Image], agent: Resident
 ) -> None:
-    spec = TestbedSpec("broken", (NodeSpec("arm", "aarch64", 256 * MIB),))
+    spec = TestbedSpec("broken", (NodeSpec("arm", "aarch64", 256 * MIB),), driver=driver())
     up(spec, images, say, mode=Mode.WARM, resident=agent).down()
     (state,) = (each for each in states.states() if each.memory_bytes == 256 * MIB)
     whole = state.file.read_bytes()
@@ -159,7 +159,7 @@ def test_four_guests_of_two_states_at_once(
         LinkSpec("shm1", LinkKind.IVSHMEM_DOORBELL, 1 * MIB, 2, ("x1", "a1")),
         LinkSpec("shm2", LinkKind.IVSHMEM_PLAIN, 2 * MIB, 0, ("x2", "a1", "a2")),
     )
-    with up(TestbedSpec("four", nodes, links), images, say, resident=agent) as testbed:
+    with up(TestbedSpec("four", nodes, links, driver()), images, say, resident=agent) as testbed:
         assert [node.warm for node in testbed.nodes.values()] == [True] * 4
         with testbed.segment("shm0") as all_four, testbed.segment("shm1") as two:
             assert [len(bells) for bells in all_four.doorbells.values()] == [1] * 4
