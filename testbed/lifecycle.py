@@ -317,9 +317,11 @@ class Start:
         image = self.image_of[node.name]
         interfaces = network.interfaces(self.spec, node.name, self.directory)
         links = self.spec.links_of(node.name, *SHARED)
+        identity = uuid.uuid4()
         domain = Domain(
-            name=f"{self.spec.name}-{node.name}",
-            uuid=str(uuid.uuid4()),
+            # A daemon has machines of others, who may call theirs the same, and forgets ours a while after they ended.
+            name=f"{self.spec.name}-{node.name}-{identity.hex[:8]}",
+            uuid=str(identity),
             arch=node.arch,
             accelerator=choice.accelerator,
             memory_bytes=node.memory_bytes,

@@ -192,10 +192,11 @@ ON_A_SMALL_DISK = """
 set -e
 testbed() { "$PYTHON" -m orchestrator "$@"; }
 mkdir results
-mount -t tmpfs -o size=64k tmpfs results
+mount -t tmpfs -o size=1m tmpfs results
+head -c 960K /dev/zero >results/other
 testbed run quick.yaml --stage local --json >full.json || echo $? >exit-code
 testbed run --resume last || echo $? >exit-code-again
-mount -o remount,size=8m results
+rm results/other
 testbed run --resume last --json >resumed.json
 cp results/*/events.jsonl .
 """
