@@ -131,11 +131,27 @@ class Connection:
         return ask
 
     def log(self, name: str) -> list[str]:
-        """The embedded driver's log of a machine: QEMU's command line and what it said; empty when there is none."""
+        """The driver's log of a machine: QEMU's command line and what it said; empty when there is none to be read."""
         try:
-            return (self.root / "log" / "qemu" / f"{name}.log").read_text(errors="replace").splitlines()
+            return self._log(name).read_text(errors="replace").splitlines()
         except OSError:
             return []
+
+    def drop_log(self, name: str) -> None:
+        """A daemon's outlives the machine; the embedded driver's is in the run directory, and goes with that."""
+        if self.driver is not Driver.EMBEDDED:
+            with contextlib.suppress(OSError):  # the system's belongs to root
+                self._log(name).unlink()
+
+    def _log(self, name: str) -> Path:
+        """Where libvirt has it (its QEMU driver's documentation, "Location of configuration files")."""
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folders = {
+            Driver.EMBEDDED: self.root / "log/qemu",
+            Driver.SESSION: Path(cache, "libvirt/qemu/log"),
+            Driver.SYSTEM: Path("/var/log/libvirt/qemu"),
+        }
+        return folders[self.driver] / f"{name}.log"
 
     def close(self) -> None:
         """Machines go on running."""
