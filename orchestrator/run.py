@@ -381,7 +381,7 @@ def _report(node: str, answer: dict[str, Any]) -> Report:
         harness_messages=answer["harness_messages"],
         latencies_us=answer["latency_us"],
         duration_s=answer["duration_s"],
-        resident_most=answer["resident_most"],
+        resident_most=answer.get("resident_most", 0),  # commands have no part in the memory
         figures=answer.get("figures", {}),
     )
 
