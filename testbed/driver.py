@@ -137,12 +137,6 @@ class Connection:
         except OSError:
             return []
 
-    def drop_log(self, name: str) -> None:
-        """A daemon's outlives the machine; the embedded driver's is in the run directory, and goes with that."""
-        if self.driver is not Driver.EMBEDDED:
-            with contextlib.suppress(OSError):  # the system's belongs to root
-                self._log(name).unlink()
-
     def _log(self, name: str) -> Path:
         """Where libvirt has it (its QEMU driver's documentation, "Location of configuration files")."""
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

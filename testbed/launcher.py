@@ -171,9 +171,6 @@ def _carry_out(connection: Connection, order: Order | Save) -> dict[str, object]
         return answer | {"answer": connection.start(order.xml, *state)}
     except HostError as error:
         return answer | {"error": error.message, "command_line": command_line(connection.log(order.domain))}
-    finally:
-        if isinstance(order, Order):
-            connection.drop_log(order.domain)
 
 
 def main() -> int:

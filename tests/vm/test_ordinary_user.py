@@ -101,4 +101,3 @@ def test_a_whole_run_needs_no_root(user: User) -> None:
 def test_a_daemon_of_the_user_boots_saves_and_restores_the_same_guests(user: User) -> None:
     summary = user.ran("--warm", "--set", "testbed.driver=session")
     assert [node["warm"] for node in summary["nodes"]] == [True, True]
-    assert list((user.home / ".cache/libvirt/qemu/log").iterdir()) == [], "libvirt keeps logs of machines for ever"
