@@ -320,6 +320,12 @@ class Region:
         """
         allowed = self._allowed[first : first + length]
         self._let(first, length, Access.NONE)
+        self._reproduce(first, length, to)
+        self.allow(first, length, Access.NONE)
+        for number, access in zip(range(to, to + length), allowed, strict=True):
+            self._let(number, 1, Access(access))
+
+    def _reproduce(self, first: int, length: int, to: int) -> None:
         held = memoryview(bytearray(PAGE_BYTES))
         for page, number in zip(range(first, first + length), range(to, to + length), strict=True):
             state = self._state[page]
@@ -328,9 +334,6 @@ class Region:
                 self.install(number, address_of(held), state == _WRITABLE, wake=False)
             elif state == _POISONED:
                 self.poison(number)
-        self.allow(first, length, Access.NONE)
-        for number, access in zip(range(to, to + length), allowed, strict=True):
-            self._let(number, 1, Access(access))
 
     def freeze(self, first: int, length: int) -> None:
         """From the return of this on, no thread stores to these pages, until they are duplicated."""
@@ -343,14 +346,7 @@ class Region:
     def duplicate(self, first: int, length: int, to: int) -> None:
         """Make a copy of the frozen pages, with what they hold and allow, from number `to` on, where nothing is mapped;
         then threads may store to them again."""
-        held = memoryview(bytearray(PAGE_BYTES))
-        for page, number in zip(range(first, first + length), range(to, to + length), strict=True):
-            state = self._state[page]
-            if state in _PRESENT:
-                self.read_out(page, held)
-                self.install(number, address_of(held), state == _WRITABLE, wake=False)
-            elif state == _POISONED:
-                self.poison(number)
+        self._reproduce(first, length, to)
         for start, count in _runs(self._allowed[first : first + length], Access.READ):
             self._let(to + start, count, Access.READ)
         for start, count in _runs(self._allowed[first : first + length], Access.WRITE):
