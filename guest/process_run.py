@@ -294,21 +294,24 @@ class ProcessRun(Running):
         self._daemon.node.load = max(0, here - parked) + sum(part.waiting for part in parts)
 
     def part_is_over(self, part: ProcessPart) -> None:
-        """See `Host.part_is_over`. Home gives the memory back once the process is over everywhere."""
-        if part is not self._first:
-            self._workers.dismiss(part)
-            if part.engine.home == self._daemon.kernel:
-                span = self._daemon.region.span
-                self._operate(Operation(Kind.UNMAP, part.space * span, span), lambda _: None)
+        """See `Host.part_is_over`. What belonged to the last one goes with the run. Of others the workers end here, and
+        home gives the memory back, as the process is over everywhere."""
+        if self._end():
+            return
+        self._workers.dismiss(part)
+        if part.engine.home == self._daemon.kernel:
+            span = self._daemon.region.span
+            self._operate(Operation(Kind.UNMAP, part.space * span, span), lambda _: None)
         self._tell_of_ends()
-        self._end()
 
-    def _end(self) -> None:
+    def _end(self) -> bool:
         """The run is over when all processes are."""
-        if not self._operations and all(part.over for part in self._parts.values()):
-            self._ended_ns = monotonic_ns()
-            self._begun_ns = self._begun_ns or self._ended_ns
-            self._daemon.stop()
+        if self._operations or not all(part.over for part in self._parts.values()):
+            return False
+        self._ended_ns = monotonic_ns()
+        self._begun_ns = self._begun_ns or self._ended_ns
+        self._daemon.stop()
+        return True
 
     def where(self) -> str:
         """See `Running.where`."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.local.agents import Agents
-from tests.local.test_daemon import until
+from tests.local.test_daemon import children, until
 from tests.local.test_process import answers, assert_replays, text
 from tests.local.test_run_local import run, summary_of
 
@@ -236,3 +236,40 @@ def test_a_process_that_ends_as_a_whole_takes_its_computing_threads_along_and_no
         first, second = pair.answers([0, 1])
         assert first["event"] == second["event"] == "finished", (first, second)
         assert "child sees 2" in "".join(second["output"])
+
+
+def test_a_parent_that_ends_first_leaves_its_room_to_others(tmp_path: Path) -> None:
+    """Its thread that computes ends with it, though the run goes on, and a child of its child is where it was."""
+    program = WAITING + (
+        "class Heir(Thread):\n"
+        "    def __init__(self, cells):\n"
+        "        self.cells = cells\n"
+        "    def step(self):\n"
+        "        self.cells[0] += 1\n"
+        "        pause('heir')\n"
+        "        try:\n"
+        "            self.process.fork(Child(self.cells), on=0)\n"
+        "            self.exit()\n"
+        "        except ForkFailed:\n"
+        "            pass\n"
+        "def main(process):\n"
+        "    cells = process.array('q', 1)\n"
+        "    cells[0] = 5\n"
+        "    process.fork(Heir(cells), on=1)\n"
+        "    pause('main')\n"
+        "    process.start(Computing(), on=1)\n"
+        "    process.exit()\n"
+    )
+    with Agents(2) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("heir")
+        pair.until_at("main")
+        pair.go("main")
+        pair.go("heir")
+        pair.until_at("child")
+        running = [len(children(agent.process.pid)) for agent in agents.agents]
+        pair.go("child")
+        first, second = pair.answers([0, 1])
+        assert first["event"] == second["event"] == "finished", (first, second)
+        assert "child sees" in "".join(first["output"])
+        assert running[0] == 2, running  # the launcher, and the grandchild's worker
