@@ -109,7 +109,7 @@ def test_a_thread_is_lost_with_the_kernel_that_it_has_moved_to(pair: Testbed) ->
         story.go(HOME, "broken")
         answer = survivor(ended.result(), HOME)
         assert story.processes(HOME) == 2
-    assert answer["dead_threads"] == [{"thread": 1, "how": "its kernel died"}]
+    assert answer["dead_threads"] == [{"thread": 1, "process": 0, "how": "its kernel died"}]
     assert "result: lost" in "".join(answer["output"])
 
 

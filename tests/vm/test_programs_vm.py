@@ -89,6 +89,19 @@ def test_commands_run_on_both_isas_and_their_files_come_back(tmp_path: Path) -> 
     assert (output / "x86" / "sorted.txt").read_text() == "4\n5\n9\n15\n26\n31\n"
 
 
+def test_a_thread_goes_through_more_memory_than_either_guest_keeps(tmp_path: Path) -> None:
+    """The example takes a minute; with a twentieth of the memory everything happens that happens there."""
+    smaller = {"coherency.region": "2MiB", "coherency.resident": "1200KiB", "expect": '["resident_most <= 340"]'}
+    memory = {
+        f"testbed.nodes.{node}.memory": "512MiB" for node in ("x86", "arm")
+    }  # guests as the other tests have them
+    words = [word for path, value in (smaller | memory).items() for word in ("--set", f"{path}={value}")]
+    summary, _ = ran(tmp_path, "larger-than-memory.yaml", *words)
+    (point,) = summary["points"]
+    assert point["figures"]["array_pages"] == 495
+    assert point["messages"]["EVICT"] >= 2 * (495 - 340)
+
+
 def test_a_process_forks_onto_the_other_isa(tmp_path: Path) -> None:
     """Its child finds the memory as it was, at the same addresses, and changes its own."""
     summary, _ = ran(tmp_path, "forks.yaml", "--set", "matrix.workload.parameters.pages=[8]")
