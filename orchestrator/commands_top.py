@@ -121,7 +121,8 @@ def _table(link: str, before: "Snapshot | None", now: "Snapshot | None", width: 
     from rich.table import Table
 
     if now is None:
-        return Table(title=f"{link}: nothing is formatted there yet", title_justify="left")
+        said = f"{link}: nothing is formatted there yet, or something has written over it"
+        return Table(said, box=None, pad_edge=False)  # one without columns shows nothing, not even its title
     table = Table(
         title=f"{link}, formatted {now.generation} times; a second:", title_justify="left", box=None, pad_edge=False
     )

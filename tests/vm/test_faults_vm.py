@@ -149,7 +149,7 @@ def test_a_guest_that_scribbles_over_the_memory_takes_neither_the_host_nor_the_o
         Segment.open(peer.memory)
     looking = [sys.executable, "-m", "orchestrator", "top", running.testbed.name, "--link", SEGMENT, "--once"]
     shown = subprocess.run(looking, capture_output=True, text=True, check=False, timeout=60)
-    assert (shown.returncode, SEGMENT in shown.stdout, shown.stderr) == (0, True, "")
+    assert (shown.returncode, SEGMENT in shown.stdout, shown.stderr) == (0, True, ""), shown.stdout
     guests.agents.settle(Deadline(RUN_S))
     survivor(running.start([["writer"], ["reader"]], iterations=100, pages=4).result())
     assert {node: running.machine(node) for node in NODES} == machines
