@@ -53,22 +53,22 @@ def pair_spec(name: str) -> TestbedSpec:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def libvirt_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def libvirt_daemon() -> Iterator[None]:
     """One of these tests' own, where a daemon is to start the machines."""
     if driver() is not Driver.SESSION:
         yield
         return
     if not os.geteuid() or session_daemon.PROGRAM is None:
         pytest.exit("TESTBED_DRIVER=session: these tests want libvirtd, and a user who is not root", 3)
-    home = tmp_path_factory.mktemp("libvirt")
-    session_daemon.configure(home / "config")
-    runtime = Path(tempfile.mkdtemp(prefix="tb-run-"))  # not in there: names of sockets have to be short
+    config, runtime = (Path(tempfile.mkdtemp(prefix="tb-")) for _ in range(2))  # names of sockets have to be short
+    session_daemon.configure(config)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        patch.setenv("XDG_CONFIG_HOME", str(config))
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         with session_daemon.running(os.environ):
             yield
-    shutil.rmtree(runtime)
+    for directory in (config, runtime):
+        shutil.rmtree(directory)
 
 
 @pytest.fixture(scope="session")
