@@ -64,7 +64,9 @@ class Host(Protocol):
 class ProcessPart:
     """From the birth of the process until nothing of it is left on this kernel."""
 
-    def __init__(self, identity: tuple[int, int, int], daemon: Daemon, workers: Workers, policy: Policy, host: Host):
+    def __init__(
+        self, identity: tuple[int, int, int], daemon: Daemon, workers: Workers, policy: Policy, host: Host
+    ) -> None:
         """`identity`: the process's number, the number of its address space, its home kernel."""
         self.number, self.space, home = identity
         self.over = False
