@@ -2,10 +2,11 @@
 
 import os
 import zlib
+from array import array
 from binascii import b2a_base64
 from collections.abc import Callable
 from contextlib import suppress
-from socket import MSG_DONTWAIT, recv_fds, send_fds, socket
+from socket import CMSG_LEN, MSG_DONTWAIT, send_fds, socket
 from time import monotonic_ns
 from typing import Any, Generic, TypeVar
 
@@ -25,6 +26,8 @@ from guest.waits import Outcome
 
 ENDED_EARLY = 1
 """`request` of a CONTROL message: this kernel's part of the run has failed, nobody needs to wait for it."""
+_DESCRIPTORS = CMSG_LEN(2 * array("i").itemsize)
+"""Room for as many as a packet can have."""
 _HARNESS = (MessageName.BARRIER, MessageName.CONTROL)
 SAMPLES_KEPT = 8192
 """Latency samples of each kind that an answer carries."""
@@ -80,8 +83,7 @@ _Kind = TypeVar("_Kind", bound=Application)
 
 
 class Applications(Generic[_Kind]):
-    """All of them. `heard(who, kind, body)` is told what is the run's own business, `ended(who, how)` of their ends,
-    and `changed()` when the number of those who sleep has changed."""
+    """All of them. `heard(who, kind, body)` is told what is the run's own business, `ended(who, how)` of their ends."""
 
     def __init__(
         self,
@@ -89,11 +91,10 @@ class Applications(Generic[_Kind]):
         launcher: Launcher,
         heard: Callable[[_Kind, bytes, bytes], None],
         ended: Callable[[_Kind, str], None],
-        changed: Callable[[], None],
     ) -> None:
         self.all: list[_Kind] = []
         self._daemon, self._launcher = daemon, launcher
-        self._heard, self._ended, self._changed = heard, ended, changed
+        self._heard, self._ended = heard, ended
         self._sent_before = daemon.node.messages
 
     @property
@@ -143,7 +144,6 @@ class Applications(Generic[_Kind]):
             for fd in (each.accesses_fd, each.output_fd):
                 if fd is not None:
                     os.close(fd)
-        self._daemon.parked = 0
         self.all = []
 
     def registers(self, each: _Kind, userfaultfd: int, protection: socket | None) -> None:
@@ -152,7 +152,7 @@ class Applications(Generic[_Kind]):
 
     def _read(self, each: _Kind) -> None:
         try:
-            packet, fds, _, _ = recv_fds(each.socket, application.PACKET_BYTES, 2, MSG_DONTWAIT)
+            packet, fds = _received(each.socket)
         except (BlockingIOError, ConnectionResetError):
             return  # the latter is said once, of a process that ended with our words unread; its last words come next
         kind, body = packet[:1], packet[1:]
@@ -180,11 +180,9 @@ class Applications(Generic[_Kind]):
     def _operates(self, each: _Kind, operation: Operation) -> None:
         """It waits for an operation on the address space."""
         each.asking = True
-        self._changed()
 
         def done(refusal: Refusal) -> None:
             each.asking = False
-            self._changed()
             self.tell(each, application.OPERATED + b"%d" % refusal)
 
         span = self._daemon.region.span
@@ -206,7 +204,6 @@ class Applications(Generic[_Kind]):
             self._daemon.woke()
 
         each.wait = self._daemon.waits.next_number
-        self._changed()
         self._daemon.waits.wait(self._everywhere(each, word), value, told)
 
     def _everywhere(self, each: _Kind, address: int) -> int:
@@ -221,7 +218,6 @@ class Applications(Generic[_Kind]):
 
     def _waited(self, each: _Kind, packet: bytes) -> None:
         each.wait = None
-        self._changed()
         self.tell(each, packet)
 
     # -- what came of it -----------------------------------------------------------------------------------------------
@@ -279,6 +275,13 @@ class Applications(Generic[_Kind]):
         after = self._daemon.node.messages
         sent = {name: after[name] - self._sent_before[name] for name in MessageName}
         return {name: count for name, count in sent.items() if count}
+
+
+def _received(connection: socket) -> tuple[bytes, list[int]]:
+    """A packet, and the descriptors that came with it. Raises BlockingIOError if there is none, as `socket.recv_fds` is
+    meant to: that forgets its flags, and takes twice as long."""
+    packet, ancillary, _, _ = connection.recvmsg(application.PACKET_BYTES, _DESCRIPTORS, MSG_DONTWAIT)
+    return packet, [fd for _, _, data in ancillary for fd in array("i", data)]
 
 
 def _packed(history: bytes) -> str:

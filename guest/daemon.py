@@ -106,10 +106,11 @@ class Daemon:
         """Kernels that have died, in the order in which this one heard of it."""
         self.threads = 0
         """Threads attached."""
-        self.parked = 0
+        self.count_parked: Callable[[], int] = int
+        """Who says how many of them touch no memory for now: they wait at a barrier, or sleep. Asked when there is
+        nothing else to do."""
         self.silent = False
         """The memory is broken: the others hear nothing more from here."""
-        """Of these, those that wait at a barrier: they touch no memory until they are released."""
         self._engine = engine
         self._space = space
         self._asked: dict[int, Callable[[effects.SpaceDone], object]] = {}
@@ -329,7 +330,7 @@ class Daemon:
             if busy:
                 continue
             progress_ns = progress_ns or now_ns
-            computing = self._single_cpu and self.threads > self.parked + self._faults.blocked()
+            computing = self._single_cpu and self.threads > self.count_parked() + self._faults.blocked()
             if computing or now_ns - progress_ns >= self._spin_ns:
                 self._sleep(computing)
             else:

@@ -83,8 +83,6 @@ class Daemon(Protocol):
 class Thread:
     """A thread of the process; derive from it. Its attributes are its state."""
 
-    process: "Process"
-    """The process, wherever the thread is."""
     _exited = False
     _result: Any = None
     _destination: int | None = None
@@ -108,12 +106,14 @@ class Thread:
         the thread goes on where it was. Does nothing unless it is overridden."""
 
     @property
+    def process(self) -> "Process":
+        """The process, wherever the thread is."""
+        return current()
+
+    @property
     def kernel(self) -> int:
         """Where it is now."""
         return self.process.kernel
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "process"}
 
 
 class Array:
@@ -340,10 +340,9 @@ def frozen(thread: Thread) -> bytes:
     return state
 
 
-def thawed(state: bytes | memoryview, process: Process) -> Thread:
+def thawed(state: bytes | memoryview) -> Thread:
     """A thread from its state, here."""
     thread: Thread = pickle.loads(state)
-    thread.process = process
     return thread
 
 

@@ -35,7 +35,12 @@ class Note(NamedTuple):
     thread: int
     event: str
     kernel: int
-    placement: str
+    placement: fx.Placement | None
+
+    def told(self, begun_ns: int) -> dict[str, Any]:
+        """For the agent's answer: times are since `begun_ns`."""
+        placement = "" if self.placement is None else self.placement.name
+        return {**self._asdict(), "at_ns": self.at_ns - begun_ns, "placement": placement}
 
 
 class Host(Protocol):
@@ -54,9 +59,6 @@ class Host(Protocol):
     def note(self, note: Note) -> None:
         """Something became of a thread."""
 
-    def count_parked(self) -> None:
-        """Other workers wait than before."""
-
     def part_is_over(self, part: "ProcessPart") -> None:
         """Nothing of it is left here, and nothing will come."""
 
@@ -73,7 +75,8 @@ class ProcessPart:
         """Whether nothing of it is left here."""
         self.lost: list[int] = []
         """Threads that died with their kernels, as far as this one can tell."""
-        self.pool: deque[Worker] = deque()
+        self.pool: list[Worker] = []
+        """Those that wait for a thread; the last one comes first, as most of what it needs is in the caches."""
         self.stays = Stays()
         self._daemon, self._workers, self._policy, self._host = daemon, workers, policy, host
         part = f"threads/{self.number}/{home}" if self.number else "threads"
@@ -81,14 +84,15 @@ class ProcessPart:
         self._by_thread: dict[int, Worker] = {}
         self._states: dict[int, bytes] = {}
         """Of threads that are about to go, or have come and have no worker yet."""
+        self._placed: dict[int, bytes] = {}
+        """Of threads that have a worker, and may not run yet. Workers hear of them only when they may: hearing of it
+        twice would take the CPU twice from the daemon."""
         self._destinations: dict[int, int] = {}
         """Of threads that are about to go."""
         self._waiting: deque[fx.Place] = deque()
         """Threads for which the pool had nobody."""
         self._runnable: set[int] = set()
         """Of these, those that began here: they run as soon as they have a worker."""
-        self._placed: set[int] = set()
-        """Threads that have a worker, and may not run yet."""
         self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
         """Events of the engine that wait until the effects of the one before are carried out."""
         self._busy = False
@@ -194,17 +198,12 @@ class ProcessPart:
             while self._later:
                 for effect in self._later.popleft()():
                     self._effects[type(effect)](effect)
-                if not self._later:
-                    self._turn_to_workers()
+                while self._afterwards and not self._later:
+                    self._afterwards.popleft()()
         finally:
             self._busy = False
         if self._is_over():
             self._finish()
-
-    def _turn_to_workers(self) -> None:
-        while self._afterwards:
-            self._afterwards.popleft()()
-        self._host.count_parked()
 
     def _tell(self, each: Worker, packet: bytes) -> None:
         self._afterwards.append(lambda: self._workers.tell(each, packet))
@@ -224,7 +223,9 @@ class ProcessPart:
         payload = b""
         if message.name == MessageName.THREAD_MIGRATE:
             payload = worker.with_length(self._states[message.page])
-        self._daemon.send(to, message._replace(page=message.page | self.number << PROCESS_SHIFT), payload)
+        if self.number:
+            message = message._replace(page=message.page | self.number << PROCESS_SHIFT)
+        self._daemon.send(to, message, payload)
 
     def _run(self, effect: fx.Run) -> None:
         self._let_run(effect.thread)
@@ -234,12 +235,14 @@ class ProcessPart:
         if each is None:
             self._runnable.add(thread)
             return
-        self._tell(each, worker.RUN)
-        self._placed.discard(thread)
+        self._note(thread, "runs", self._daemon.kernel)
+        self._tell(each, worker.RUN + NUMBER.pack(thread) + self._placed.pop(thread))
+        self._afterwards.append(lambda: self._stay_begins(thread, each))
+
+    def _stay_begins(self, thread: int, each: Worker) -> None:
+        """Its faults are handled later than this, though it may be running already."""
         self._daemon.settle()
         self.stays.begins(thread, each.faults)
-        self._note(thread, "runs", self._daemon.kernel)
-        self._daemon.woke()
 
     def _stay(self, effect: fx.Stay) -> None:
         thread, why = effect
@@ -277,13 +280,12 @@ class ProcessPart:
                 self._waiting.append(effect)
                 self._host.launch(self)
                 return
-            each = self.pool.popleft()
+            each = self.pool.pop()
             each.thread = thread
             self._by_thread[thread] = each
         self._afterwards.append(lambda: self._workers.serve(each))
-        self._tell(each, worker.PLACE + NUMBER.pack(thread) + self._states.pop(thread))
-        self._placed.add(thread)
-        self._note(thread, "placed", self._daemon.kernel, placement.name)
+        self._placed[thread] = self._states.pop(thread)
+        self._note(thread, "placed", self._daemon.kernel, placement)
         if thread in self._runnable:
             self._runnable.discard(thread)
             self._let_run(thread)
@@ -292,12 +294,11 @@ class ProcessPart:
     def _drop(self, effect: fx.Drop) -> None:
         thread = effect.thread
         self._states.pop(thread, None)
-        self._placed.discard(thread)
+        self._placed.pop(thread, None)
         self._waiting = deque(place for place in self._waiting if place.thread != thread)
         each = self._by_thread.get(thread)
         if each is None:
             return
-        self._tell(each, worker.DROP)
         if thread in self.engine.placeholders:
             self._suspend(each)
         else:
@@ -306,7 +307,7 @@ class ProcessPart:
     def _park(self, effect: fx.Park) -> None:
         thread, to, placement = effect
         self._states.pop(thread, None)
-        self._note(thread, "left", to, placement.name)
+        self._note(thread, "left", to, placement)
         self._destinations.pop(thread, None)
         self._afterwards.append(lambda: self._gone(thread))
         each = self._by_thread.get(thread)
@@ -354,5 +355,5 @@ class ProcessPart:
         """How many threads have no worker yet."""
         return len(self._waiting)
 
-    def _note(self, thread: int, event: str, kernel: int, placement: str = "") -> None:
+    def _note(self, thread: int, event: str, kernel: int, placement: fx.Placement | None = None) -> None:
         self._host.note(Note(monotonic_ns(), self.number, thread, event, kernel, placement))

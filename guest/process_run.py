@@ -30,6 +30,7 @@ from guest.worker import NUMBER
 from guest.workers import Worker, Workers
 from guest.workloads.distributed import Distributed
 
+_THREAD = (1 << PROCESS_SHIFT) - 1
 MAIN = 0
 """Number of a process's first thread."""
 MOVES_KEPT = 4096
@@ -45,7 +46,7 @@ class ProcessRun(Running):
         super().__init__(daemon, deadline_ns)
         self._workload = workload
         self._barrier = Barrier(daemon.kernel, daemon.kernels, 1)
-        self._workers = Workers(daemon, launcher, self._heard, self._worker_died, self.count_parked)
+        self._workers = Workers(daemon, launcher, self._heard, self._worker_died)
         self._first = ProcessPart((0, 0, min(daemon.kernels)), daemon, self._workers, workload.policy(), self)
         self._parts = {0: self._first}
         self._forks = daemon.traced("forks", ForksEngine(daemon.kernel, daemon.kernels))
@@ -110,7 +111,7 @@ class ProcessRun(Running):
             "dead_kernels": self._dead_kernels,
             "dead_threads": lost,
             **self._workers.told(self._timeline, begun_ns),
-            "moves": [note._replace(at_ns=note.at_ns - begun_ns)._asdict() for note in self._moves],
+            "moves": [note.told(begun_ns) for note in self._moves],
             "stays": sorted(stays, key=lambda stay: stay["begin_ns"]),
             "figures": self._figures,
             "duration_s": round((self._ended_ns - begun_ns) / 1e9, 6),
@@ -172,7 +173,6 @@ class ProcessRun(Running):
         self._forkers[request] = each
         self._states[self._daemon.kernel, request] = state
         self._carry_out(self._forks.fork(each.part.number, to))
-        self.count_parked()
 
     def _carry_out(self, effects: list[ForkEffect]) -> None:
         for effect in effects:
@@ -227,7 +227,6 @@ class ProcessRun(Running):
         self._states.pop((self._daemon.kernel, request), None)
         each.asking = False
         self._workers.tell(each, worker.FORKED + NUMBER.pack(number) + REFUSED.get(refusal, "").encode())
-        self.count_parked()
         self._daemon.woke()
 
     def _tell_of_ends(self) -> None:
@@ -238,7 +237,6 @@ class ProcessRun(Running):
             entry[1].asking = False
             self._workers.tell(entry[1], worker.ENDED)
             self._daemon.woke()
-        self.count_parked()
 
     def _has_ended(self, number: int) -> bool:
         """Whether it is over, and there is room for another one in its place."""
@@ -255,10 +253,10 @@ class ProcessRun(Running):
                 self._states[sender, message.request] = state
             self._carry_out(self._forks.receive(sender, message))
         else:
-            number, thread = divmod(message.page, 1 << PROCESS_SHIFT)
+            number = message.page >> PROCESS_SHIFT
             part = self._parts.get(number)
             if part is not None:
-                part.receive(sender, message._replace(page=thread), state)
+                part.receive(sender, message._replace(page=message.page & _THREAD) if number else message, state)
 
     def _kernel_died(self, kernel: int) -> None:
         self._dead_kernels.append(kernel)
@@ -277,6 +275,7 @@ class ProcessRun(Running):
 
     def view(self, leaving: list[int]) -> View:
         """See `Host.view`."""
+        self._parked()
         nodes, usable = self._daemon.nodes, self._daemon.kernels[: self._workload.kernels]
         living = [kernel for kernel in usable if kernel not in self._dead_kernels]
         return View(self._daemon.kernel, {kernel: nodes[kernel].load + leaving.count(kernel) for kernel in living})
@@ -285,13 +284,13 @@ class ProcessRun(Running):
         """See `Host.note`."""
         self._moves.append(note)
 
-    def count_parked(self) -> None:
-        """See `Host.count_parked`."""
-        parts = self._parts.values()
-        parked = self._workers.sleeping + sum(part.leaving for part in parts)
-        here = sum(each.served for each in self._workers.all)
-        self._daemon.parked = parked + sum(part.placed for part in parts)
+    def _parked(self) -> int:
+        """See `Daemon.count_parked`. The other kernels are told the load at the same time."""
+        parts, workers = self._parts.values(), self._workers
+        parked = workers.sleeping + sum(part.leaving for part in parts)
+        here = sum(each.served for each in workers.all)
         self._daemon.node.load = max(0, here - parked) + sum(part.waiting for part in parts)
+        return parked + sum(part.placed for part in parts)
 
     def part_is_over(self, part: ProcessPart) -> None:
         """See `Host.part_is_over`. What belonged to the last one goes with the run. Of others the workers end here, and

@@ -35,9 +35,7 @@ class Run(Running):
 
     def __init__(self, daemon: Daemon, launcher: Launcher, workload: Workload, deadline_ns: int | None) -> None:
         super().__init__(daemon, deadline_ns)
-        self._threads: Applications[_Thread] = Applications(
-            daemon, launcher, self._heard, self._thread_died, self._count_parked
-        )
+        self._threads: Applications[_Thread] = Applications(daemon, launcher, self._heard, self._thread_died)
         self._workload = workload
         self._roles: Sequence[Sequence[str]] = ()
 
@@ -99,8 +97,8 @@ class Run(Running):
         elif kind == application.FAILED:
             self.fail(failure_of(thread, body))
 
-    def _count_parked(self) -> None:
-        self._daemon.parked = self._barrier.waiting + self._threads.sleeping
+    def _parked(self) -> int:
+        return self._barrier.waiting + self._threads.sleeping
 
     def _thread_died(self, thread: _Thread, how: str) -> None:
         """In the middle of a fault, perhaps. The others go on if their work allows it."""
@@ -111,9 +109,7 @@ class Run(Running):
         self._threads.let_go(thread)
         if thread.result is None:
             thread.died = how
-        complete = self._barrier.leave(thread.number)
-        self._count_parked()
-        if complete:
+        if self._barrier.leave(thread.number):
             self._announce()
             self._go_on()
 
@@ -126,9 +122,7 @@ class Run(Running):
         self._go_on()
 
     def _arrived(self, thread: _Thread) -> None:
-        complete = self._barrier.arrive(thread.number)
-        self._count_parked()
-        if complete:
+        if self._barrier.arrive(thread.number):
             self._announce()
             self._go_on()
 
@@ -154,7 +148,6 @@ class Run(Running):
 
     def _release(self) -> None:
         """Let the living threads go on, and tell them who has died."""
-        self._daemon.parked = 0
         gone = [(kernel, thread) for kernel, mask in self._barrier.gone.items() for thread in members(mask)]
         packet = application.RELEASED + (json.dumps(gone).encode() if gone else b"")
         for thread in self._threads.all:

@@ -37,6 +37,7 @@ class Running:
     def close(self) -> None:
         """End every process of this run, and forget what belonged to it."""
         self._daemon.on_harness = None
+        self._daemon.count_parked = int
         self._daemon.watch_others(None)
 
     def fail(self, failure: RunFailed) -> None:
@@ -54,6 +55,10 @@ class Running:
         """How far the run is, in words: what a person needs who asks why it does not end."""
         raise NotImplementedError
 
+    def _parked(self) -> int:
+        """See `Daemon.count_parked`."""
+        raise NotImplementedError
+
     def _kernel_died(self, kernel: int) -> None:
         """Another kernel died."""
         raise NotImplementedError
@@ -65,6 +70,7 @@ class Running:
     def _listen(self) -> None:
         """From now on the other kernels are heard."""
         self._daemon.on_harness = self._hear
+        self._daemon.count_parked = self._parked
         self._daemon.watch_others(self._kernel_died)
         self._daemon.deliver_kept()
 

@@ -2,16 +2,20 @@
 
 Each thread notes when it leaves and when it goes on: by the clock of the kernel where it is at that moment, in ns. The
 first time it finds a place in the other kernel's pool (where the process is created for the first thread of all), from
-then on it takes its old place again. Each prints what it noted as JSON, a list of [thread, from, left, to, arrived].
+then on it takes its old place again. Before it leaves for the first time the thread that started it is given the time
+to fall asleep: its wait is no part of a migration. Each prints what it noted as JSON, a list of [thread, from, left,
+to, arrived].
 """
 
 import json
 import sys
-from time import monotonic_ns
+from time import monotonic_ns, sleep
 
 from guest.process import Process, Thread
 
 HOPS = 4
+REST_S = 0.002
+"""For its starter to fall asleep in."""
 
 
 class Traveller(Thread):
@@ -27,6 +31,8 @@ class Traveller(Thread):
         arrived_ns = monotonic_ns()
         if self.left_ns:
             self.hops.append((self.number, self.source, self.left_ns, self.kernel, arrived_ns))
+        else:
+            sleep(REST_S)
         if len(self.hops) == HOPS:
             sys.stdout.write(json.dumps(self.hops) + "\n")
             self.exit()

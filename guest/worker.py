@@ -22,18 +22,14 @@ from guest.samples import AccessLog
 from guest.surroundings import Detached
 from guest.workloads.distributed import Distributed
 
-PLACE = b"t"
-"""Daemon: a thread's number (`NUMBER`) and its state: make it ready, and do not run it."""
 RUN = b"g"
-"""Daemon: run it."""
-DROP = b"y"
-"""Daemon: it will not run here."""
+"""Daemon: run the thread of this number (`NUMBER`), which has this state."""
 MIGRATE = b"m"
 """Worker: the thread is at a migration point and wants to go: the kernel (`NUMBER`) and its state."""
 STAY = b"s"
 """Daemon: it stays; why, in words, nothing if it is there already."""
 PARKED = b"p"
-"""Daemon: it is gone, and this is its placeholder, until the next PLACE."""
+"""Daemon: it is gone, and this is its placeholder, until the next RUN."""
 START = b"n"
 """Worker: a thread begins: its number, where (`NUMBER` each; `ANYWHERE`: where placement wants it), and its state."""
 ASK = b"a"
@@ -163,18 +159,16 @@ def _rehearse(process: distributed.Process) -> None:
     first use takes the time of many page faults."""
     daemon, here = socketpair(AF_UNIX, SOCK_SEQPACKET)
     with daemon, here:
-        for packet in (PLACE + NUMBER.pack(0) + distributed.frozen(_Rehearsal()), RUN, PARKED):
+        for packet in (RUN + NUMBER.pack(0) + distributed.frozen(_Rehearsal()), PARKED):
             daemon.send(packet)
         _host(here, process, asks=False)
 
 
 def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:
-    """One thread, from its arrival until it is gone, dropped, or ended."""
-    packet = _receive(daemon, PLACE)
+    """One thread, from its arrival until it is gone, or ended."""
+    packet = _receive(daemon, RUN)
     (number,) = NUMBER.unpack_from(packet)
-    thread = distributed.thawed(packet[NUMBER.size :], process)
-    if daemon.recv(PACKET_BYTES) != RUN:
-        return
+    thread = distributed.thawed(packet[NUMBER.size :])
     asked_ns = 0
     while True:
         thread.step()

@@ -61,8 +61,10 @@ class RollCall:
 
     def abreast(self, kernel: int) -> bool:
         """Whether the kernel has called its roll for every death that we know of."""
+        if not self.dead:
+            return True
         roll = self._rolls.get(kernel, _Roll())
-        return not self.dead & ~roll.dead and (roll.whole or not self.dead)
+        return not self.dead & ~roll.dead and roll.whole
 
     def lost(self, others: Collection[int]) -> list[int] | None:
         """Once the rolls of all others are there: the threads that nobody has named, in order. None until then."""

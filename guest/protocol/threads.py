@@ -207,7 +207,7 @@ class ThreadsEngine:
         arrival = self._arriving.get(thread)
         if arrival is not None and arrival.stage is Stage.PLACING:
             self._arriving[thread] = arrival._replace(stage=Stage.PLACED)
-            self._answer(effects)
+            self._answer(thread, effects)
         return effects
 
     def refused(self, thread: int) -> list[ThreadEffect]:
@@ -225,12 +225,12 @@ class ThreadsEngine:
             self._dissolve(effects)
         self._tidy(effects)
 
-    def _answer(self, effects: list[ThreadEffect]) -> None:
-        """Tell sources of threads that were placed, unless a roll has still to come from there."""
-        for thread, arrival in self._arriving.items():
-            if arrival.stage is Stage.PLACED and self._roll.abreast(arrival.source):
-                self._arriving[thread] = arrival._replace(stage=Stage.ANSWERED)
-                effects.append(Send(arrival.source, Message(_PLACED, thread, flags=arrival.placement)))
+    def _answer(self, thread: int, effects: list[ThreadEffect]) -> None:
+        """Tell the source of a thread that was placed, unless a roll has still to come from there."""
+        arrival = self._arriving[thread]
+        if arrival.stage is Stage.PLACED and self._roll.abreast(arrival.source):
+            self._arriving[thread] = arrival._replace(stage=Stage.ANSWERED)
+            effects.append(Send(arrival.source, Message(_PLACED, thread, flags=arrival.placement)))
 
     # Messages ---------------------------------------------------------------------------------------------------------
 
@@ -424,7 +424,8 @@ class ThreadsEngine:
             self._roll.named(sender, message.copyset, message.page)
             return
         self._roll.called(sender, message.copyset)
-        self._answer(effects)
+        for thread in self._arriving:
+            self._answer(thread, effects)
         self._end_roll(effects)
 
     def _end_roll(self, effects: list[ThreadEffect]) -> None:

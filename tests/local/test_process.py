@@ -172,6 +172,26 @@ def test_more_threads_than_the_pool_has_processes(tmp_path: Path) -> None:
     summary_of(run(tmp_path, text(more=", pool: 1"), "--json"))
 
 
+def test_the_process_of_the_pool_that_waited_least_takes_the_next_thread(tmp_path: Path) -> None:
+    """Nothing of the others has to be brought back: their memory is copied at the first use, as they were forked."""
+    (tmp_path / "own.py").write_text(
+        """\
+import os
+from guest.process import Thread
+
+
+class Who(Thread):
+    def step(self):
+        self.exit(os.getpid())
+
+
+def main(process):
+    assert len({process.start(Who(), on=1).join() for _ in range(9)}) <= 2  # the one before may not be back yet
+"""
+    )
+    summary_of(run(tmp_path, text(more=", pool: 3"), "--json"))
+
+
 def test_memory_is_mapped_and_unmapped_by_threads_wherever_they_are(tmp_path: Path) -> None:
     body = """if self.steps == 1:
             self.migrate(1)
