@@ -273,3 +273,42 @@ def test_a_parent_that_ends_first_leaves_its_room_to_others(tmp_path: Path) -> N
         assert first["event"] == second["event"] == "finished", (first, second)
         assert "child sees" in "".join(first["output"])
         assert running[0] == 2, running  # the launcher, and the grandchild's worker
+
+
+def test_a_wait_is_for_the_word_of_ones_own_copy(tmp_path: Path) -> None:
+    """Words of two processes have the same address. Who sleeps for one is not woken by what is stored to the other."""
+    (tmp_path / "own.py").write_text(
+        """\
+from time import sleep
+
+from guest.process import Thread
+
+
+class Setter(Thread):
+    def __init__(self, event):
+        self.event = event
+
+    def step(self):
+        self.event.set()
+        self.exit()
+
+
+class Waiter(Setter):
+    def step(self):
+        self.event.wait()
+        self.exit()
+
+
+def main(process):
+    event = process.event()
+    waiter = process.start(Waiter(event), on=1)
+    sleep(0.2)                                  # it sleeps
+    process.fork(Setter(event), on=1).join()
+    sleep(0.1)
+    assert waiter.is_alive()
+    event.set()
+    waiter.join()
+"""
+    )
+    summary = summary_of(run(tmp_path, text(more=", processes: 2"), "--json"))
+    assert summary["points"][0]["messages"]["FUTEX_WAIT"] == 1  # woken for nothing it would wait once more
