@@ -221,7 +221,8 @@ def test_the_example_of_a_skewed_load_is_balanced(tmp_path: Path) -> None:
     text = (tmp_path / "balance.yaml").read_text()
     fixed, load = summary_of(run(tmp_path, text, "--json"))["points"]
     assert (fixed["figures"]["away_percent"], fixed["messages"].get("THREAD_MIGRATE", 0)) == (0, 0)
-    assert 20 <= load["figures"]["away_percent"] <= 80
+    assert 0 < load["figures"]["away_percent"] < 100  # how many it is depends on what else the host has to do
+    assert load["messages"]["THREAD_MIGRATE"] > 0
     assert [each["figures"]["longest"] for each in (fixed, load)] == [307, 307]
 
 
