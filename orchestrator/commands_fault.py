@@ -82,19 +82,26 @@ def reset(
     Examples:
       testbed fault reset arm
     """
+    import threading
     from concurrent.futures import ThreadPoolExecutor
 
+    from orchestrator.errors import Stopped
     from orchestrator.progress import Progress
     from testbed import faults
 
     chosen = chosen_nodes(nodes, everywhere, name)
     names = ", ".join(node.name for node in chosen)
+    cancel = threading.Event()
     with (
         Progress(quiet=quiet) as progress,
         progress.step(f"resetting {names}"),
         ThreadPoolExecutor(len(chosen)) as pool,
     ):
-        took = list(pool.map(lambda node: faults.reset(node, progress.say), chosen))
+        try:
+            took = list(pool.map(lambda node: faults.reset(node, progress.say, cancel=cancel), chosen))
+        except Stopped:
+            cancel.set()  # or whoever typed Ctrl-C would wait for guests that may never come up
+            raise
     for node, seconds in zip(chosen, took, strict=True):
         typer.echo(f"{node.name}.{node.testbed}: ready for SSH {seconds:.1f} s after its reset")
 

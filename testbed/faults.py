@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import threading
@@ -42,27 +43,53 @@ def kill(node: Node) -> None:
         raise HostError(f"node {node.name}: its QEMU could not be killed", "it may hang in the kernel")
 
 
-def reset(node: Node, say: Callable[[str], None], deadline: Deadline | None = None) -> float:
+def reset(
+    node: Node, say: Callable[[str], None], deadline: Deadline | None = None, cancel: threading.Event | None = None
+) -> float:
     """The reset button: nothing of the guest's state survives. Returns the seconds until SSH answers again.
 
-    Raises GuestError when the machine has ended or does not come up again.
+    Raises GuestError when the machine has ended or does not come up again, and readiness.Cancelled when `cancel` is
+    set: the machine then goes on by itself.
     """
     console = Console.from_now_on(node.console)
     begin = time.monotonic()
     with node.monitor() as monitor:
-        # Machines are started so that a reboot is their end: a guest that panics must not come back by itself.
+        # Machines are started so that a reboot is their end: a guest that panics must not come back by itself. But a
+        # PC's firmware that finds its memory as it was left reboots once more, so it may until the kernel speaks.
         monitor.execute("set-action", reboot="reset")
-        try:
-            monitor.execute("system_reset")
-            if monitor.status != "running":  # it was paused, or had turned itself off
-                monitor.execute("cont")
-        finally:
-            monitor.execute("set-action", reboot="shutdown")
+        monitor.execute("system_reset")
+        if monitor.status != "running":  # it was paused, or had turned itself off
+            monitor.execute("cont")
+    booted = False
+
+    def at_stage(_stages: dict[str, float]) -> None:
+        nonlocal booted
+        if not booted:
+            _end_at_reboot(node)
+            booted = True
+
+    try:
+        return readiness.await_ready(
+            _boot(node, console, begin), _reset_limit(node, deadline), say, cancel or threading.Event(), at_stage
+        )
+    except GuestError:
+        if not booted:
+            with contextlib.suppress(GuestError):  # what went wrong first is told
+                _end_at_reboot(node)
+        raise
+
+
+def _end_at_reboot(node: Node) -> None:
+    with node.monitor() as monitor:
+        monitor.execute("set-action", reboot="shutdown")
+
+
+def _boot(node: Node, console: Console, begin: float) -> readiness.Boot:
     qemu, port = node.record.qemu, node.record.ssh_port
     assert qemu is not None
     if port is None:
         raise GuestError(f"node {node.name} has no port for SSH: it was not started completely")
-    boot = readiness.Boot(
+    return readiness.Boot(
         node=node.name,
         kind=f"{node.arch}, {node.accelerator}",
         console=console,
@@ -72,9 +99,11 @@ def reset(node: Node, say: Callable[[str], None], deadline: Deadline | None = No
         command_line=shlex.join(process.arguments_of(qemu.pid)),
         monitor=sockets.monitor(node.directory, node.name),
     )
+
+
+def _reset_limit(node: Node, deadline: Deadline | None) -> Deadline:
     own_boot = overlay(node.directory, node.name).exists()
-    limit = deadline or Deadline.scaled(CLOUD_BOOT_S if own_boot else RESET_S, node.accelerator)
-    return readiness.await_ready(boot, limit, say, threading.Event(), lambda _stages: None)
+    return deadline or Deadline.scaled(CLOUD_BOOT_S if own_boot else RESET_S, node.accelerator)
 
 
 @dataclass(frozen=True)
@@ -110,11 +139,13 @@ def ethernet_link(testbed: Testbed, node: Node, name: str | None) -> LinkSpec:
     for link in links:
         if link.name == name or (name is None and len(links) == 1):
             return link
-    known = ", ".join(link.name for link in links) or "none"
-    raise Failure(
-        f"node {node.name}: found no Ethernet link {name or 'to choose'}, expected of {known}",
-        "an experiment file has them as `kind: ethernet`" if not links else "--link NAME",
-    )
+    if not links:
+        raise Failure(
+            f"node {node.name}: found no Ethernet link at it, expected one",
+            "an experiment file has them as `kind: ethernet`",
+        )
+    known = ", ".join(link.name for link in links)
+    raise Failure(f"node {node.name}: found no Ethernet link {name or 'to choose'}, expected of {known}", "--link NAME")
 
 
 def impair(testbed: Testbed, node: Node, link: LinkSpec, wanted: Impairment) -> dict[str, Any]:

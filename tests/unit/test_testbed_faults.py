@@ -1,8 +1,14 @@
 import json
+import os
+import signal
+import threading
 from typing import Any
 
 import pytest
 
+from orchestrator import commands_fault
+from orchestrator.errors import Stopped
+from orchestrator.signals import signals_raise
 from testbed import faults, readiness
 from testbed.console import Console
 from testbed.errors import Failure, GuestError
@@ -67,6 +73,9 @@ def test_a_link_is_known_by_name_or_is_the_only_one() -> None:
     for name in (None, "shm0", "net9"):
         with pytest.raises(Failure, match="expected of net0, net1"):
             ethernet_link(guest, guest, name)
+    alone: Any = Guest("d")
+    with pytest.raises(Failure, match="node d: found no Ethernet link at it, expected one"):
+        ethernet_link(alone, alone, None)
 
 
 def test_the_device_of_the_link_and_no_other_is_impaired_and_mended() -> None:
@@ -123,16 +132,15 @@ class Machine:
         self.told.append(" ".join([command, *arguments.values()]))
 
 
-@pytest.mark.parametrize(("status", "more"), [("running", []), ("paused", ["cont"]), ("shutdown", ["cont"])])
-def test_a_reset_machine_runs_and_a_panic_later_still_ends_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Any, status: str, more: list[str]
-) -> None:
-    machine = Machine(status)
+@pytest.fixture
+def node(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    """A node with `machine` at its monitor, which is `running` unless a test says otherwise."""
 
     class Node(Guest):
         console = tmp_path / "a.console"
-        arch = "aarch64"
+        arch = "x86_64"
         directory = tmp_path
+        machine = Machine("running")
 
         class record:  # noqa: N801 - stands for a record
             class qemu:  # noqa: N801
@@ -141,9 +149,65 @@ def test_a_reset_machine_runs_and_a_panic_later_still_ends_it(
             ssh_port = 1
 
         def monitor(self) -> Machine:
-            return machine
+            return self.machine
 
-    monkeypatch.setattr(readiness, "await_ready", lambda *_: 1.5)
-    node: Any = Node()
+    return Node()
+
+
+RESET = ["set-action reset", "system_reset"]
+LAST = "set-action shutdown"
+
+
+@pytest.mark.parametrize(("status", "more"), [("running", []), ("paused", ["cont"]), ("shutdown", ["cont"])])
+def test_a_machine_may_reboot_until_its_kernel_speaks_and_a_panic_later_ends_it(
+    monkeypatch: pytest.MonkeyPatch, node: Any, status: str, more: list[str]
+) -> None:
+    node.machine.status = status
+    told = []
+
+    def await_ready(*args: Any) -> float:
+        on_stage = args[-1]
+        for stages in ({}, {"initramfs": 1.0}, {"initramfs": 1.0, "init": 2.0}):
+            told.append(list(node.machine.told))
+            if stages:
+                on_stage(stages)
+        return 1.5
+
+    monkeypatch.setattr(readiness, "await_ready", await_ready)
     assert faults.reset(node, lambda _line: None) == 1.5
-    assert machine.told == ["set-action reset", "system_reset", *more, "set-action shutdown"]
+    assert told[1] == [*RESET, *more]
+    assert node.machine.told == told[2] == [*told[1], LAST]
+
+
+def test_a_machine_that_does_not_come_up_again_ends_at_its_next_reboot(
+    monkeypatch: pytest.MonkeyPatch, node: Any
+) -> None:
+    def hangs(*_: Any) -> float:
+        raise GuestError("hangs")
+
+    monkeypatch.setattr(readiness, "await_ready", hangs)
+    with pytest.raises(GuestError, match="hangs"):
+        faults.reset(node, lambda _line: None)
+    assert node.machine.told == [*RESET, LAST]
+
+
+def test_who_is_stopped_does_not_wait_for_machines_that_are_reset(monkeypatch: pytest.MonkeyPatch, node: Any) -> None:
+    waits = threading.Event()
+
+    def await_ready(_boot: Any, _limit: Any, _say: Any, cancel: threading.Event, _on_stage: Any) -> float:
+        waits.set()
+        assert cancel.wait(10.0), "nobody says that it is over"
+        raise readiness.Cancelled
+
+    def stop() -> None:
+        waits.wait(10.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(readiness, "await_ready", await_ready)
+    monkeypatch.setattr(commands_fault, "chosen_nodes", lambda *_: [node])
+    stopper = threading.Thread(target=stop)
+    stopper.start()
+    with pytest.raises(Stopped), signals_raise():
+        commands_fault.reset(["a"], quiet=True)
+    stopper.join()
+    assert node.machine.told == RESET

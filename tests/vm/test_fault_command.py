@@ -44,14 +44,15 @@ def test_a_paused_node_stands_still_and_goes_on_where_it_stood(pair: Testbed) ->
     assert int(done.stdout.split("|")[1]) >= before
 
 
-def test_a_reset_node_boots_anew_and_the_other_one_notices_nothing(pair: Testbed) -> None:
+@pytest.mark.parametrize(("node", "other"), [("arm", "x86"), ("x86", "arm")])
+def test_a_reset_node_boots_anew_and_the_other_one_notices_nothing(pair: Testbed, node: str, other: str) -> None:
     leave = command("exec", "--all", "--", "echo here > /run/mark")
     assert leave.returncode == 0
-    done = command("fault", "reset", "arm")
+    done = command("fault", "reset", node)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"arm\.pair: ready for SSH \d+\.\d s after its reset", done.stdout)
-    assert command("exec", "arm", "--", "test ! -e /run/mark").returncode == 0
-    assert command("exec", "x86", "--", "rm /run/mark").returncode == 0
+    assert re.search(rf"{node}\.pair: ready for SSH \d+\.\d s after its reset", done.stdout)
+    assert command("exec", node, "--", "test ! -e /run/mark").returncode == 0
+    assert command("exec", other, "--", "rm /run/mark").returncode == 0
     assert states()["pair"] == {"x86": "running", "arm": "running"}
 
 
