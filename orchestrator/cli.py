@@ -9,19 +9,21 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from images.errors import Failure, no_room
+from images.errors import Failure
 from orchestrator import commands
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, InputError, RunEnded, Stopped
 from orchestrator.options import JsonOption, OfflineOption, SetOption, WarmOption
 from orchestrator.output import anything_put, begin, printable, put, tell, typed
-from orchestrator.signals import signals_raise
+from orchestrator.signals import signals_leave, signals_raise
 from orchestrator.words import counted
+from testbed.errors import of_host
 
 UsageError: Any = typer.BadParameter.__base__
 """What the parser of the command line raises; typer keeps its name to itself."""
@@ -242,6 +244,11 @@ def application(words: Sequence[str] = ()) -> typer.Typer:
 def main() -> NoReturn:
     """Entry point: every end that was thought of has its exit code and no traceback."""
     begin()
+    with signals_leave():
+        _carry_out()
+
+
+def _carry_out() -> NoReturn:
     try:
         with signals_raise():
             sys.exit(application(sys.argv[1:])(standalone_mode=False) or 0)
@@ -260,9 +267,9 @@ def main() -> NoReturn:
         sys.stderr.close()  # the reader of our output has left; Python would complain once more at exit
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - a defect: said to be one, with all there is to report it
-        if isinstance(error, OSError) and (full := no_room(error)):
-            _show_failure(full)
-            sys.exit(full.exit_code)
+        if isinstance(error, OSError) and (known := of_host(error)):
+            _show_failure(known)
+            sys.exit(known.exit_code)
         _show_defect(error)
         sys.exit(DEFECT_EXIT_CODE)
 
@@ -282,7 +289,8 @@ def _put_error(outcome: str, kind: str, message: str, hint: str, **more: Any) ->
     """With --json, unless a command that was ended has told it itself."""
     if "--json" in itertools.takewhile(lambda word: word != "--", sys.argv) and not anything_put():
         error = {"kind": kind, "message": message, "hint": hint, **more}
-        put(json.dumps({"outcome": outcome, "error": error}, indent=2) + "\n")
+        with suppress(Failure):  # standard error has it; standard output may be what failed
+            put(json.dumps({"outcome": outcome, "error": error}, indent=2) + "\n")
 
 
 def _show_defect(error: Exception) -> None:

@@ -29,7 +29,7 @@ def doctor(
       testbed doctor
       testbed doctor --json | jq '.findings[] | select(.level != "ok")'
     """
-    from orchestrator.doctor import Level, host, programs
+    from orchestrator.doctor import Level, found_by, host, programs
     from orchestrator.output import put
     from orchestrator.progress import Progress
 
@@ -49,10 +49,10 @@ def doctor(
     findings: list[Finding] = []
     with Progress(quiet=quiet or as_json) as progress, progress.step("checking this host", announced=False):
         for check in checks:
-            for finding in check(progress.say):
+            for finding in found_by(check, progress.say):
                 findings.append(finding)
                 if not as_json and not (quiet and finding.level is Level.OK):
-                    put(_shown(finding))
+                    progress.put(_shown(finding))
     problems = [finding for finding in findings if finding.level is Level.PROBLEM]
     if as_json:
         plain = {"ok": not problems, "findings": [finding.as_json() for finding in findings]}

@@ -1,13 +1,13 @@
 """The guest side's code on its way into guests: compiled once, cached, unpacked, and started as an agent."""
 
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from images import Image, compile_tree
+from images.errors import writing
 from orchestrator.agents import AgentProcess
 from testbed import Deadline, GuestError
 from testbed.machine import Node
@@ -42,12 +42,14 @@ def archive(image: Image, say: Callable[[str], None]) -> bytes:
         pass
     say("compiling the guest side's code")
     content = compile_tree(image, SOURCES)
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    for old in sorted(cached.parent.glob("*.tar"), key=lambda path: path.stat().st_mtime)[:-8]:
-        old.unlink(missing_ok=True)
-    with tempfile.NamedTemporaryFile(dir=cached.parent, delete=False) as draft:
-        draft.write(content)
-    os.replace(draft.name, cached)  # noqa: PTH105 - its name is a string
+    with writing(cached):
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        for old in sorted(cached.parent.glob("*.tar"), key=lambda path: path.stat().st_mtime)[:-8]:
+            old.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=cached.parent) as folder:
+            draft = Path(folder, cached.name)
+            draft.write_bytes(content)
+            draft.replace(cached)
     return content
 
 

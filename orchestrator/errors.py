@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from signal import Signals
 
-from images.errors import Failure, no_room
+from images.errors import Failure
 from orchestrator.words import counted
+from testbed.errors import of_host
 
 DEFECT_EXIT_CODE = 3
 """Of ends that nobody thought of."""
@@ -70,6 +71,6 @@ def end_of(error: BaseException) -> dict[str, str]:
             return {"kind": type(error).__name__, "message": error.message, "hint": error.hint}
         case Stopped():
             return {"kind": "interrupted", "message": str(error), "hint": ""}
-        case OSError() if failure := no_room(error):
+        case OSError() if failure := of_host(error):
             return {"kind": "HostError", "message": failure.message, "hint": failure.hint}
     return {"kind": DEFECT, "message": f"{type(error).__name__}: {error}", "hint": ""}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any
 
-from orchestrator.marked_yaml import Document, Mark, Marks, Path, Problem, read_yaml
+from orchestrator.marked_yaml import BYTES_MAX, Document, Mark, Marks, Path, Problem, read_yaml
 from orchestrator.vocabulary import keys_at, nearest, setting_paths
 from orchestrator.wording import listed, sentence, show
 
@@ -30,7 +30,11 @@ class Unreadable(Exception):
 def read_text(path: FilePath, folders: Iterable[FilePath] = (FilePath("configs"),)) -> str:
     """The text of an experiment file. Raises Unreadable; `folders` are where else such files are, for its hint."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(4 * BYTES_MAX + 1)  # a character has four bytes at most; a device has no end
+        if len(content) > 4 * BYTES_MAX:
+            raise Unreadable(f"more than {4 * BYTES_MAX} bytes", "an experiment file")
+        return content.decode().replace("\r\n", "\n").replace("\r", "\n")
     except FileNotFoundError:
         places = (path.parent, *folders)
         known = sorted(each.as_posix() for folder in places for each in folder.glob("*.yaml") if each.exists())

@@ -120,12 +120,17 @@ def load(path: FilePath, overrides: Sequence[str] = ()) -> Plan:
     return Plan(path, text, found[0][1].name, laid_out, files.content, content)
 
 
-def _choose_driver(data: Any) -> None:
-    """The environment's, where the file names none. Raises InputError."""
+def driver_of_environment() -> str | None:
+    """The driver of files that name none, if the environment says one. Raises InputError."""
     chosen = os.environ.get(DRIVER_VARIABLE)
     if chosen and chosen not in get_args(DriverName):
         known = ", ".join(get_args(DriverName))
         raise InputError(f"{DRIVER_VARIABLE}: found {chosen!r}, expected one of: {known}", f"unset {DRIVER_VARIABLE}")
+    return chosen or None
+
+
+def _choose_driver(data: Any) -> None:
+    chosen = driver_of_environment()
     testbed = look_up(data, ("testbed",))
     if chosen and isinstance(testbed, dict):
         testbed.setdefault("driver", chosen)

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.durations import duration
 from orchestrator.forecast import PointForecast, TestbedForecast, forecast
-from orchestrator.output import put
+from orchestrator.output import put, sheet
 from orchestrator.parameters import describe
 from orchestrator.plan import Plan, load
 from orchestrator.sizes import show_size
@@ -100,12 +100,11 @@ def _rendered(
     plan: Plan, stage: str, testbeds: list[TestbedForecast], images: dict[str, bool], available_bytes: int
 ) -> str:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     text = io.StringIO()
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 400
-    console = Console(file=text, width=width, highlight=False)
+    console = sheet(text, width)
     for number, each in enumerate(testbeds, 1):
         nodes = ", ".join(f"{name} ({node.arch.value})" for name, node in each.shape.nodes.items())
         memory = show_size(each.memory_bytes)

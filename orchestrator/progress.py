@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from orchestrator.output import printable, tell, typed
+from orchestrator.output import printable, put, tell, typed
 
 if TYPE_CHECKING:  # rich costs 30 ms, which a quiet command need not pay
     from rich.status import Status
@@ -70,9 +70,19 @@ class Progress:
             self._spoke = time.monotonic()
             line = f"{self._spoke - self._started:6.1f} s  {printable(typed(text))}"
             if self._status is not None:
-                self._status.console.print(line, markup=False, highlight=False)
+                # The terminal breaks long lines: a command that it names can be copied whole.
+                self._status.console.print(line, markup=False, highlight=False, soft_wrap=True)
             else:
                 tell(line + "\n")
+
+    def put(self, text: str) -> None:
+        """Text for standard output: what is live gives way, as its terminal may not be where that goes."""
+        with self._lock:
+            if self._status is not None:
+                self._status.stop()
+            put(text)
+            if self._status is not None and self._doing:
+                self._status.start()
 
     def say_soon(self, text: str) -> None:
         """`say`, from another thread a moment later: the one for signal handlers, which may interrupt `say` itself."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from images.errors import Failure, no_room
+from images.errors import Failure
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
 from orchestrator.experiment import Accelerator, Testbed
 from orchestrator.output import put
@@ -27,6 +27,7 @@ from orchestrator.summary import Outcome
 from orchestrator.words import counted
 from orchestrator.workloads import Command, SharedArray
 from testbed.deadline import Deadline
+from testbed.errors import of_host
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ def carry_out(
 
 
 def _ended_by(error: Exception, directory: RunDirectory, progress: Progress | None) -> RunEnded:
-    """What nobody thought of is a defect, unless the host has no room left. `progress` is shown its traceback."""
-    if isinstance(error, OSError) and (failure := no_room(error)):
+    """What nobody thought of is a defect, unless the host does not let us. `progress` is shown its traceback."""
+    if isinstance(error, OSError) and (failure := of_host(error)):
         return RunEnded(failure.message, failure.hint, failure.exit_code)
     if progress is not None:
         progress.say("".join(traceback.format_exception(error)))

@@ -1,5 +1,6 @@
 """SIGINT, SIGTERM and SIGHUP: they end what is going on, but never the tidying up after it."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,20 @@ def _raise(number: int, _frame: FrameType | None) -> None:
 def signals_raise() -> Iterator[None]:
     """Meanwhile each of them raises `Stopped` in the main thread, and unwinds the stack."""
     before = {number: signal.signal(number, _raise) for number in _ENDING}
+    try:
+        yield
+    finally:
+        _restore(before)
+
+
+@contextmanager
+def signals_leave() -> Iterator[None]:
+    """Meanwhile each of them ends the process at once: for when all is tidied up and only the telling is left."""
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in _ENDING}
     try:
         yield
     finally:

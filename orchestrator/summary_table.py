@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.output import typed
+from orchestrator.output import sheet, typed
 from orchestrator.parameters import head, show_value
 from orchestrator.sizes import show_size
 from orchestrator.words import counted
@@ -39,10 +39,8 @@ _LETTERS = {"reader": "R", "writer": "W", "idle": "-"}
 
 def render(summary: dict[str, Any], *, color: bool = False, width: int | None = None) -> str:
     """run.json as text. `width` in characters: a table that does not fit is made narrow; None is as wide as needed."""
-    from rich.console import Console
-
     text = io.StringIO()
-    console = Console(file=text, force_terminal=color, width=WIDTH_MAX, highlight=False)
+    console = sheet(text, WIDTH_MAX, color=color)
     if summary["points"]:
         table = _table(summary["points"], color, narrow=False)
         if width is not None and console.measure(table).maximum > width:

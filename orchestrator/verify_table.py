@@ -8,6 +8,7 @@ from orchestrator.checker.program_system import ProgramScenario
 from orchestrator.checker.scenario import Links, Start
 from orchestrator.checker.systems import AnyScenario
 from orchestrator.checker.thread_system import ThreadScenario
+from orchestrator.output import sheet
 
 
 def render(
@@ -15,7 +16,6 @@ def render(
 ) -> str:
     """The table of (protocol, report). `width` in characters; None is as wide as needed."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold" if color else "")
@@ -28,7 +28,7 @@ def render(
         figures = (f"{report.states:,}", str(report.depth), f"{report.duration_s:.1f}", f"{report.states_per_s:,.0f}")
         table.add_row(protocol, *_scenario(report.scenario), *figures, verdict(report))
     text = io.StringIO()
-    Console(file=text, force_terminal=color, width=width or 200, highlight=False).print(table)
+    sheet(text, width or 200, color=color).print(table)
     states = sum(report.states for _, report in rows)
     shown = "\n".join(line.rstrip() for line in text.getvalue().splitlines()).strip("\n")
     cpu_s = sum(report.cpu_s for _, report in rows)

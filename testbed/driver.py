@@ -209,8 +209,12 @@ def _capabilities_kept() -> Path:
 def _restore_capabilities(root: Path) -> None:
     """Asking QEMU what it can do takes seconds. libvirt keeps the answers, and sees when they are out of date."""
     kept = _capabilities_kept()
-    if kept.is_dir():
-        shutil.copytree(kept, root / "cache" / "qemu" / "capabilities", ignore=shutil.ignore_patterns(".*"))
+    if not os.access(kept, os.R_OK | os.X_OK):
+        return
+    target = root / "cache" / "qemu" / "capabilities"
+    target.mkdir(parents=True)
+    for file in kept.glob("*.xml"):
+        shutil.copy2(file, target)
 
 
 def _keep_capabilities(root: Path) -> None:
@@ -225,6 +229,8 @@ def _keep_capabilities(root: Path) -> None:
 
 
 def _hint(driver: Driver, error: str) -> str:
+    if "Failed to create" in error and driver is Driver.EMBEDDED:
+        return "may this user write there? It is below XDG_RUNTIME_DIR or XDG_CACHE_HOME, or else the home folder"
     if driver is not Driver.EMBEDDED:
         return f"is libvirt's daemon there, and may this user reach it? driver: embedded needs neither ({driver})"
     if os.geteuid() == 0 and "libvirt-qemu" in error:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.driver import Connection, command_line, emulator
-from testbed.errors import Failure, GuestError, HostError
+from testbed.errors import Failure, GuestError, HostError, of_host
 from testbed.process import python
 from testbed.spec import Accelerator, Driver
 
@@ -189,7 +189,7 @@ def main() -> int:
             connection.prepare(emulator(arch), arch, Accelerator(accelerator))
         say({"name": _READY, "answer": " ".join(connection.confining_models())})
     except (HostError, OSError) as error:
-        failure = error if isinstance(error, HostError) else HostError(str(error))
+        failure = error if isinstance(error, HostError) else of_host(error) or HostError(str(error))
         say({"name": None, "error": failure.message, "hint": failure.hint})
         return failure.exit_code
     with ThreadPoolExecutor(PARALLEL_STARTS_MAX) as pool:

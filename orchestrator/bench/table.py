@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 
 from orchestrator.bench.figures import COMPARED, MEANINGS, Bench, Figure, Quantity, Unit, ratios
+from orchestrator.output import sheet
 
 _SHORT = {
     Quantity.C_ZERO: "C",
@@ -19,7 +20,6 @@ _SHORT = {
 def render(bench: Bench, *, color: bool = False, width: int | None = None) -> str:
     """The table, one row a figure. `width` in characters; None is as wide as needed."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold" if color else "")
@@ -34,7 +34,7 @@ def render(bench: Bench, *, color: bool = False, width: int | None = None) -> st
         table.add_row(what, *_numbers(figure), ", ".join(_multiples(bench, figure)))
         last = figure.quantity
     text = io.StringIO()
-    console = Console(file=text, force_terminal=color, width=width or 200, highlight=False)
+    console = sheet(text, width or 200, color=color)
     if bench.figures:
         console.print(table)
     for machine in bench.machines:

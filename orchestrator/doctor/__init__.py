@@ -9,6 +9,9 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
+from images.errors import Failure
+from testbed.errors import of_host
+
 
 class Level(StrEnum):
     """How bad a finding is. Only a PROBLEM keeps the quickstart from running."""
@@ -35,3 +38,14 @@ class Finding:
 
 Check = Callable[[Callable[[str], None]], Iterator[Finding]]
 """Told where to say what takes a while; gives its findings."""
+
+
+def found_by(check: Check, say: Callable[[str], None]) -> Iterator[Finding]:
+    """Its findings; a check that the host does not let come to its end has one more, and the others are still made."""
+    try:
+        yield from check(say)
+    except (Failure, OSError) as error:
+        failure = error if isinstance(error, Failure) else of_host(error)
+        if failure is None:
+            raise
+        yield Finding(check.__name__, Level.PROBLEM, failure.message, failure.hint)

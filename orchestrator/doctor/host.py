@@ -100,13 +100,13 @@ def space(_say: Say) -> Iterator[Finding]:
         ("space for results", Path.cwd(), RUN_BYTES, "testbed run configs/quickstart.yaml --results DIR"),
     ):
         place = folder
-        while not place.exists():
+        while not os.access(place, os.F_OK) and place != place.parent:  # what cannot be seen is not there
             place = place.parent
         free = shutil.disk_usage(place).free
         shown = f"{free >> 20} MiB free at {place}, {needed >> 20} needed"
-        if not os.access(place, os.W_OK | os.X_OK):
-            meaning = "nothing can be written there; DIR is a folder of yours"
-            yield Finding(check, Level.PROBLEM, f"{place} belongs to somebody else", meaning, elsewhere)
+        if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+            meaning = "nothing can be made there; DIR is a folder of yours"
+            yield Finding(check, Level.PROBLEM, f"{place} cannot be written by this user", meaning, elsewhere)
         elif free >= needed:
             yield Finding(check, Level.OK, shown)
         else:
@@ -138,7 +138,8 @@ def limits(_say: Say) -> Iterator[Finding]:
         yield Finding("open files", Level.OK, f"{soft} allowed")
     else:
         level = Level.PROBLEM
-        mend = f"ulimit -n {FILES_MIN if hard < 0 or hard >= FILES_MIN else hard}"
+        allowed = hard < 0 or hard >= FILES_MIN
+        mend = f"ulimit -n {FILES_MIN}" if allowed else root_words(f"prlimit --pid $$ --nofile={FILES_MIN}")
         yield Finding("open files", level, f"{soft} allowed, expected {FILES_MIN}", "links need descriptors", mend)
     try:
         with socket.create_server(("127.0.0.1", 0)):

@@ -6,6 +6,7 @@ from typing import Any
 
 from orchestrator.litmus.judge import Row
 from orchestrator.litmus.run import Litmus, verdict
+from orchestrator.output import sheet
 from orchestrator.words import counted
 
 SHOWN = 3
@@ -16,7 +17,6 @@ OUTCOMES_SHOWN = 4
 def render(found: Litmus, *, color: bool = False, width: int | None = None) -> str:
     """The table. `width` in characters; None is as wide as needed."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold" if color else "")
@@ -30,7 +30,7 @@ def render(found: Litmus, *, color: bool = False, width: int | None = None) -> s
         table.add_row(row.shape, row.memory, placed, str(row.instances), verdict(row), _outcomes(row))
     text = io.StringIO()
     if found.rows:
-        Console(file=text, force_terminal=color, width=width or 180, highlight=False).print(table)
+        sheet(text, width or 180, color=color).print(table)
     if found.error is not None:
         text.write(f"ended after {len(found.rows)} of {counted(found.planned_rows, 'row')}: {found.error['message']}\n")
     return text.getvalue().lstrip("\n")

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator.output import sheet
 from orchestrator.parameters import describe
 from orchestrator.simulator.growth import Cost, Load
 from orchestrator.simulator.mixtures import Fuzzed
@@ -109,8 +110,6 @@ def _table(heads: Iterable[str]) -> "Table":
 
 
 def _text(table: "Table", color: bool) -> str:
-    from rich.console import Console
-
     text = io.StringIO()
-    Console(file=text, force_terminal=color, width=_WIDTH, highlight=False).print(table)
+    sheet(text, _WIDTH, color=color).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).lstrip("\n") + "\n"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from images import Image
+from images.errors import HostError
 from orchestrator import deployment
 from orchestrator.errors import InputError
 from orchestrator.experiment import Accelerator
@@ -106,13 +107,13 @@ def test_the_guests_code_is_compiled_once_for_each_state_of_it(tmp_path: Path, m
 
 
 def test_a_torn_archive_is_never_taken_for_a_whole_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(_descriptor: str, _target: Path) -> None:
+    def no_space(_draft: Path, _target: Path) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(deployment, "compile_tree", lambda _image, _sources: b"archive")
-    monkeypatch.setattr("os.replace", no_space)
+    monkeypatch.setattr(Path, "replace", no_space)
     image = image_in(tmp_path)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(HostError, match=r"\.tar: cannot be written: No space"):
         deployment.archive(image, lambda _line: None)
-    assert not list((tmp_path / "cache").rglob("*.tar"))
+    assert list((tmp_path / "cache/testbed/guest").iterdir()) == []

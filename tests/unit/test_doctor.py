@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import pytest
 from images.program import PACKAGES
 from images.store import DEFINITION, key_of
 from orchestrator import cli
-from orchestrator.doctor import Finding, Level, host, programs
+from orchestrator.doctor import Finding, Level, found_by, host, programs
 from testbed import record
 from testbed.process import ProcessId
 from testbed.record import State
@@ -29,6 +30,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.setattr(programs, "SYSTEM_FOLDERS", ())
+    monkeypatch.delenv("TESTBED_DRIVER", raising=False)
     return tmp_path
 
 
@@ -74,6 +76,53 @@ def test_what_libvirt_says_is_handed_on(place: Path, monkeypatch: pytest.MonkeyP
     assert found(programs.libvirt, "libvirt's driver").found == "broken"
     program(place, "python", "exit 0")
     assert found(programs.libvirt, "libvirt's driver").level is Level.OK
+
+
+def test_a_folder_that_libvirt_cannot_use_is_mended_by_another_and_not_by_packages(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = "libvirt cannot open qemu:///embed: Failed to create state dir '/run/user/0/libvirt/hostdevmgr'"
+    told = json.dumps({"name": None, "error": said, "hint": "apt-get install libvirt-daemon-driver-qemu"})
+    (place / "told").write_text(told)
+    program(place, "python", f"/bin/cat {place / 'told'}; exit 3")
+    monkeypatch.setattr(programs, "python", lambda: str(place / "bin" / "python"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/0")
+    assert found(programs.libvirt, "libvirt's driver").mend == "unset XDG_RUNTIME_DIR"
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert found(programs.libvirt, "libvirt's driver").mend.startswith("export XDG_CACHE_HOME=DIR")
+
+
+def test_the_driver_that_the_environment_asks_for_is_the_one_that_is_tried(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(place, "python", '[ "$4" = session ]')
+    monkeypatch.setattr(programs, "python", lambda: str(place / "bin" / "python"))
+    assert found(programs.libvirt, "libvirt's driver").level is Level.PROBLEM
+    monkeypatch.setenv("TESTBED_DRIVER", "session")
+    finding = found(programs.libvirt, "libvirt's driver")
+    assert (finding.level, finding.found) == (Level.OK, "qemu:///session opens")
+    monkeypatch.setenv("TESTBED_DRIVER", "demon")
+    finding = found(programs.libvirt, "libvirt's driver")
+    assert (finding.level, finding.mend) == (Level.PROBLEM, "unset TESTBED_DRIVER")
+    assert "found 'demon'" in finding.found
+
+
+def test_a_check_that_cannot_be_made_is_a_finding_and_the_others_are_made() -> None:
+    def broken(_say: Any) -> Iterator[Finding]:
+        yield Finding("first", Level.OK, "seen")
+        raise PermissionError(13, "Permission denied", "/root/.cache")
+
+    first, second = found_by(broken, print)
+    assert first.level is Level.OK
+    assert (second.check, second.level) == ("broken", Level.PROBLEM)
+    assert second.found == "/root/.cache: cannot be used: Permission denied"
+    assert second.meaning
+
+
+def test_a_limit_on_open_files_is_mended_by_who_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    for limit, mend in (((20, 4096), "ulimit -n 256"), ((20, 20), "prlimit --pid $$ --nofile=256")):
+        monkeypatch.setattr(resource, "getrlimit", lambda _what, limit=limit: limit)
+        assert found(host.limits, "open files").mend.endswith(mend)
 
 
 def test_without_images_and_what_builds_them_nothing_will_run(place: Path) -> None:
