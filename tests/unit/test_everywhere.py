@@ -1,11 +1,15 @@
 """One command on many nodes; here the nodes are shells of this host."""
 
+import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from orchestrator import copying
+from images.errors import HostError
+from orchestrator import copying, everywhere
 from orchestrator.copying import scp_command
 from orchestrator.errors import InputError
 from orchestrator.everywhere import run_everywhere
@@ -51,6 +55,49 @@ def test_on_a_terminal_a_guest_cannot_paint_over_anothers_lines(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     run_everywhere({"x86": shell(r"printf 'a\tb \033[2Jc\rd\n'")}, shown=True)
     assert capsys.readouterr().out == "x86 | a       b \\x1b[2Jc\\rd\n"
+
+
+def test_who_writes_without_end_ends_when_the_reader_has_left() -> None:
+    program = """
+from orchestrator.output import begin
+from orchestrator.everywhere import run_everywhere
+begin()
+ended = run_everywhere({"x86": ["sh", "-c", "yes; true"], "arm": ["yes"]}, shown=True)
+assert ended["arm"].exit_code == 141, ended["arm"]
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = f"timeout 20 {shlex.quote(sys.executable)} -c {shlex.quote(program)} | head -n 2; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(done.stdout.splitlines()), done.stderr.count("Traceback")) == (0, 2, 0), done.stderr
+
+
+def test_who_is_stopped_while_much_is_written_sees_no_traceback() -> None:
+    program = """
+import os, signal, threading
+from orchestrator.everywhere import run_everywhere
+from orchestrator.signals import signals_raise
+from orchestrator.errors import Stopped
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+try:
+    with signals_raise():
+        run_everywhere({"x86": ["yes"], "arm": ["yes"]}, shown=True)
+except Stopped:
+    pass
+"""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_finds_no_room_is_an_error_and_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_text: str) -> None:
+        raise HostError("no room")
+
+    monkeypatch.setattr(everywhere, "put", full)
+    with pytest.raises(HostError, match="no room"):
+        run_everywhere({"x86": ["yes"]}, shown=True)
 
 
 class Known:
