@@ -89,6 +89,8 @@ def run(
                     points_run.run(waiting, deadline, fail_fast=fail_fast)
                     replaced = bool(waiting)
             except (HostError, GuestError) as failure:
+                if isinstance(failure, GuestError) and stage.taken_down():  # no guest's fault
+                    raise _taken_down("deploying the daemon") from failure
                 at_failure(stage, failure.message)
                 raise
             finally:
@@ -153,13 +155,17 @@ class _PointsRun:
         """
         again = self.record.attempt_failed(point, failure) <= point.experiment.retries and not alive
         if not alive and self.stage.taken_down():
-            raise HostError(
-                f"{what}: the testbed was taken down by another command",
-                "`testbed run --resume last` goes on after the last complete point",
-            )
+            raise _taken_down(what)
         if again:
             self.progress.say(f"{what}: lost, repeated on new guests: {failure.message}")
         return again
+
+
+def _taken_down(what: str) -> HostError:
+    return HostError(
+        f"{what}: the testbed was taken down by another command",
+        "`testbed run --resume last` goes on after the last complete point",
+    )
 
 
 def _usable(agents: Agents, stage: Stage, failure: GuestError) -> bool:

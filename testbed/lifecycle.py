@@ -174,13 +174,16 @@ def up(
     try:
         with writing(journal.record.run_directory):
             Start(journal, images, own, say, deadline, mode, resident).run()
-    except BaseException:
+    except BaseException as error:
+        taken_down = isinstance(error, (Failure, OSError)) and record.is_ending(spec.name)  # before we do that
         testbed = Testbed(journal.record)
         if evidence is not None:
             with contextlib.suppress(OSError):  # the reason that we are here for is worth more
                 testbed.collect(evidence)
         if record.directory(spec.name).exists():  # another command may have taken it down meanwhile
             testbed.down(say)
+        if taken_down:
+            raise HostError(f"{spec.name}: taken down by another command while it was starting") from error
         raise
     return Testbed(journal.record)
 

@@ -91,6 +91,9 @@ def test_programs_are_there_before_the_first_point_begins(plan: Plan, tmp_path: 
         def link_for(self, _link: str, node: str) -> dict[str, Any]:
             return {"kind": "of " + node}
 
+        def taken_down(self) -> bool:
+            return False
+
         def collect(self, _directory: RunDirectory) -> None: ...
 
         def teardown(self, *, keep: bool) -> None: ...
