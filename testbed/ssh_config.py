@@ -15,8 +15,9 @@ CONFIG = "ssh_config"
 
 
 def _quoted(path: Path) -> str:
-    # ssh expands % in file names (man 5 ssh_config, TOKENS), and takes a blank as the end of a word.
-    return '"' + str(path).replace("%", "%%") + '"'
+    # ssh expands % in file names (man 5 ssh_config, TOKENS), ends a word at a blank, and a quoted one at a quote.
+    escaped = str(path).replace("%", "%%").replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def entry(testbed: str, node: str, port: int, directory: Path) -> str:

@@ -35,7 +35,7 @@ def test_ssh_takes_the_configuration_as_it_is_meant(tmp_path: Path, name: str) -
 
 
 def test_an_include_knows_the_nodes_of_every_testbed_whatever_else_the_user_has_set(tmp_path: Path) -> None:
-    state = tmp_path / "my [state] *"
+    state = tmp_path / 'my "own" [state] *'
     for testbed, number in (("one", 40001), ("two", 40002)):
         (state / testbed).mkdir(parents=True)
         ssh_config.write(state / testbed, testbed, {"x86": number}, tmp_path / testbed)
