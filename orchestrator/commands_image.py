@@ -76,10 +76,10 @@ def build(
     from images.store import obtain
 
     file = _definition(definition)
-    wanted = arch or _described(file)
-    for name in wanted:
+    for name in arch or ():
         if name not in ARCHITECTURES:
             raise _unknown(name)
+    wanted = _described(file, arch or [])
     begin = time.monotonic()
     say = lambda line: typer.echo(f"{time.monotonic() - begin:6.1f} s  {line}", err=True)  # noqa: E731
     for image in obtain(wanted, say, offline=offline, definition=file).values():
@@ -113,15 +113,26 @@ def _definition(word: str) -> Path:
     )
 
 
-def _described(definition: Path) -> list[str]:
-    """The architectures of a definition; those of a cloud image may be fewer than there are."""
-    from images.store import says_cloud
+def _described(definition: Path, wanted: list[str]) -> list[str]:
+    """Those of a definition's architectures that are wanted, or all. Raises InputError for a file that is wrong."""
+    from images.store import definitions, says_cloud
 
-    if not says_cloud(definition):
-        return list(ARCHITECTURES)
-    from images.cloud.definition import load
+    if definition in definitions().values():  # it need not be read before its images are looked for
+        return wanted or list(ARCHITECTURES)
+    from images.cloud import definition as cloud
+    from images.definition import load
+    from images.errors import Failure
+    from orchestrator.errors import InputError
 
-    return list(load(definition))
+    try:
+        known = list(cloud.load(definition) if says_cloud(definition) else load(definition).architectures)
+    except Failure as error:
+        raise InputError(error.message, error.hint) from None
+    if absent := [name for name in wanted if name not in known]:
+        raise InputError(
+            f"{definition}: found no {absent[0]} in it, expected {' or '.join(known)}", "add it under `architectures`"
+        )
+    return wanted or known
 
 
 ImageArgument = Annotated[str, typer.Argument(metavar="IMAGE", help="An instruction set, a key, or KEY-ARCH.")]

@@ -1,6 +1,7 @@
 """`testbed top`: what the kernels of a testbed do right now, read from the memory they share."""
 
 import json
+import math
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated
@@ -51,9 +52,12 @@ def top(
       testbed top --json | jq '.kernels[].faults'
     """
     from orchestrator.counters import Onlooker
+    from orchestrator.errors import InputError
     from testbed.shared_memory import watch
 
-    testbed = the_testbed(name)
+    if math.isnan(interval):  # it is on neither side of a bound
+        raise InputError("found --interval nan, expected seconds from 0.1 to 3600")
+    testbed = the_testbed(name, how="`testbed top NAME`")
     chosen = _chosen_link(testbed, link)
     onlooker = Onlooker(testbed, chosen, memoryview(watch(testbed, chosen)))
     if as_json:

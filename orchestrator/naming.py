@@ -14,8 +14,13 @@ if TYPE_CHECKING:
     from testbed.machine import Node, Testbed
 
 
-def the_testbed(name: str | None, nodes: Iterable[str] = ()) -> "Testbed":
-    """The testbed meant: the named one, or the only one, or the only one with such nodes. Raises InputError."""
+def the_testbed(
+    name: str | None, nodes: Iterable[str] = (), how: str = "--name NAME says which, or NODE.NAME"
+) -> "Testbed":
+    """The testbed meant: the named one, or the only one, or the only one with such nodes. Raises InputError.
+
+    `how` says how to name one, when there are several.
+    """
     from testbed import find, list_all
 
     wanted = set(nodes)
@@ -23,7 +28,7 @@ def the_testbed(name: str | None, nodes: Iterable[str] = ()) -> "Testbed":
         with_nodes = [each.name for each in list_all() if wanted <= {node.name for node in each.nodes}]
         if len(with_nodes) == 1:
             name = with_nodes[0]
-    return find(the_name(name, "--name NAME says which, or NODE.NAME"))
+    return find(the_name(name, how))
 
 
 def the_name(name: str | None, how: str) -> str:

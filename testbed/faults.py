@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import shlex
 import threading
 import time
@@ -115,7 +116,7 @@ class Impairment:
     loss_percent: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.delay_ms < 0 or self.jitter_ms < 0:
+        if not all(0 <= each < math.inf for each in (self.delay_ms, self.jitter_ms)):
             raise Failure(f"found a delay of {self.delay_ms:g} ± {self.jitter_ms:g} ms, expected none below 0")
         if not 0 <= self.loss_percent <= 100:
             raise Failure(f"found a loss of {self.loss_percent:g} %, expected 0 to 100")

@@ -422,6 +422,19 @@ def test_prune_takes_what_was_left_of_downloads(cache: Path, tmp_path: Path, ser
     assert not list(cache.glob(f"{store.PARTIAL}*"))
 
 
+def test_a_definition_that_is_wrong_is_wrong_input(cache: Path, tmp_path: Path, disk: Path) -> None:
+    definition = described(tmp_path, disk, disk.read_bytes())
+    other = command("build", "aarch64", "--definition", str(definition))
+    assert isinstance(other.exception, InputError)
+    assert other.exception.message == f"{definition}: found no aarch64 in it, expected x86_64"
+    for text in (definition.read_text().replace('"sha256": "', '"sha256": "x'), "suite: trixie\n"):
+        definition.write_text(text)
+        wrong = command("build", "--definition", str(definition))
+        assert isinstance(wrong.exception, InputError)
+        assert definition.name in wrong.exception.message
+    assert not cache.exists()
+
+
 def test_an_unknown_definition_is_an_error_with_a_hint(cache: Path) -> None:
     wrong = command("build", "--definition", "nunpy")
     assert isinstance(wrong.exception, InputError)

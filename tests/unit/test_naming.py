@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands_top import top
 from orchestrator.errors import InputError
 from orchestrator.naming import complete_node, complete_place, complete_testbed, the_node, the_nodes, the_testbed
 from testbed import record
@@ -45,6 +46,16 @@ def test_of_several_the_one_that_has_all_the_nodes_is_meant() -> None:
     with pytest.raises(InputError, match="found 2 testbeds: one, two") as caught:
         the_node("arm")
     assert "NODE.NAME" in caught.value.hint
+
+
+def test_a_command_without_nodes_says_how_it_is_told_which_testbed() -> None:
+    testbed("one", "arm")
+    testbed("two", "arm")
+    with pytest.raises(InputError, match="found 2 testbeds") as caught:
+        top()
+    assert caught.value.hint == "`testbed top NAME`"
+    with pytest.raises(InputError, match=r"found --interval nan, expected seconds from 0\.1 to 3600"):
+        top(interval=float("nan"))
 
 
 def test_a_node_can_be_named_with_its_testbed_in_any_command() -> None:

@@ -98,7 +98,19 @@ def test_what_the_guest_refuses_is_told_with_its_words(monkeypatch: pytest.Monke
     assert guest.closed
 
 
-@pytest.mark.parametrize("wrong", [(-1, 0, 0), (1, -1, 0), (0, 5, 0), (0, 0, 101), (0, 0, -1)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        (-1, 0, 0),
+        (1, -1, 0),
+        (float("nan"), 0, 0),
+        (1, float("inf"), 0),
+        (0, 0, float("nan")),
+        (0, 5, 0),
+        (0, 0, 101),
+        (0, 0, -1),
+    ],
+)
 def test_what_makes_no_sense_is_refused(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(Failure, match="expected"):
         Impairment(*wrong)
