@@ -29,11 +29,11 @@ class Pause:
             return
         at_terminal = sys.stdin is not None and sys.stdin.isatty()
         progress = self._progress
-        progress.say(f"paused at a failure: {what.splitlines()[0]}")
-        for way in ways:
-            progress.say(f"  {way}")
         until = "Enter" if at_terminal else "SIGINT, or until the testbed is taken down"
         try:
+            progress.say(f"paused at a failure: {what.splitlines()[0]}")
+            for way in ways:
+                progress.say(f"  {way}")
             with progress.step(f"paused until {until}"):
                 while stage.ways_in() and not _told_to_go_on(at_terminal):
                     pass

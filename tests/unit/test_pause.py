@@ -65,6 +65,18 @@ def test_without_machines_there_is_nothing_to_wait_for(progress: Progress, capsy
     assert capsys.readouterr().err == ""
 
 
+def test_a_signal_while_the_ways_in_are_told_ends_no_run(
+    progress: Progress, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hear(text: str) -> None:
+        if "testbed ssh" in text:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with signals_raise(), progress.heard_by(hear):
+        pause(progress, looks=5)
+    assert "stopped by SIGINT: the run goes on to its end" in capsys.readouterr().err
+
+
 def test_a_signal_ends_the_pause_and_not_the_run(progress: Progress, capsys: pytest.CaptureFixture[str]) -> None:
     looks = iter([False, False, True])
 
