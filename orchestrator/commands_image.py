@@ -304,14 +304,16 @@ def _state_row(state: "State", current: set[str]) -> dict[str, Any]:
 
 
 def _is_of_use(state: "State", current: set[str]) -> bool:
+    from orchestrator.deployment import resident_key
     from testbed.driver import emulator
     from testbed.errors import HostError
     from testbed.host import build_of
 
     try:
-        return state.image in current and state.emulator == build_of(emulator(state.arch))
+        fits = state.image in current and state.emulator == build_of(emulator(state.arch))
     except HostError:  # that QEMU is gone
         return False
+    return fits and state.resident in ("", resident_key(state.image))
 
 
 def _named(word: str) -> "list[Image | CloudImage]":

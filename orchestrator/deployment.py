@@ -33,9 +33,7 @@ _START = 'mkdir -p "$2" && cd "$2" && head -c "$1" | tar -x -f - && exec python3
 
 def archive(image: Image, say: Callable[[str], None]) -> bytes:
     """A tar of the package `guest`, compiled by the interpreter of the guests; made again when a file of it changes."""
-    from platformdirs import user_cache_path
-
-    cached = user_cache_path("testbed") / "guest" / f"{image.key}-{_hash(SOURCES)}.tar"
+    cached = _cached(image.key)
     try:
         return cached.read_bytes()
     except FileNotFoundError:
@@ -53,6 +51,12 @@ def archive(image: Image, say: Callable[[str], None]) -> bytes:
     return content
 
 
+def _cached(image: str) -> Path:
+    from platformdirs import user_cache_path
+
+    return user_cache_path("testbed") / "guest" / f"{image}-{_hash(SOURCES)}.tar"
+
+
 def _hash(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
@@ -65,6 +69,14 @@ def _hash(folder: Path) -> str:
 def resident(code: bytes) -> Resident:
     """What a guest's state is saved with, so that whoever restores it has agents at once."""
     return Resident(code, TARGET, ("python3", "-S", "-m", "guest.resident", str(RESIDENT_PORT), LOG))
+
+
+def resident_key(image: str) -> str | None:
+    """The key of what guests of this image (its key) would be saved with now; None if that was not compiled yet."""
+    try:
+        return resident(_cached(image).read_bytes()).key
+    except FileNotFoundError:
+        return None
 
 
 class GuestAgent:

@@ -154,7 +154,7 @@ def _rows(run: PastRun, run_id: str, changed: str) -> Iterator[tuple[str, list[t
         (run_id, summary.get("experiment"), summary.get("stage"), summary["outcome"], summary.get("started"),
          summary.get("duration_s"), len(summary.get("points", ())), summary.get("planned_points"), error.get("kind"),
          error.get("message"), summary.get("versions", {}).get("source"), provenance.get("host", {}).get("name"),
-         str(run.directory), changed)
+         os.fsencode(run.directory).decode(errors="replace"), changed)
     ]  # fmt: skip
     yield "nodes", [
         (run_id, node["name"], node["arch"], node["accelerator"], node["boot_s"], node.get("image"),

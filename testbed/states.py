@@ -53,7 +53,8 @@ class Resident:
 
 @dataclass(frozen=True)
 class State:
-    """One saved state. `created` is in seconds since 1970; `image` and `emulator` say what it needs."""
+    """One saved state. `created` is in seconds since 1970; `image` and `emulator` say what it needs, and
+    `resident`, a key, what runs in it."""
 
     key: str
     arch: str
@@ -63,6 +64,7 @@ class State:
     image: str
     emulator: str
     created: float
+    resident: str = ""
 
     @property
     def file(self) -> Path:

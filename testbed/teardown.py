@@ -30,7 +30,7 @@ def down(name: str, say: Callable[[str], None]) -> None:
     for _ in range(ROUNDS):
         remaining = _processes(known, folders)
         if remaining:
-            say(f"{name}: ending {len(remaining)} processes")
+            say(f"{name}: ending {len(remaining)} process{'es' if len(remaining) != 1 else ''}")
             stuck = process.end(remaining)
             if stuck:
                 _complain(name, stuck)
@@ -43,7 +43,7 @@ def down(name: str, say: Callable[[str], None]) -> None:
     else:
         raise HostError(f"testbed {name}: its processes keep coming back", "is another command starting it just now?")
     _remove(place)
-    say(f"{name}: down, {ended} processes ended")
+    say(f"{name}: down, {ended} process{'es' if ended != 1 else ''} ended")
 
 
 def _processes(known: Record | None, folders: set[Path]) -> list[ProcessId]:

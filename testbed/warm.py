@@ -139,6 +139,7 @@ class Template:
             image=self.image.key,
             emulator=build_of(domain.emulator),
             created=time.time(),
+            resident=self.resident.key if self.resident else "",
         )
 
 

@@ -59,7 +59,7 @@ def write(runs: Sequence[PastRun], file: Path, remarks: Mapping[str, Sequence[st
     try:
         with writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_text(text, encoding="utf-8")
+            draft.write_text(text, encoding="utf-8", errors="replace")  # a folder may be called anything
             draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)

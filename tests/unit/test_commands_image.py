@@ -9,6 +9,7 @@ from typer.testing import CliRunner, Result
 
 from images import Image, store
 from images.image import RECORD, digests_of
+from orchestrator import deployment
 from orchestrator.cli import application
 from orchestrator.errors import InputError
 from testbed import states
@@ -54,9 +55,9 @@ def images() -> tuple[Image, Image]:
     return made(store.key_of(store.DEFINITION), "x86_64"), made("0ld", "x86_64")
 
 
-def save(key: str, image: str, build: str = "") -> State:
+def save(key: str, image: str, build: str = "", resident: str = "") -> State:
     build = build or build_of(emulator("x86_64"))
-    state = State(key, "x86_64", "tcg", 512 << 20, 1, image, build, 1.0)
+    state = State(key, "x86_64", "tcg", 512 << 20, 1, image, build, 1.0, resident)
     with states.draft(state) as draft, draft.open("ab") as file:
         file.write(b"memory")
     return state
@@ -115,8 +116,9 @@ def test_prune_removes_what_nothing_starts_from_and_nothing_else(images: tuple[I
     left = store.store() / f"{store.UNFINISHED}abc"
     left.mkdir()
     good = save("good", current.key)
-    for bad in (save("other-image", "0ld"), save("other-qemu", current.key, "/usr/bin/qemu 1 2")):
-        assert bad.file.exists()
+    save("other-image", "0ld")
+    save("other-qemu", current.key, "/usr/bin/qemu 1 2")
+    save("other-code", current.key, resident="0ld")
     dry = run("prune", "--dry-run")
     assert "0ld-x86_64" in dry.stdout
     assert old.directory.exists()
@@ -124,6 +126,7 @@ def test_prune_removes_what_nothing_starts_from_and_nothing_else(images: tuple[I
     done = run("prune")
     assert sorted(line.split(":")[0] for line in done.stdout.splitlines()) == [
         "0ld-x86_64",
+        "state other-code (x86_64)",
         "state other-image (x86_64)",
         "state other-qemu (x86_64)",
     ]
@@ -132,6 +135,21 @@ def test_prune_removes_what_nothing_starts_from_and_nothing_else(images: tuple[I
     assert not left.exists()
     assert run("prune", "--all").exit_code == 0
     assert (store.images(), states.states()) == ([], [])
+
+
+def test_a_state_is_of_use_while_the_code_in_it_is_that_of_the_guests(
+    images: tuple[Image, Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current, _ = images
+    monkeypatch.setattr(deployment, "compile_tree", lambda image, sources: b"compiled")
+    with_code = deployment.resident(deployment.archive(current, lambda _: None))
+    save("good", current.key, resident=with_code.key)
+    assert json.loads(run("list", "--json").stdout)["states"][0]["current"]
+    monkeypatch.setattr(deployment, "compile_tree", lambda image, sources: b"compiled of other sources")
+    monkeypatch.setattr(deployment, "_hash", lambda folder: "changed")
+    assert not json.loads(run("list", "--json").stdout)["states"][0]["current"]
+    deployment.archive(current, lambda _: None)
+    assert not json.loads(run("list", "--json").stdout)["states"][0]["current"]
 
 
 def test_the_list_shows_images_and_states_and_which_are_of_use(images: tuple[Image, Image]) -> None:

@@ -163,3 +163,14 @@ def test_the_commands(results: Path, words: list[str], expected: str) -> None:
     assert re.search(expected, done.stdout), done.stdout
     if "--json" in words:
         assert len(json.loads(done.stdout)) == 1
+
+
+def test_a_directory_may_have_a_name_that_no_text_can_hold(tmp_path: Path) -> None:
+    """Nor do its tables and its report fail for it."""
+    results = tmp_path / os.fsdecode(b"r\xff")
+    run = past_run(tmp_path, results)
+    ((directory,),) = asked(results, "SELECT path FROM runs")
+    assert directory == str(tmp_path / "r\N{REPLACEMENT CHARACTER}" / run.name)
+    command = [sys.executable, "-m", "orchestrator", "report", "last", "--results", str(results)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
