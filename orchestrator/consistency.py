@@ -148,8 +148,6 @@ def _region_fits_nodes(data: Any, key: str, kept: int) -> Iterator[Contradiction
 
 def _processes_fit_region(data: Any) -> Iterator[Contradiction]:
     """Each process has an equal part of the region, and needs some pages for itself."""
-    if look_up(data, ("workload", "kind")) != "process":
-        return
     region = _size(data, "coherency", "region") or DEFAULT_REGION
     processes, pages = (look_up(data, ("workload", key)) for key in ("processes", "pages"))
     count = processes if isinstance(processes, int) and processes > 0 else 1
@@ -159,6 +157,9 @@ def _processes_fit_region(data: Any) -> Iterator[Contradiction]:
         path = ("workload", "processes") if count > 1 else ("coherency", "region")
         text = sentence(f"{span} pages that {part}", f"more than {RESERVED_PAGES}, which it needs for itself")
         yield Contradiction(path, text)
+    elif isinstance(pages, int) and 0 < pages <= RESERVED_PAGES:
+        text = sentence(str(pages), f"more than the {RESERVED_PAGES} pages that the process needs for itself")
+        yield Contradiction(("workload", "pages"), text)
     elif isinstance(pages, int) and pages > span:
         yield Contradiction(("workload", "pages"), sentence(str(pages), f"at most the {span} pages that {part}"))
 
@@ -186,7 +187,12 @@ def _workload(data: Any) -> Iterator[Contradiction]:
         if threads and idle:
             text = sentence(f"no thread for {listed(idle)}", f"one for every node of {link}, as all meet at barriers")
             yield Contradiction(("workload", "threads"), text)
-    yield from _processes_fit_region(data)
+    if look_up(data, ("workload", "kind")) == "process":
+        yield from _processes_fit_region(data)
+        kernels = look_up(data, ("workload", "kernels"))
+        if isinstance(kernels, int) and 1 < len(members) < kernels:
+            text = sentence(str(kernels), f"at most {len(members)}, the nodes of {link}")
+            yield Contradiction(("workload", "kernels"), text)
     command = look_up(data, ("workload", "kind")) == "command"
     if not command and "workload" in _mapping(data) and "coherency" not in _mapping(data):
         yield Contradiction(("workload",), sentence("a workload without coherent memory", "coherency: …"), of_key=True)

@@ -24,7 +24,14 @@ from orchestrator.fields import (
 )
 from orchestrator.sizes import PAGE_BYTES
 
-Scalar = bool | int | float | str
+def _scalar(value: Any) -> Any:
+    if not isinstance(value, bool | int | float | str):
+        raise PydanticCustomError("expected", "no scalar", {"expected": "a number, a word, true or false"})
+    return value
+
+
+Scalar = Annotated[bool | int | float | str, BeforeValidator(_scalar, json_schema_input_type=bool | int | float | str)]
+"""One value of `parameters`."""
 FILE_KEYS = ("file", "source", "send")
 """Keys of workloads below which names of files stand."""
 

@@ -109,6 +109,18 @@ def test_a_right_file_is_one_point_with_defaults(write: Write) -> None:
             "13:10: found 600, expected at most the 512 pages that each of 2 processes has in a region of 4MiB",
             "",
         ),
+        (
+            "kind: shared-array\n  threads: {x86: writer, arm: reader}\n  array: 256KiB",
+            "kind: process\n  file: own.py\n  pages: 17",
+            "12:10: found 17, expected more than the 17 pages that the process needs for itself",
+            "",
+        ),
+        (
+            "kind: shared-array\n  threads: {x86: writer, arm: reader}\n  array: 256KiB",
+            "kind: process\n  file: own.py\n  kernels: 3",
+            "12:12: found 3, expected at most 2, the nodes of shm0",
+            "",
+        ),
         ("region: 4MiB", "region: 4097", "8:33: found 4097, expected a multiple of 4KiB", ""),
         ("link: shm0", "link: shm0, protocol: votin", "8:35: found 'votin', expected", "voting"),
         ("x86: writer", "x68: writer", "11:13: found the node 'x68', which is not in testbed.nodes, expected", "x86"),
@@ -145,6 +157,11 @@ def test_a_wrong_word_is_named_with_its_place_and_the_nearest_valid_one(
     [
         ("[x86, arm]", "[x86, X86]", "7:62: found the node 'X86', which is not in testbed.nodes, expected x86 or arm"),
         ("    x86: {", "    X86: {", "4:5: found the name 'X86', expected at most 31 lower-case letters"),
+        (
+            "kind: shared-array\n  threads: {x86: writer, arm: reader}\n  array: 256KiB",
+            f"kind: process\n  file: {__file__}\n  parameters: {{sizes: [1, 2]}}",
+            "12:23: found a list of 2 values, expected a number, a word, true or false",
+        ),
         ("nodes: [x86, arm]}", "nodes: [x86, arm]", "7:11: found a '{' that is not closed before line 8, expected"),
     ],
 )
