@@ -168,6 +168,10 @@ class ProcessRun(Running):
 
     def _fork(self, each: Worker, to: int, state: bytes) -> None:
         """The thread of `each` waits for a new process at kernel `to`, which begins with the thread in `state`."""
+        if self._daemon.region.span == self._daemon.region.pages:
+            # There is no room for a second one; and `to` may be outside the kernel set, where nobody could ask for it.
+            self._workers.tell(each, worker.FORKED + NUMBER.pack(0) + REFUSED[Refusal.NO_ROOM].encode())
+            return
         each.asking = True
         request = self._forks.requests + 1
         self._forkers[request] = each

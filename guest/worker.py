@@ -16,6 +16,7 @@ from typing import Any
 from guest import process as distributed
 from guest.application import ACCESSES, FAILED, PACKET_BYTES, Attached, attach, redirect_output, show
 from guest.lost_pages import survive_lost_pages
+from guest.mapping import REFUSED
 from guest.protocol.address_space import Operation, Refusal
 from guest.region import BASE
 from guest.samples import AccessLog
@@ -88,7 +89,9 @@ class _Daemon:
         answer = _receive(self._connection, FORKED)
         if len(answer) > NUMBER.size:
             why = bytes(answer[NUMBER.size :]).decode()
-            hint = "`processes` of the workload says how many there may be, and `join` waits for the end of one"
+            hint = ""
+            if why == REFUSED[Refusal.NO_ROOM]:
+                hint = "`processes` of the workload says how many there may be, and `join` waits for the end of one"
             raise distributed.ForkFailed(f"no process at kernel {to}: {why}", hint)
         (number,) = NUMBER.unpack_from(answer)
         return int(number)

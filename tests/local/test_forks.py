@@ -111,6 +111,21 @@ def test_room_comes_back_when_a_process_ends_and_without_room_a_fork_fails(tmp_p
     assert_replays(tmp_path, summary_of(run(tmp_path, file, "--json")))
 
 
+def test_a_program_that_is_to_be_the_only_process_hears_so_when_it_forks_onto_any_kernel(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from guest.process import ForkFailed, Thread\n"
+        "def main(process):\n"
+        "    for kernel in range(process.kernels):\n"
+        "        try:\n"
+        "            process.fork(Thread(), on=kernel)\n"
+        "        except ForkFailed as failed:\n"
+        "            assert '`processes`' in failed.hint, failed.hint\n"
+        "            process.figure(f'failed_{kernel}', 1)\n"
+    )
+    file = text(more="") + "expect: [figures.failed_0 == 1, figures.failed_1 == 1]\n"
+    assert_replays(tmp_path, summary_of(run(tmp_path, file, "--json")))
+
+
 class Pair:
     """Two agents that run a program, told by the test through files."""
 
