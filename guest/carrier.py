@@ -1,5 +1,6 @@
 """Carrying out what the engine wants: effects become memory operations and messages, one by one and in order."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from time import monotonic_ns
 from typing import Any
@@ -41,6 +42,8 @@ class Carrier:
         self._notifier = notifier
         self._faults = faults
         self._kept = KeptPages()
+        self._news: deque[Callable[[], object]] = deque()
+        """What is told of effects once all those of the same event are carried out."""
         self._carriers: dict[type[Any], Callable[[Any], None]] = {
             effects.Send: self._send,
             effects.Install: self._install,
@@ -61,10 +64,12 @@ class Carrier:
         }
 
     def carry_out(self, wanted: Sequence[effects.Effect]) -> None:
-        """All of `wanted`, in order."""
+        """All of `wanted`, in order. Whoever is told something may give the engine its next event: that comes after."""
         carriers = self._carriers
         for effect in wanted:
             carriers[type(effect)](effect)
+        while self._news:
+            self._news.popleft()()
 
     def bury(self, kernel: int) -> None:
         """Send nothing more to a dead kernel."""
@@ -160,14 +165,14 @@ class Carrier:
         first, length, to, *_ = effect
         self._region.duplicate(first, length, to)
         self.lost |= {page - first + to for page in self.lost if first <= page < first + length}
-        self.on_copy(effect)
+        self._news.append(lambda: self.on_copy(effect))
 
     def _joined(self, effect: effects.Joined) -> None:
-        self.on_joined(effect)
+        self._news.append(lambda: self.on_joined(effect))
 
     def _space_done(self, effect: effects.SpaceDone) -> None:
         self.woken = True
-        self.on_space_done(effect)
+        self._news.append(lambda: self.on_space_done(effect))
 
 
 def _nobody(_: object) -> None:
