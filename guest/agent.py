@@ -355,6 +355,7 @@ class Agent:
         if self._trace is None:
             raise CommandError("there is no trace", 'open the memory with "trace": true')
         header = {"version": TRACE_VERSION, **self._trace_header, "dropped": self._trace.dropped}
+        header["open"] = self._daemon is not None
         return {"event": "trace", "op": "trace", "header": header, "entries": self._trace.entries()}
 
     def _execute(self, fields: dict[str, Any]) -> None:

@@ -59,7 +59,9 @@ def replay(
         if not as_json:
             verdict = "DIVERGED" if result.divergence else "as the model says"
             if not result.complete and not result.divergence:
-                verdict += f", as far as the traces go ({told[-1]['dropped']} events had no room)"
+                dropped = told[-1]["dropped"]
+                why = f"{dropped} events had no room" if dropped else "the kernels went on when they were taken"
+                verdict += f", as far as the traces go ({why})"
             typer.echo(f"point {number}: {result.events} events, {result.messages} messages: {verdict}")
     if as_json:
         typer.echo(json.dumps({"outcome": "failed" if failed else "passed", "points": told}, indent=2))

@@ -8,7 +8,11 @@ Three questions, in this order, about every event of every kernel:
    before effects; every such order is one that the protocol has to stand.
 
 Kernels may have died in the run. From the moment one of the others hears of it, the dead count for no invariant; of one
-that left no trace, anything may have arrived until then.
+that left no trace, anything may have arrived until then. What the others did before, by way of it, is in no order that
+could be known, so invariants count from the moment on when all of them have heard of its death.
+
+When a run fails, traces are taken one after the other while its kernels go on: what one has sent after its own was
+taken is in nobody's, and the replay ends where another one receives it.
 """
 
 import json
@@ -58,6 +62,8 @@ class Trace:
     """Kernels that were in the kernel set at first, the first ones; None if all of them were."""
     kept: bool = True
     """Whether there is one: a kernel that was killed takes its own with it."""
+    open: bool = False
+    """Whether the kernel went on after it was taken."""
 
     @property
     def deaths(self) -> set[int]:
@@ -73,7 +79,7 @@ class Replay:
     events: int = 0
     messages: int = 0
     complete: bool = True
-    """Whether every event was replayed; false too when a trace had no room for all of them."""
+    """Whether every event was replayed; false too when a trace had no room for all of them, or was taken too early."""
     divergence: str | None = None
     """Where reality left the model, in words."""
     last: list[str] = field(default_factory=list)
@@ -89,7 +95,8 @@ def read_traces(folder: Path) -> list[Trace]:
         )
     first = traces[0]
     expected = list(range(first.kernels))
-    for kernel in set.intersection(*(trace.deaths for trace in traces)) - {trace.kernel for trace in traces}:
+    # Not all hear of a death: when the run has ended, nobody listens any more.
+    for kernel in sorted(set.union(*(trace.deaths for trace in traces)) - {trace.kernel for trace in traces}):
         dead = replace(first, node=f"kernel {kernel}, which died", kernel=kernel, entries=(), kept=False)
         traces.insert(kernel, dead)
     if [trace.kernel for trace in traces] != expected or len({(t.protocol, t.pages) for t in traces}) != 1:
@@ -133,7 +140,7 @@ def replay(traces: Sequence[Trace]) -> Replay:
         while world.step():
             pass
         if result.complete:
-            world.check_all_happened()
+            result.complete = world.all_happened()
     except _Diverged as diverged:
         result.divergence = str(diverged)
         result.complete = False
@@ -170,6 +177,9 @@ class _World:
             (sender, to): deque() for sender in kernels for to in kernels if sender != to
         }
         self._dead: set[int] = set()
+        untraced = [trace.kernel for trace in traces if not trace.kept]
+        self._unheard = {(trace.kernel, dead) for trace in traces if trace.kept for dead in untraced}
+        """(Kernel, dead kernel without a trace that it has not heard of yet.)"""
         self._told: dict[int, deque[str]] = {}
         self._turn = 0
         self.events = self.messages = 0
@@ -185,14 +195,27 @@ class _World:
                 return True
         return False
 
-    def check_all_happened(self) -> None:
-        """Whoever still has events waits for a message that nobody sent."""
+    def all_happened(self) -> bool:
+        """Whether nobody still has events. Whoever has waits for a message that nobody sent, as far as is known."""
+        if self._beyond_a_trace():
+            return False
         for kernel, (trace, index) in enumerate(zip(self._traces, self._next, strict=True)):
             if index < len(trace.entries):
                 entry = trace.entries[index]
                 what = f"event {index + 1} of {trace.node}, {_show(entry)}, but nobody had sent that"
                 raise _Diverged(what, _page(entry) if entry.what != "receive" else entry.arguments[1][_PAGE])
             assert index == len(trace.entries), f"kernel {kernel} went past its trace"
+        return True
+
+    def _beyond_a_trace(self) -> bool:
+        """Whether somebody waits for a message of a kernel that went on after its trace was taken."""
+        for trace, index in zip(self._traces, self._next, strict=True):
+            entry = trace.entries[index] if index < len(trace.entries) else None
+            if entry is not None and entry.what == "receive":
+                sender = self._traces[entry.arguments[0]]
+                if sender.open and self._next[sender.kernel] == len(sender.entries):
+                    return True
+        return False
 
     def last(self, page: int | None) -> list[str]:
         """The last events about the page."""
@@ -218,6 +241,7 @@ class _World:
             self._links[entry.arguments[0], kernel].popleft()
         elif entry.what == "peer_down":
             self._dead.add(entry.arguments[0])
+            self._unheard.discard((kernel, entry.arguments[0]))
         self.events += 1
         told = self._told.setdefault(page, deque(maxlen=LAST_EVENTS))
         told.append(f"{trace.node}: {_show(entry)}: {_effects(entry.effects)}")
@@ -252,7 +276,7 @@ class _World:
         )
 
     def _check(self, page: int) -> None:
-        if not 0 <= page < self._traces[0].pages:
+        if self._unheard or not 0 <= page < self._traces[0].pages:
             return
         states = [State.U if k in self._dead else engine.state(page) for k, engine in enumerate(self._engines)]
         writable = [kernel for kernel, state in enumerate(states) if state in (State.N, State.M)]

@@ -131,6 +131,45 @@ def test_a_kernel_that_was_killed_leaves_no_trace(tmp_path: Path) -> None:
     assert (result.divergence, result.complete) == (None, True)
 
 
+def test_what_others_did_by_way_of_a_kernel_without_a_trace_is_in_no_order(tmp_path: Path) -> None:
+    """The origin takes page 0 from the second kernel, for the third one to write; of these two the second one comes
+    later to where it loses it, as it has more to do before."""
+    engines = traced(3, PROTOCOLS["origin"])
+    system = Rehearsal(3, PAGES)
+    system.engines = list(engines)
+    for kernel in range(3):
+        system.access(kernel, 0, write=False)
+        system.settle()
+    for kernel, page in [(1, 1), (0, 1)] * 8 + [(2, 0)]:
+        system.access(kernel, page, write=True)
+        system.settle()
+    for kernel in (1, 2):
+        system.bury(kernel, 0)
+    directory = RunDirectory.create(tmp_path, "traced")
+    for kernel in (1, 2):
+        told = header(kernel, 3) | {"protocol": "origin"}
+        directory.keep_trace(0, f"node{kernel}", told, engines[kernel].entries())
+    result = replay(read_traces(directory.path / "traces" / "1"))
+    assert (result.divergence, result.complete) == (None, True)
+
+
+@pytest.mark.parametrize("went_on", [True, False])
+def test_what_was_sent_after_a_trace_was_taken_is_missed_only_if_its_kernel_went_on(
+    tmp_path: Path, went_on: bool
+) -> None:
+    """The first kernel's was taken before it heard that the last one had died, of which there is none."""
+    engines = bereft()
+    directory = RunDirectory.create(tmp_path, "traced")
+    for kernel, engine in enumerate(engines[:-1]):
+        entries = engine.entries()
+        if kernel == 0:
+            entries = entries[: next(i for i, entry in enumerate(entries) if entry.event == "peer_down")]
+        directory.keep_trace(0, f"node{kernel}", header(kernel, 3) | {"open": went_on}, entries)
+    result = replay(read_traces(directory.path / "traces" / "1"))
+    assert not result.complete
+    assert result.divergence is None if went_on else "nobody had sent that" in str(result.divergence)
+
+
 def test_an_effect_that_the_engine_would_not_ask_for_is_named_with_what_went_before() -> None:
     def spoil(entries: list[Entry]) -> None:
         index = next(i for i, entry in enumerate(entries) if ["Protect", 0] in entry.effects)
