@@ -30,6 +30,7 @@ has, or when a thread says so.
 """
 
 import pickle
+from contextlib import nullcontext
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from guest.errors import GuestFailure
@@ -38,7 +39,7 @@ from guest.protocol.address_space import Operation, Refusal
 from guest.region import BASE
 from guest.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.segment import PAGE_BYTES
-from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, here
+from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, empty_handed, here
 
 STATE_BYTES = PAGE_BYTES - 8
 """What the pickled state of a thread may be, in bytes: it travels in one page slot, with its length."""
@@ -132,7 +133,7 @@ class Array:
         if self._view is None:
             process = current()
             start = self.address - BASE
-            size = self.length * memoryview(bytes(16)).cast("B").cast(self.typecode).itemsize  # type: ignore[call-overload]
+            size = self.length * _item_bytes(self.typecode)
             self._view = process.memory[start : start + size].cast(self.typecode)  # type: ignore[call-overload]
         return self._view
 
@@ -162,19 +163,30 @@ class Array:
 class Handle:
     """A thread that was started: to wait for."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, process: int = 0) -> None:
         self.number = number
         """Its number in the process; the first thread's is 0."""
+        self.process = process
+        """The number of its process."""
 
     def join(self) -> Any:
-        """Wait until it has ended, wherever it is, and return its result. Raises WaitBroken when a kernel died."""
-        entry = _entry(current(), self.number)
+        """Wait until it has ended, wherever it is, and return its result. Raises WaitBroken when a kernel died, and
+        ThreadError in a forked process, where threads of the one it is a copy of are not, unless it had ended then."""
+        process = current()
+        entry = _entry(process, self.number)
+        if self.process != process.number and not Event(entry.address).is_set():
+            raise ThreadError(
+                f"thread {self.number} is one of process {self.process}, this is process {process.number}, a copy "
+                "that was made while it ran",
+                "a fork takes no other threads along: join it before, or in the process that it belongs to",
+            )
         Event(entry.address).wait()
         return entry.result()
 
     def is_alive(self) -> bool:
-        """Whether it has not ended yet."""
-        return not Event(_entry(current(), self.number).address).is_set()
+        """Whether it is in this process, and has not ended yet."""
+        process = current()
+        return self.process == process.number and not Event(_entry(process, self.number).address).is_set()
 
 
 class Child:
@@ -202,7 +214,7 @@ class _Entry:
 
     def end(self, result: Any) -> None:
         """The thread has ended: what it stored before can be seen by those who see this."""
-        data = pickle.dumps(result, pickle.HIGHEST_PROTOCOL)
+        data = _pickled(result, "the result of a thread")
         if len(data) > RESULT_BYTES:
             raise ThreadError(
                 f"a result of {len(data)} bytes, pickled; {RESULT_BYTES} are the most",
@@ -246,9 +258,12 @@ class Process(Mapping):
             raise ValueError(f"kernel {on}, expected 0 to {self.kernels - 1}")
         number = Counter(BASE + self.size).add() + 1
         if number >= THREADS_MAX:
-            raise ThreadError(f"thread {number} of a process, which may have {THREADS_MAX} in its life")
-        self._daemon.start(number, frozen(thread), on)
-        return Handle(number)
+            raise ThreadError(
+                f"thread {number} of a process, which may have {THREADS_MAX} in its life, its first one included",
+                "threads that take one piece of work after the other need not be started again",
+            )
+        self._daemon.start(number, frozen(thread, new=True), on)
+        return Handle(number, self.number)
 
     def fork(self, thread: Thread, on: int | None = None) -> Child:
         """Begin a new process, on that kernel or on this one, with a copy of the memory as it is at this moment, at the
@@ -266,12 +281,18 @@ class Process(Mapping):
 
     def array(self, typecode: str, length: int) -> Array:
         """Zeros in the memory, from the start of a page on. Raises MemoryError if there is no room."""
-        return Array(self.allocate(length * memoryview(bytes(16)).cast(typecode).itemsize), typecode, length)  # type: ignore[call-overload]
+        return Array(self.allocate(length * _item_bytes(typecode)), typecode, length)
 
     def allocate(self, size: int) -> int:
-        """The address of that many zeroed bytes, in pages of their own. Raises MemoryError if there is no room."""
+        """The address of that many zeroed bytes, in pages of their own. Raises ValueError if they are fewer than none,
+        MemoryError if there is no room; then others can still have what there is."""
+        if size < 0:
+            raise ValueError(f"memory of {size} bytes, expected at least 0")
         size = -(-size // PAGE_BYTES) * PAGE_BYTES
-        offset = Counter(BASE + self.size + WORD_BYTES).add(size)
+        word = BASE + self.size + WORD_BYTES
+        offset = here().load(word)
+        while offset + size <= self.size and not here().compare_exchange(word, offset, offset + size):
+            offset = here().load(word)
         if offset + size > self.size:
             raise MemoryError(f"{size} bytes behind {offset}, the process has {self.size}: make `region` larger")
         return BASE + offset
@@ -329,15 +350,35 @@ def enter(process: Process) -> None:
     _current[:] = [process]
 
 
-def frozen(thread: Thread) -> bytes:
-    """The state of a thread, to travel. Raises ThreadError if it is too large."""
-    state = pickle.dumps(thread, pickle.HIGHEST_PROTOCOL)
+def frozen(thread: Thread, *, new: bool = False) -> bytes:
+    """The state of a thread, to travel; a `new` one holds nothing of what the one that starts it holds. Raises
+    ThreadError if it cannot be pickled, or is too large."""
+    with empty_handed() if new else nullcontext():
+        state = _pickled(thread, f"the state of a {type(thread).__name__}")
     if len(state) > STATE_BYTES:
         raise ThreadError(
             f"the state of a {type(thread).__name__} is {len(state)} bytes, {STATE_BYTES} are the most",
             "keep what is large in an array of the process: its state is its address",
         )
     return state
+
+
+def _pickled(value: Any, what: str) -> bytes:
+    try:
+        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception as error:  # whatever `__reduce__` and the like of a program may raise
+        raise ThreadError(
+            f"{what} cannot be pickled: {type(error).__name__}: {error}",
+            "keep in it what `pickle` takes: no functions within others, open files, or views of memory",
+        ) from error
+
+
+def _item_bytes(typecode: str) -> int:
+    """Raises ValueError if there is no such type."""
+    try:
+        return memoryview(bytes(16)).cast(typecode).itemsize  # type: ignore[call-overload,no-any-return]
+    except ValueError:
+        raise ValueError(f"numbers of type {typecode!r}, expected a letter of `struct`, such as 'q' or 'd'") from None
 
 
 def thawed(state: bytes | memoryview) -> Thread:

@@ -13,7 +13,8 @@ As soon as a kernel has died, whoever would have to wait gets `WaitBroken`: a th
 is waited for. There are no time-outs: a ticket that was drawn is served.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -130,6 +131,19 @@ class Event(_Shared):
         wait_until(self.address, 1)
 
 
+_empty_handed: list[bool] = []
+
+
+@contextmanager
+def empty_handed() -> Iterator[None]:
+    """What is pickled meanwhile is for a new thread: it holds no mutex, and has no place in a queue."""
+    _empty_handed.append(True)
+    try:
+        yield
+    finally:
+        _empty_handed.pop()
+
+
 class Semaphore(_Shared):
     """At most `permits` threads have acquired it and not released it yet; a permit may be released by any thread.
 
@@ -145,6 +159,10 @@ class Semaphore(_Shared):
         self.permits = permits
         self.ticket: int | None = None
         """The place in the queue that this thread has, if it has one."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All of it goes along with a thread that moves; a new thread has to come by what it holds itself."""
+        return {**vars(self), "ticket": None} if _empty_handed else vars(self)
 
     def enqueue(self) -> None:
         """Take the next place in the queue without waiting; `acquire` waits then. The place moves with the thread."""
@@ -198,6 +216,9 @@ class Mutex(Semaphore):
         super().__init__(address, 1)
         self.held = False
         """Whether this thread holds it."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "held": False} if _empty_handed else vars(self)
 
     def acquire(self, blocking: bool = True) -> bool:
         """Hold it: wait for it, or say whether it was free. Raises RuntimeError if this thread holds it already, and

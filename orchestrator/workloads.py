@@ -24,6 +24,7 @@ from orchestrator.fields import (
 )
 from orchestrator.sizes import PAGE_BYTES
 
+
 def _scalar(value: Any) -> Any:
     if not isinstance(value, bool | int | float | str):
         raise PydanticCustomError("expected", "no scalar", {"expected": "a number, a word, true or false"})

@@ -126,6 +126,43 @@ def test_a_program_that_is_to_be_the_only_process_hears_so_when_it_forks_onto_an
     assert_replays(tmp_path, summary_of(run(tmp_path, file, "--json")))
 
 
+def test_threads_of_the_parent_are_not_in_the_copy_and_nobody_waits_for_them(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "from guest.process import Thread, ThreadError\n"
+        "class Sleeper(Thread):\n"
+        "    def __init__(self, event):\n"
+        "        self.event = event\n"
+        "    def step(self):\n"
+        "        if self.event:\n"
+        "            self.event.wait()\n"
+        "        self.exit('slept')\n"
+        "class First(Thread):\n"
+        "    def __init__(self, ended, running):\n"
+        "        self.ended, self.running = ended, running\n"
+        "    def step(self):\n"
+        "        assert self.ended.join() == 'slept'\n"
+        "        assert not self.running.is_alive()\n"
+        "        try:\n"
+        "            self.running.join()\n"
+        "        except ThreadError as error:\n"
+        "            assert f'is one of process 0, this is process {self.process.number}' in str(error)\n"
+        "            self.process.figure('told', 1)\n"
+        "        self.exit()\n"
+        "def main(process):\n"
+        "    event = process.event()\n"
+        "    ended, running = process.start(Sleeper(None), on=1), process.start(Sleeper(event), on=1)\n"
+        "    ended.join()\n"
+        "    child = process.fork(First(ended, running), on=1)\n"
+        "    assert running.is_alive()\n"
+        "    child.join()\n"
+        "    event.set()\n"
+        "    assert running.join() == 'slept' and not running.is_alive()\n"
+    )
+    assert_replays(
+        tmp_path, summary_of(run(tmp_path, text(more=", processes: 2") + "expect: [figures.told == 1]\n", "--json"))
+    )
+
+
 class Pair:
     """Two agents that run a program, told by the test through files."""
 
