@@ -65,6 +65,16 @@ class Application:
         """Number of its address space, where the region is that of several."""
 
     @property
+    def label(self) -> str:
+        """Its number, for people."""
+        return str(self.number)
+
+    @property
+    def called(self) -> str:
+        """What it is, for an error."""
+        return f"thread {self.label}"
+
+    @property
     def output(self) -> str:
         """The end of what it has said so far."""
         if self.output_fd is None:
@@ -268,8 +278,8 @@ class Applications(Generic[_Kind]):
             parts.append(
                 f"{self._daemon.region.resident} pages are here, more than may be, until other kernels have room"
             )
-        asleep = [each.number for each in self.all if each.wait is not None]
-        return parts + ([f"threads {asleep} here sleep until they are woken"] if asleep else [])
+        asleep = ", ".join(each.label for each in self.all if each.wait is not None)
+        return parts + ([f"threads [{asleep}] here sleep until they are woken"] if asleep else [])
 
     def _sent(self) -> dict[MessageName, int]:
         after = self._daemon.node.messages

@@ -159,10 +159,7 @@ class ProcessRun(Running):
     def _worker_died(self, each: Worker, how: str) -> None:
         if each.part.over:
             return
-        what = (
-            f"worker {each.number}, with thread {each.thread}," if each.thread is not None else "a worker in the pool"
-        )
-        self.fail(RunFailed("application", f"{what} ended early: {how}; {self.where()}{each.said}"))
+        self.fail(RunFailed("application", f"{each.called} ended early: {how}; {self.where()}{each.said}"))
 
     # -- forks ---------------------------------------------------------------------------------------------------------
 
@@ -326,4 +323,5 @@ class ProcessRun(Running):
                 here = [each.thread for each in self._workers.all if each.part is part and each.served]
                 name = f"of process {part.number}, " if part.number else ""
                 words.append(f"{name}threads {here} are here, {list(part.engine.placeholders)} are away")
+        words += [f"thread {each.label} waits for the end of process {number}" for number, each in self._awaited]
         return "; ".join([*words, *self._workers.where()])

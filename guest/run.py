@@ -165,4 +165,4 @@ def failure_of(each: Application, body: bytes) -> RunFailed:
     """What a FAILED of an application means for the run."""
     error = json.loads(body)
     kind = "check" if error["kind"] in application.CHECKS else "application"
-    return RunFailed(kind, f"thread {each.number}: {error['kind']}: {error['message']}{each.said}")
+    return RunFailed(kind, f"{each.called}: {error['kind']}: {error['message']}{each.said}")

@@ -27,6 +27,17 @@ class Worker(Application):
         self.newcomer: tuple[int, Protector] | None = None
         """Its userfaultfd and protector, until it is served for the first time."""
 
+    @property
+    def label(self) -> str:
+        """The thread, as the program knows it."""
+        of = f" of process {self.part.number}" if self.part.number else ""
+        return f"{self.thread}{of}"
+
+    @property
+    def called(self) -> str:
+        """See `Application.called`."""
+        return super().called if self.thread is not None else "a process that waits for a thread"
+
 
 class Workers(Applications[Worker]):
     """Those whose faults are served only when they have a thread."""

@@ -19,8 +19,19 @@ SAID_LINES = 40
 """Last lines of an agent's standard error that an error shows."""
 _CONSEQUENCES = frozenset(["peer"])
 """Kinds of errors that say no more than that another node failed."""
+_LATE = "deadline"
+"""Kind of error of a node that has waited long enough: what it waited for another one may know."""
+_GUESTS_SHARE = 0.9
+_MARGIN_S = 1.5
+"""Agents look at the clock twice a second, and then end what runs before they answer."""
 _LOST = frozenset(["fenced"])
 """Kinds of errors of a node without which the others have gone on."""
+
+
+def guests_share(deadline: Deadline) -> float:
+    """Of the time that is left, in s, what agents may take before they give up: they know best what they waited for."""
+    left = deadline.remaining()
+    return round(max(left / 2, min(left * _GUESTS_SHARE, left - _MARGIN_S)), 3)
 
 
 class Silent(GuestError):
@@ -127,7 +138,7 @@ class Agents:
             self._send(self._agents[name], command)
         answers: dict[str, dict[str, Any]] = {}
         failures: dict[str, GuestError] = {}
-        refused: dict[str, GuestError] = {}
+        refused: dict[str, Refused] = {}
         while missing := [name for name in commands if name not in answers | failures | refused]:
             dead = {kernels[kernel] for answer in answers.values() for kernel in answer["dead_kernels"]}
             waiting = Deadline(min(grace_s, deadline.remaining())) if dead.issuperset(missing) else deadline
@@ -135,7 +146,7 @@ class Agents:
                 name, answer = self._next(missing, "run", waiting)
             except GuestError as silence:
                 if waiting is deadline:
-                    raise next(iter(failures.values()), silence) from None
+                    raise _too_late(refused) or next(iter(failures.values()), silence) from None
                 failures |= dict.fromkeys(missing, silence)
                 continue
             if answer is None:
@@ -146,12 +157,12 @@ class Agents:
                 answers[name] = answer
             elif answer.get("kind") in _LOST:
                 failures[name] = self._refused(self._agents[name], "run", answer)
-            elif answer.get("kind") in _CONSEQUENCES:
+            elif answer.get("kind") in _CONSEQUENCES or answer.get("kind") == _LATE:
                 refused[name] = self._refused(self._agents[name], "run", answer)
             else:
                 raise self._refused(self._agents[name], "run", answer)
         if refused or not answers:
-            raise next(iter((failures | refused).values()))
+            raise _too_late(refused) or next(iter((failures | refused).values()))
         return answers, failures
 
     def close(self) -> None:
@@ -215,3 +226,12 @@ class Agents:
         return f"\nthe agent on {agent.name} said:\n" + "\n".join(
             "    " + line for line in said.splitlines()[-SAID_LINES:]
         )
+
+
+def _too_late(refused: Mapping[str, Refused]) -> Refused | None:
+    """If time was over for a node, what all of them waited for: none of them knows who keeps whom waiting."""
+    told = sorted(refused.values(), key=lambda each: each.kind != _LATE)
+    if not told or told[0].kind != _LATE:
+        return None
+    message = "\n".join(each.message for each in told)
+    return Refused(message, told[0].hint, _LATE)

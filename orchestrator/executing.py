@@ -3,7 +3,7 @@
 from base64 import b64decode
 from typing import Any
 
-from orchestrator.agents import Agents
+from orchestrator.agents import Agents, guests_share
 from orchestrator.plan import Point
 from orchestrator.programs import Programs
 from orchestrator.record import Record
@@ -28,7 +28,7 @@ def executed(
     assert isinstance(workload, Command)
     files = {node: programs.send(workload, node, agents, deadline) for node in nodes}
     told = {"TESTBED_SEED": str(point.seed), "TESTBED_ITERATIONS": str(workload.iterations)}
-    allowed_s = round(deadline.remaining() * 0.9, 3)
+    allowed_s = guests_share(deadline)
     commands = {
         node: {
             "op": "execute",

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from images.errors import Failure, HostError
-from orchestrator.agents import Agents, Refused, Silent
+from orchestrator.agents import Agents, Refused, Silent, guests_share
 from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed, OutOfTime, PointsFailed
 from orchestrator.executing import executed
@@ -31,8 +31,6 @@ HELLO_S = 10.0
 JOIN_S = 10.0
 TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
-GUESTS_SHARE = 0.9
-"""Of a point's time, what the guests may take before they give up: they know best what they waited for."""
 SETTLE_S = 3.0
 """How long agents may take to drop a point that failed, with hardware acceleration."""
 _BROKEN = frozenset(["protocol", "system", "defect"])
@@ -283,7 +281,7 @@ def _measured(
     opening = {node: _open(experiment, stage, kernels, node) | {"trace": trace} for node in kernels}
     names = _deliver(experiment, stage, agents, programs)
     agents.ask(opening, deadline)
-    allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
+    allowed_s = guests_share(deadline)
     work = {node: _work(point, kernels, node, names[node]) | {"deadline_s": allowed_s} for node in kernels}
     try:
         answers, failures = agents.ask_survivors(work, kernels, deadline, stage.deadline(GRACE_S).seconds)

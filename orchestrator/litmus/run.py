@@ -7,7 +7,7 @@ from typing import Any
 
 from guest.segment import Layout
 from guest.workloads.litmus import Litmus as Workload
-from orchestrator.agents import Agents
+from orchestrator.agents import Agents, guests_share
 from orchestrator.errors import InputError
 from orchestrator.experiment import Experiment, IvshmemLink
 from orchestrator.litmus.judge import Row, histories_by_program, instances_of, placement_of
@@ -25,8 +25,6 @@ SLOTS = 16
 CONTROL_SHARE = 8
 """Instances of a control, in a round and in all, for each one on coherent memory: they cost so much less, and what they
 look for is rare."""
-GUESTS_SHARE = 0.9
-"""Of a row's time, what the guests may take before they give up: they know best what they waited for."""
 
 
 class Memory(StrEnum):
@@ -211,7 +209,7 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     agents.ask(opening, deadline)
     placement = placement_of(nodes)
     workload = workload_of(shape, memory, settings.iterations, settings.seed)
-    allowed_s = round(deadline.remaining() * GUESTS_SHARE, 3)
+    allowed_s = guests_share(deadline)
     work = {
         "op": "run",
         "workload": workload,

@@ -255,3 +255,56 @@ def test_the_same_program_runs_on_one_kernel_without_a_message(tmp_path: Path) -
     summary = summary_of(run(tmp_path, text(more=", kernels: 1") + "expect: [figures.adds == 36]\n", "--json"))
     (point,) = summary["points"]
     assert set(point["messages"]) <= {"THREAD_COUNT", "GROUP_EXIT"}, point["messages"]
+
+
+STUCK = """\
+from guest.process import Thread
+
+
+class Holder(Thread):
+    def __init__(self, mutex, event):
+        self.mutex, self.event = mutex, event
+
+    def step(self):
+        self.mutex.acquire()
+        self.event.set()
+        self.exit()
+
+
+class Stuck(Thread):
+    def __init__(self, mutex, number):
+        self.mutex, self.number = mutex, number
+
+    def step(self):
+        if self.number < 2:
+            self.process.start(Stuck(self.mutex, self.number + 1), on=1)
+        with self.mutex:
+            raise AssertionError("it was let go of")
+
+
+def main(process):
+    mutex, event = process.mutex(), process.event()
+    process.start(Holder(mutex, event), on=1)
+    event.wait()
+    process.fork(Stuck(mutex, 1), on=1).join()
+"""
+
+
+def test_threads_that_nobody_wakes_are_named_with_their_processes_on_all_nodes(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(STUCK)
+    done = run(tmp_path, text(more=", processes: 2").replace("timeout_s: 40", "timeout_s: 3"))
+    assert done.returncode == 3, done.stderr
+    assert "node x86: 'run' failed: " in done.stderr
+    assert "the process is not over in time" in done.stderr
+    assert "thread 0 waits for the end of process 1" in done.stderr
+    names = re.search(r"threads \[([^]]*)\] here sleep until they are woken", done.stderr)
+    assert names is not None, done.stderr
+    assert sorted(names[1].split(", ")) == ["0 of process 1", "2 of process 1"]
+
+
+def test_an_error_names_the_thread_as_the_program_knows_it(tmp_path: Path) -> None:
+    body = "assert self.steps < 4; self.migrate(self.steps % 2)"
+    (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
+    done = run(tmp_path, text())
+    assert done.returncode == 1, done.stderr
+    assert "node arm: 'run' failed: check: thread 1: AssertionError" in done.stderr

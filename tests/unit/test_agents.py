@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from orchestrator.agents import Agents
+from orchestrator.agents import Agents, Refused, guests_share
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
@@ -163,3 +163,33 @@ def test_closing_asks_every_agent_to_leave_and_then_ends_it() -> None:
     agents = Agents({"x86": agent, "arm": gone})
     agents.close()
     assert (agent.closed, gone.closed) == (1, 1)
+
+
+@pytest.mark.parametrize("first", ["arm", "x86"])
+def test_all_nodes_say_what_they_waited_for_when_time_is_over(first: str) -> None:
+    late = {"event": "error", "op": "run", "kind": "deadline", "message": "it is not over in time: nobody is here"}
+    told = {"event": "error", "op": "run", "kind": "peer", "message": "kernel 0 ended the run early; thread 3 sleeps"}
+    processes = {"x86": Scripted(late), "arm": Scripted(told)}
+    agents = Agents({name: processes[name] for name in sorted(processes, key=lambda name: name != first)})
+    commands = {name: {"op": "run"} for name in processes}
+    with pytest.raises(Refused) as caught:
+        agents.ask_survivors(commands, list(processes), Deadline(20.0), 0.1)
+    assert caught.value.kind == "deadline"
+    assert caught.value.message.splitlines() == [
+        "node x86: 'run' failed: deadline: it is not over in time: nobody is here",
+        "node arm: 'run' failed: peer: kernel 0 ended the run early; thread 3 sleeps",
+    ]
+
+
+def test_a_cause_is_told_rather_than_that_time_is_over() -> None:
+    late = {"event": "error", "op": "run", "kind": "deadline", "message": "it is not over in time"}
+    broken = {"event": "error", "op": "run", "kind": "application", "message": "thread 1: ValueError: no"}
+    with pytest.raises(Refused, match="node arm: 'run' failed: application: thread 1: ValueError: no"):
+        run(x86=Scripted(late), arm=Scripted(broken))
+    with pytest.raises(Refused, match="node x86: 'run' failed: deadline: it is not over in time"):
+        run(seconds=0.2, x86=Scripted(late), arm=Scripted())
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(1, 0.4, 0.5), (5, 3.4, 3.5), (30, 26.9, 27)])
+def test_guests_give_up_soon_enough_to_be_heard(seconds: float, least: float, most: float) -> None:
+    assert least <= guests_share(Deadline(seconds)) <= most
