@@ -7,7 +7,7 @@ every kernel; page faults bring the pages in. `run_thread` runs one thread of a 
 import faulthandler
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from mmap import mmap
 from os import close, dup2, memfd_create
@@ -147,9 +147,15 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
     except Exception as error:
         if program_fd is not None:
             show(error, name)  # before the daemon looks at what was said
-        daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
+        daemon.send(FAILED + told_of(error, log.lost_pages))
         if program_fd is None:
             raise
+
+
+def told_of(error: Exception, lost_pages: Iterable[int]) -> bytes:
+    """What a FAILED says: the error, and the pages that were lost to whoever made it."""
+    fields = {"kind": type(error).__name__, "message": str(error), "lost_pages": sorted(lost_pages)}
+    return json.dumps(fields).encode()
 
 
 def show(error: Exception, script: str) -> None:

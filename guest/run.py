@@ -164,5 +164,7 @@ class Run(Running):
 def failure_of(each: Application, body: bytes) -> RunFailed:
     """What a FAILED of an application means for the run."""
     error = json.loads(body)
-    kind = "check" if error["kind"] in application.CHECKS else "application"
-    return RunFailed(kind, f"{each.called}: {error['kind']}: {error['message']}{each.said}")
+    lost = error.get("lost_pages", [])  # C does not tell
+    kind = "check" if error["kind"] in application.CHECKS and not lost else "application"
+    zeros = f"; it had found zeros in place of pages {lost[:8]}, which died with a kernel" if lost else ""
+    return RunFailed(kind, f"{each.called}: {error['kind']}: {error['message']}{zeros}{each.said}")

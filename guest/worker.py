@@ -5,7 +5,6 @@ it ran before. What it and its daemon say to each other is below, beside what al
 (`guest.application`). The daemon says nothing to a worker that has not asked, unless that waits.
 """
 
-import json
 import sys
 import types
 from socket import AF_UNIX, SOCK_SEQPACKET, send_fds, socket, socketpair
@@ -14,7 +13,7 @@ from time import monotonic_ns
 from typing import Any
 
 from guest import process as distributed
-from guest.application import ACCESSES, FAILED, PACKET_BYTES, Attached, attach, redirect_output, show
+from guest.application import ACCESSES, FAILED, PACKET_BYTES, Attached, attach, redirect_output, show, told_of
 from guest.lost_pages import survive_lost_pages
 from guest.mapping import REFUSED
 from guest.protocol.address_space import Operation, Refusal
@@ -112,12 +111,12 @@ class _Daemon:
 def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
     """Be a worker until the daemon ends it: `place` has the fields workload, kernel, kernels."""
     name = str(place["workload"]["file"]).rpartition("/")[2]
+    log = AccessLog()
     try:
         redirect_output(daemon)
         workload = Distributed.parse(place["workload"])
         _load(program_fd, name, workload)
         attached = attach(daemon)
-        log = AccessLog()
         send_fds(daemon, [ACCESSES], [log.fd])
         survive_lost_pages(BASE, attached.memory.nbytes, log.lost_pages.add)
         process = distributed.Process(
@@ -137,7 +136,7 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
         return
     except Exception as error:  # noqa: BLE001 - whatever a program does, the run hears of it
         show(error, name)
-        daemon.send(FAILED + json.dumps({"kind": type(error).__name__, "message": str(error)}).encode())
+        daemon.send(FAILED + told_of(error, log.lost_pages))
         daemon.recv(1)
 
 

@@ -70,11 +70,12 @@ class Story:
         start: int = 0,
         carries_on: bool = True,
         late: int | None = None,
+        program: str = PROGRAM,
     ) -> None:
         """`late`: the kernel that never hears of the run."""
         self.agents, self.folder = agents, folder
         agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
-        program = PROGRAM.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
+        program = program.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
         data = base64.b64encode(program.replace("CARRIES_ON", str(carries_on)).encode()).decode()
         workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
         roles = [["process"]] * agents.kernels
@@ -186,3 +187,19 @@ def test_kernels_whose_home_dies_before_it_begins_have_nothing_to_do(tmp_path: P
         story.kill(0)
         answers = story.survivors(0)
     assert [answer["event"] for answer in answers] == ["finished", "finished"], answers
+
+
+def test_an_assertion_about_a_page_that_was_lost_is_no_wrong_value(tmp_path: Path) -> None:
+    array = 'cells = process.array("q", 512)\n'
+    program = PROGRAM.replace(array, f"{array}    cells[0] = 0\n")  # so that home has had it
+    program += '    assert sum(cells[:4]) == 1, "no step was made"\n'
+    with Agents(2) as agents:
+        story = Story(agents, tmp_path, way=[], start=1, carries_on=False, program=program)
+        story.at("step-1")
+        story.kill(1)
+        story.go("broken")
+        (home,) = story.survivors(1)
+    said = (
+        "thread 0: AssertionError: no step was made; it had found zeros in place of pages [0], which died with a kernel"
+    )
+    assert (home["kind"], home["message"].partition("\n")[0]) == ("application", said), home
