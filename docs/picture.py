@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from orchestrator.summary_table import render
+from orchestrator.results.summary_table import render
 
 COMMAND = "./tb run configs/quickstart.yaml"
 FILL = {1: "#f85149", 2: "#3fb950"}  # by number of the ANSI colour

@@ -34,24 +34,24 @@ from time import monotonic_ns
 from typing import Any
 
 from guest.commands import Answer, CommandError, choice, error_answer, fields_of, number, open_link, roles, seconds
-from guest.daemon import Daemon
+from guest.daemon.daemon import Daemon
 from guest.errors import GuestFailure, SegmentError
 from guest.execution import Execution, ExecutionFailed
-from guest.launcher import Launcher
-from guest.link import Link
-from guest.membership import FAILURE_DEADLINE_S
-from guest.notify import Policy
-from guest.offer import Offer, Spare
-from guest.process_run import ProcessRun
+from guest.link.link import Link
+from guest.link.membership import FAILURE_DEADLINE_S
+from guest.link.notify import Policy
+from guest.link.segment import PAGE_BYTES, NodeState, Segment
+from guest.memory.region import Region
 from guest.protocol.address_space import Access, AddressSpace
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.registry import PROTOCOLS
 from guest.protocol.space import SpaceEngine
 from guest.protocol.trace import TRACE_VERSION, TracedEngine
-from guest.region import Region
-from guest.run import Run
-from guest.running import Running
-from guest.segment import PAGE_BYTES, NodeState, Segment
+from guest.runs.launcher import Launcher
+from guest.runs.offer import Offer, Spare
+from guest.runs.process_run import ProcessRun
+from guest.runs.run import Run
+from guest.runs.running import Running
 from guest.workloads import WORKLOADS, Distributed, Native, Script, Workload, WorkloadError, parse
 
 _READ_BYTES = 1 << 16

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from guest.errors import GuestFailure
-from guest.link import Link
+from guest.link.link import Link
 from guest.protocol.engine import ProtocolError
 
 Answer = dict[str, Any]
@@ -18,13 +18,13 @@ class CommandError(GuestFailure):
 
 def open_link(fields: dict[str, Any], kernel: int) -> Link:
     if fields["kind"] == "host":
-        from guest.hostlink import HostLink  # each stage pays for its own link only
+        from guest.link.hostlink import HostLink  # each stage pays for its own link only
 
         try:
             return HostLink(int(fields["memory_fd"]), fields["doorbell_fds"], kernel)
         except (KeyError, TypeError, ValueError) as error:
             raise CommandError(f"link {fields!r}: {error!r}", "expected memory_fd and doorbell_fds") from error
-    from guest.ivshmem import IvshmemLink
+    from guest.link.ivshmem import IvshmemLink
 
     pci, size_bytes, index = fields.get("pci"), fields.get("size_bytes"), fields.get("index", 0)
     if pci is not None and not isinstance(pci, str):

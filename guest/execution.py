@@ -11,7 +11,7 @@ from time import monotonic_ns
 from typing import Any, NoReturn
 
 from guest.errors import GuestFailure
-from guest.launcher import die_with
+from guest.runs.launcher import die_with
 
 OUTPUT_KEPT = 1 << 16
 """Bytes of what the commands say that are kept, the last ones."""

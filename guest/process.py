@@ -34,11 +34,11 @@ from contextlib import nullcontext
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from guest.errors import GuestFailure
-from guest.mapping import Mapping
+from guest.link.segment import PAGE_BYTES
+from guest.memory.mapping import Mapping
+from guest.memory.region import BASE
+from guest.memory.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.protocol.address_space import Operation, Refusal
-from guest.region import BASE
-from guest.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
-from guest.segment import PAGE_BYTES
 from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, empty_handed, here
 
 STATE_BYTES = PAGE_BYTES - 8

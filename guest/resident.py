@@ -12,7 +12,7 @@ import sys
 from socket import IPPROTO_TCP, TCP_NODELAY, create_server, socket
 
 from guest import agent
-from guest.pci import load_drivers
+from guest.link.pci import load_drivers
 
 ENDED = "agent ended: "
 

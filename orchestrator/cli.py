@@ -1,4 +1,4 @@
-"""The command `testbed`. This module holds what is about experiments; other commands are in `orchestrator.commands_*`.
+"""The command `testbed`. This module holds what is about experiments; other commands are in `orchestrator.commands`.
 
 Whatever is slow to import (libvirt, paramiko, pydantic, rich) is imported where it is used: `testbed --help` and shell
 completion must answer at once.
@@ -18,8 +18,8 @@ import typer
 
 from images.errors import Failure
 from orchestrator import commands
+from orchestrator.commands.options import JsonOption, OfflineOption, SetOption, WarmOption
 from orchestrator.errors import DEFECT_EXIT_CODE, FileError, InputError, RunEnded, Stopped
-from orchestrator.options import JsonOption, OfflineOption, SetOption, WarmOption
 from orchestrator.output import anything_put, begin, printable, put, tell, typed
 from orchestrator.signals import signals_leave, signals_raise
 from orchestrator.words import counted
@@ -57,7 +57,7 @@ _own = _empty()
 
 
 class Stage(StrEnum):
-    """Mirrors `orchestrator.experiment.StageName`, which needs pydantic."""
+    """Mirrors `orchestrator.experiments.experiment.StageName`, which needs pydantic."""
 
     VM = "vm"
     LOCAL = "local"
@@ -65,7 +65,7 @@ class Stage(StrEnum):
 
 
 class Accel(StrEnum):
-    """Mirrors `orchestrator.experiment.Accelerator`."""
+    """Mirrors `orchestrator.experiments.experiment.Accelerator`."""
 
     AUTO = "auto"
     KVM = "kvm"
@@ -74,7 +74,7 @@ class Accel(StrEnum):
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from orchestrator.versions import own
+        from orchestrator.results.versions import own
 
         typer.echo(f"testbed {own()}")
         raise typer.Exit
@@ -179,7 +179,7 @@ def validate(
       testbed validate configs/quickstart.yaml --set workload.array=8MiB
       testbed validate mine.yaml --json | jq -r '.error.problems[]'
     """
-    from orchestrator.plan import load
+    from orchestrator.experiments.plan import load
 
     plan = load(file, overrides or ())
     if as_json:
@@ -206,7 +206,7 @@ def plan(
       testbed plan configs/pairs.yaml
       testbed plan configs/quickstart.yaml --set repeat=5 --json | jq .expected_s
     """
-    from orchestrator.plan_command import plan_file
+    from orchestrator.commands.plan_command import plan_file
 
     plan_file(
         file, overrides or (), stage.value, accelerator=accel.value if accel else None, results=results, as_json=as_json
@@ -221,7 +221,7 @@ def schema() -> None:
     Examples:
       testbed schema > experiment.schema.json
     """
-    from orchestrator.schema import json_schema
+    from orchestrator.experiments.schema import json_schema
 
     typer.echo(json.dumps(json_schema(), indent=2))
 

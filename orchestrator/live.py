@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from images.errors import Failure
 from orchestrator.errors import InputError, RunEnded, Stopped
-from orchestrator.experiment import Accelerator, Testbed
-from orchestrator.machines import bring_up, name_for
-from orchestrator.plan import load
-from orchestrator.programs import Programs
+from orchestrator.experiments.experiment import Accelerator, Testbed
+from orchestrator.experiments.plan import load
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory, read_summary
+from orchestrator.results.directories import RunDirectory, read_summary
 from orchestrator.run_command import Options, carry_out, check_runnable
 from orchestrator.signals import signals_wait
-from orchestrator.stage_vm import AttachedStage
+from orchestrator.stages.machines import bring_up, name_for
+from orchestrator.stages.programs import Programs
+from orchestrator.stages.vm import AttachedStage
 from testbed import Condition, Deadline, list_all
 from testbed import Testbed as RunningTestbed
 from testbed.console import Console

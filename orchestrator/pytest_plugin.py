@@ -48,7 +48,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not files or hasattr(config, "workerinput"):  # with xdist, the one that started the workers has told it
         return
     from orchestrator.errors import InputError
-    from orchestrator.plan import load
+    from orchestrator.experiments.plan import load
 
     for file in files:
         try:

@@ -8,22 +8,22 @@ from functools import partial
 from typing import Any
 
 from images.errors import Failure, HostError
-from orchestrator.agents import Agents, Refused, Silent, guests_share
-from orchestrator.clocks import beside_host
 from orchestrator.errors import CheckFailed, OutOfTime, PointsFailed
-from orchestrator.executing import executed
-from orchestrator.experiment import Experiment, Testbed
-from orchestrator.losses import Losses, as_failure, losses_of
-from orchestrator.parameters import describe
-from orchestrator.plan import Plan, Point
-from orchestrator.programs import Programs
+from orchestrator.experiments.experiment import Experiment, Testbed
+from orchestrator.experiments.parameters import describe
+from orchestrator.experiments.plan import Plan, Point
+from orchestrator.experiments.workloads import Command, Native, Process, Script
 from orchestrator.progress import Progress
-from orchestrator.record import Record
+from orchestrator.results.clocks import beside_host
+from orchestrator.results.losses import Losses, as_failure, losses_of
+from orchestrator.results.record import Record
+from orchestrator.results.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
 from orchestrator.signals import signals_wait
-from orchestrator.stage import Stage
-from orchestrator.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
+from orchestrator.stages.agents import Agents, Refused, Silent, guests_share
+from orchestrator.stages.executing import executed
+from orchestrator.stages.programs import Programs
+from orchestrator.stages.stage import Stage
 from orchestrator.words import counted
-from orchestrator.workloads import Command, Native, Process, Script
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 

@@ -11,21 +11,21 @@ from pathlib import Path
 
 from images.errors import Failure
 from orchestrator.errors import DEFECT_EXIT_CODE, InputError, RunEnded
-from orchestrator.experiment import Accelerator, Testbed
+from orchestrator.experiments.experiment import Accelerator, Testbed
+from orchestrator.experiments.plan import Plan, load
+from orchestrator.experiments.workloads import Command, SharedArray
 from orchestrator.output import put
-from orchestrator.pause import Pause, no_pause
-from orchestrator.plan import Plan, load
-from orchestrator.programs import Programs
 from orchestrator.progress import Progress
-from orchestrator.provenance import provenance
-from orchestrator.record import TRACEBACK, Record
-from orchestrator.results import RunDirectory, find
-from orchestrator.resume import Earlier, earlier_parts, plan_of
+from orchestrator.results.directories import RunDirectory, find
+from orchestrator.results.provenance import provenance
+from orchestrator.results.record import TRACEBACK, Record
+from orchestrator.results.resume import Earlier, earlier_parts, plan_of
+from orchestrator.results.summary import Outcome
 from orchestrator.run import run
-from orchestrator.stage import Stage
-from orchestrator.summary import Outcome
+from orchestrator.stages.pause import Pause, no_pause
+from orchestrator.stages.programs import Programs
+from orchestrator.stages.stage import Stage
 from orchestrator.words import counted
-from orchestrator.workloads import Command, SharedArray
 from testbed.deadline import Deadline
 from testbed.errors import of_host
 
@@ -113,7 +113,7 @@ def carry_out(
                 progress.say(f"{plan.name}: {count} on stage {stage}, results in {directory.path}")
                 record.made_with(provenance(plan, _architectures(plan) if stage == "vm" else []))
                 if stage == "sim":
-                    from orchestrator.stage_sim import run_simulated
+                    from orchestrator.stages.sim import run_simulated
 
                     run_simulated(plan, record, progress, fail_fast=options.fail_fast)
                 else:
@@ -137,7 +137,7 @@ def carry_out(
         finally:
             _print(record, options.as_json, quiet=options.quiet or not options.table)
             if options.junit is not None:
-                from orchestrator.junit import write_junit
+                from orchestrator.results.junit import write_junit
 
                 write_junit(record.summary.as_json(), options.junit)
 
@@ -193,11 +193,11 @@ def _stage_factory(
     options: Options,
 ) -> Callable[[Testbed], Stage]:
     if stage == "local":
-        from orchestrator.stage_local import LocalStage
+        from orchestrator.stages.local import LocalStage
 
         return LocalStage
-    from orchestrator.machines import name_for
-    from orchestrator.stage_vm import VmStage
+    from orchestrator.stages.machines import name_for
+    from orchestrator.stages.vm import VmStage
     from testbed.warm import Mode
 
     remove_left_over(experiment, directory.run_id, progress)
@@ -216,7 +216,7 @@ def _stage_factory(
 
 def remove_left_over(experiment: str, run_id: str, progress: Progress) -> None:
     """Guests of a part of this run that was killed: for when nobody else is running it."""
-    from orchestrator.machines import name_for
+    from orchestrator.stages.machines import name_for
     from testbed import Condition, list_all
     from testbed.teardown import down
 
@@ -233,7 +233,7 @@ def _print(record: Record, as_json: bool, *, quiet: bool) -> None:
     if as_json:
         put(json.dumps(summary, indent=2) + "\n")
     elif not quiet and (summary["points"] or summary["outcome"] == Outcome.PASSED):
-        from orchestrator.summary_table import render
+        from orchestrator.results.summary_table import render
 
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None

@@ -1,7 +1,7 @@
 """What kernels say to each other: the names of the messages, their fields, and their form in a ring slot.
 
 Every message has the same fixed layout of 56 bytes, little-endian, version byte first, so that it fits a 64-byte ring
-slot whatever it says. A message that carries a page names a *page slot* (see `guest.segment`); the page itself is
+slot whatever it says. A message that carries a page names a *page slot* (see `guest.link.segment`); the page itself is
 never cut into pieces.
 
 The engine, the simulator and the model checker handle `Message` tuples only; `pack` and `unpack` are for the rings.
@@ -54,9 +54,9 @@ class MessageName(IntEnum):
     """The test harness's, not the protocol's; counted apart."""
     CONTROL = 25
     LEAVE = 26
-    """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.leaving`."""
+    """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.daemon.leaving`."""
     EVICT = 27
-    """Take this page, for I have too many; with NO_ROOM: so have I. Between daemons, see `guest.eviction`."""
+    """Take this page, for I have too many; with NO_ROOM: so have I. Between daemons, see `guest.daemon.eviction`."""
     PROCESS_FORK = 28
     """Of processes that begin as copies: see `guest.protocol.forks`. This one carries a state, as a migration does."""
     PROCESS_FORKED = 29

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from types import CodeType
 from typing import Any
 
-from guest.placement import POLICIES, Fixed, Policy
-from guest.reserved import RESERVED_PAGES
+from guest.memory.reserved import RESERVED_PAGES
+from guest.workloads.placement import POLICIES, Fixed, Policy
 from guest.workloads.program import Program
 from guest.workloads.workload import WorkloadError
 
@@ -16,7 +16,7 @@ POOL = 2
 
 
 class Distributed:
-    """What the daemon knows of it; the program itself is `guest.worker`'s."""
+    """What the daemon knows of it; the program itself is `guest.programs.worker`'s."""
 
     meeting_bytes = 0
     spares_threads = False

@@ -21,8 +21,8 @@ from array import array
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from guest.fence import full_fence
-from guest.segment import address_of
+from guest.link.fence import full_fence
+from guest.link.segment import address_of
 from guest.workloads.race import MEETING_BYTES, Race
 from guest.workloads.race_code import CODES
 from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Barrier, Mismatch, Place, WorkloadError

@@ -11,9 +11,9 @@ from socket import socket
 from types import CodeType
 from typing import Any, NamedTuple
 
-from guest.atomic import word_at
-from guest.mapping import Mapping
-from guest.region import BASE
+from guest.memory.atomic import word_at
+from guest.memory.mapping import Mapping
+from guest.memory.region import BASE
 from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore
 from guest.workloads.workload import PAGE_BYTES, AccessRecorder, Gone, Mismatch, Place, WorkloadError
 

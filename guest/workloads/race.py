@@ -15,8 +15,8 @@ from os import cpu_count, sched_yield
 from pathlib import Path
 from time import sleep
 
-from guest.machine_code import for_this_isa, map_code
-from guest.segment import address_of
+from guest.link.machine_code import for_this_isa, map_code
+from guest.link.segment import address_of
 from guest.workloads.race_code import ASSEMBLERS, Operation
 
 ENTRY_WORDS = ADDRESS, VALUE, PAUSE, BEGIN, END = range(5)

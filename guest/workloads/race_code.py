@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from struct import pack
 from typing import NamedTuple, Protocol
 
-from guest.machine_code import FULL_FENCE
+from guest.link.machine_code import FULL_FENCE
 
 CODES = 8
 """A store's code, 1 to 7, is the low part of the value it stores; the high part is the ticket of its instance."""

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
 
-from guest.segment import format_segment
+from guest.link.segment import format_segment
 from images import ensure
-from orchestrator.agents import Agents
-from orchestrator.deployment import TARGET, archive, start_agent
-from orchestrator.experiment import Arch, EthernetLink, IvshmemLink, Node, Testbed
+from orchestrator.experiments.experiment import Arch, EthernetLink, IvshmemLink, Node, Testbed
 from orchestrator.progress import Say
+from orchestrator.stages.agents import Agents
+from orchestrator.stages.deployment import TARGET, archive, start_agent
 from testbed import Deadline, GuestError
 from testbed import Testbed as RunningTestbed
 from testbed.network import ethernet_address

@@ -31,7 +31,7 @@ HAND_OVERS = 100
 ROUND_TRIPS = {"poll": 2000, "interrupt": 200, "adaptive": 500}
 TCP_ROUND_TRIPS = 300
 _BINARY = "/run/fault_reference"
-_HANDOVER = Path(__file__).parents[2] / "guest" / "handover.py"
+_HANDOVER = Path(__file__).parents[2] / "guest" / "bench" / "handover.py"
 _WRITES_AND_READS = {
     "kind": "shared-array",
     "array_bytes": REMOTE_PAGES * STRIDE_BYTES,
@@ -72,7 +72,9 @@ def rings(guests: Guests, repeat: int) -> list[Figure]:
             guests.format_segment()
             with ThreadPoolExecutor(len(NODES), thread_name_prefix="ring") as pool:
                 running = {
-                    node: pool.submit(guests.run_module, node, "guest.bench", "ring", str(kernel), str(count), policy)
+                    node: pool.submit(
+                        guests.run_module, node, "guest.bench.guests", "ring", str(kernel), str(count), policy
+                    )
                     for kernel, node in enumerate(NODES)
                 }
             for node, each in running.items():
@@ -161,7 +163,7 @@ def _in_c(guests: Guests, node: str, repeat: int) -> list[Figure]:
 
 
 def _local(guests: Guests, node: str, repeat: int) -> Figure:
-    found = guests.run_module(node, "guest.bench", "local-fault", str(LOCAL_PAGES), str(LOCAL_ROUNDS * repeat))
+    found = guests.run_module(node, "guest.bench.guests", "local-fault", str(LOCAL_PAGES), str(LOCAL_ROUNDS * repeat))
     return Figure.of(Quantity.LOCAL_FAULT, (node,), Unit.MICROSECONDS, found["samples_us"])
 
 
@@ -204,13 +206,13 @@ def _run(
 
 def _tcp_once(guests: Guests, node: str, other: str) -> list[float]:
     address = guests.address(other)
-    server = guests.shells[other].spawn(guests.module_command("guest.tcp_round_trip", "serve", address))
+    server = guests.shells[other].spawn(guests.module_command("guest.bench.tcp_round_trip", "serve", address))
     try:
         port = server.stdout.readline().strip().decode()
         if not port.isdigit():
             said = server.errors().decode(errors="replace").strip()
             raise GuestError(f"node {other}: the TCP server on {address} said {port!r}, expected its port:\n{said}")
-        found = guests.run_module(node, "guest.tcp_round_trip", "measure", address, port, str(TCP_ROUND_TRIPS))
+        found = guests.run_module(node, "guest.bench.tcp_round_trip", "measure", address, port, str(TCP_ROUND_TRIPS))
     finally:
         server.close()
     return list(found["samples_us"])

@@ -1,10 +1,10 @@
 """What it costs to move a thread to the other kernel: to where the process is new, to where it is, and back.
 
-The threads note themselves when they leave and when they go on (`guest.traveller`); how each was placed is in the notes
-of the runtime. Both clocks are brought together by the runtime's own messages, as those of runs are by their barriers:
-a thread is *placed*, of which its source hears (*left*), of which the destination hears in turn (*runs*). The quickest
-of each direction leaves an interval for the offset of the clocks. Whatever the offset, the times of a way there and of
-the way back add up to what one clock has measured.
+The threads note themselves when they leave and when they go on (`guest.bench.traveller`); how each was placed is in the
+notes of the runtime. Both clocks are brought together by the runtime's own messages, as those of runs are by their
+barriers: a thread is *placed*, of which its source hears (*left*), of which the destination hears in turn (*runs*). The
+quickest of each direction leaves an interval for the offset of the clocks. Whatever the offset, the times of a way
+there and of the way back add up to what one clock has measured.
 """
 
 import json
@@ -16,10 +16,10 @@ from typing import Any
 
 from guest.protocol.messages import MessageName
 from orchestrator.bench.figures import Figure, Quantity, Unit
-from orchestrator.clocks import Clock, beside_first
+from orchestrator.results.clocks import Clock, beside_first
 from testbed import GuestError
 
-PROGRAM = Path(__file__).parents[2] / "guest" / "traveller.py"
+PROGRAM = Path(__file__).parents[2] / "guest" / "bench" / "traveller.py"
 TRAVELLERS = 10
 """Threads that go there and back in one run."""
 RUNS = 5

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from images.errors import HostError
-from orchestrator.compilers import CompilerSaysNo, compiled
+from orchestrator.stages.compilers import CompilerSaysNo, compiled
 
 SOURCE = Path(__file__).parents[2] / "guest" / "native" / "fault_reference.c"
 FLAGS = ("-std=c17", "-O2", "-static", "-Wall", "-Wextra", "-Werror")

@@ -9,10 +9,10 @@ from orchestrator.bench.figures import Bench, Figure
 from orchestrator.bench.guests import NODES, Guests
 from orchestrator.bench.measure import MEASUREMENTS, Boot, Section, boots
 from orchestrator.bench.starts import Pair, warm
-from orchestrator.experiment import Accelerator
+from orchestrator.experiments.experiment import Accelerator
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory
-from orchestrator.versions import of_tools
+from orchestrator.results.directories import RunDirectory
+from orchestrator.results.versions import of_tools
 from testbed import Testbed
 from testbed.warm import Mode
 

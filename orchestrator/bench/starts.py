@@ -4,15 +4,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from orchestrator.agents import Agents
 from orchestrator.bench.figures import Figure, Machine, Quantity, Unit
 from orchestrator.bench.guests import DEPLOY_S, NODES, SHAPE
-from orchestrator.deployment import start_agent
-from orchestrator.experiment import Accelerator
-from orchestrator.machines import bring_up
+from orchestrator.experiments.experiment import Accelerator
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
 from orchestrator.signals import signals_wait
+from orchestrator.stages.agents import Agents
+from orchestrator.stages.deployment import start_agent
+from orchestrator.stages.machines import bring_up
 from testbed import Deadline, GuestError, Testbed
 from testbed.machine import Node
 from testbed.warm import Mode

@@ -129,7 +129,7 @@ def _driver() -> Driver:
     """Embedded, unless the environment says another one. Raises Failure for a word that is none."""
     if not os.environ.get("TESTBED_DRIVER"):
         return Driver.EMBEDDED
-    from orchestrator.plan import driver_of_environment  # the model of experiments costs 0.2 s
+    from orchestrator.experiments.plan import driver_of_environment  # the model of experiments costs 0.2 s
 
     return Driver(driver_of_environment() or Driver.EMBEDDED)
 

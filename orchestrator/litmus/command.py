@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import end_of
+from orchestrator.experiments.plan import load
 from orchestrator.litmus.run import Litmus, Memory, Settings, check_runnable, run, shapes_named
 from orchestrator.litmus.table import as_json
-from orchestrator.plan import load
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory
-from orchestrator.stage import Stage
+from orchestrator.results.directories import RunDirectory
+from orchestrator.stages.stage import Stage
 
 
 def settings_of(
@@ -32,11 +32,11 @@ def stage_of(stage: str, settings: Settings, directory: RunDirectory, progress: 
     """The place it runs in, not started yet."""
     shape = settings.experiment.testbed
     if stage == "local":
-        from orchestrator.stage_local import LocalStage
+        from orchestrator.stages.local import LocalStage
 
         return LocalStage(shape)
-    from orchestrator.machines import name_for
-    from orchestrator.stage_vm import VmStage
+    from orchestrator.stages.machines import name_for
+    from orchestrator.stages.vm import VmStage
 
     return VmStage(name_for("litmus", f"-{directory.run_id[-4:]}"), shape, None, directory, progress)
 

@@ -5,20 +5,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from guest.segment import Layout
+from guest.link.segment import Layout
 from guest.workloads.litmus import Litmus as Workload
-from orchestrator.agents import Agents, guests_share
 from orchestrator.errors import InputError
-from orchestrator.experiment import Experiment, IvshmemLink
+from orchestrator.experiments.experiment import Experiment, IvshmemLink
+from orchestrator.experiments.sizes import PAGE_BYTES, show_size
+from orchestrator.experiments.vocabulary import nearest
 from orchestrator.litmus.judge import Row, histories_by_program, instances_of, placement_of
 from orchestrator.litmus.shapes import SHAPES, Shape, Step
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
+from orchestrator.results.summary import NodeSummary, Outcome
 from orchestrator.signals import signals_wait
-from orchestrator.sizes import PAGE_BYTES, show_size
-from orchestrator.stage import Stage
-from orchestrator.summary import NodeSummary, Outcome
-from orchestrator.vocabulary import nearest
+from orchestrator.stages.agents import Agents, guests_share
+from orchestrator.stages.stage import Stage
 
 SLOTS = 16
 """Instances in a round."""

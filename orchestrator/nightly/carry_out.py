@@ -12,23 +12,23 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from images.errors import Failure
-from orchestrator.compare import Comparison
-from orchestrator.durations import duration
 from orchestrator.errors import InputError
-from orchestrator.junit import INTERRUPTED, point_passed
+from orchestrator.experiments.durations import duration
+from orchestrator.experiments.parameters import describe
 from orchestrator.nightly.compared import compare_run, confirm
 from orchestrator.nightly.night import NIGHTS, Entry, Night, State, now, read_nights
 from orchestrator.nightly.outputs import write_outputs
 from orchestrator.nightly.retention import prune
 from orchestrator.nightly.schedule import Scheduled, why_not
 from orchestrator.output import printable, tell
-from orchestrator.parameters import describe
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory, read_summary
-from orchestrator.resume import earlier_parts
+from orchestrator.results.compare import Comparison
+from orchestrator.results.directories import RunDirectory, read_summary
+from orchestrator.results.junit import INTERRUPTED, point_passed
+from orchestrator.results.resume import earlier_parts
+from orchestrator.results.summary import Outcome
 from orchestrator.run_command import Options, carry_out, remove_left_over
 from orchestrator.signals import signals_wait
-from orchestrator.summary import Outcome
 from testbed.deadline import Deadline
 
 GUESTS_FAILED = {"GuestError", "Silent", "Refused", "PointsFailed"}

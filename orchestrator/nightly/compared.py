@@ -7,11 +7,11 @@ From then on nothing changes it but `testbed baseline set`. A comparison counts 
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from orchestrator.baseline import baseline_of, grow_baseline, has_baseline
-from orchestrator.compare import Comparison, Verdict, compare
 from orchestrator.errors import InputError
 from orchestrator.nightly.night import Entry
-from orchestrator.past_run import read_run
+from orchestrator.results.baseline import baseline_of, grow_baseline, has_baseline
+from orchestrator.results.compare import Comparison, Verdict, compare
+from orchestrator.results.past_run import read_run
 from orchestrator.words import counted
 
 BASELINE_RUNS = 3

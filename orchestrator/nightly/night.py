@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
 
 NIGHTS = "nights"
 FILE = "night.json"

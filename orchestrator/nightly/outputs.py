@@ -4,12 +4,12 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from images.errors import Failure, writing
-from orchestrator.junit import case_of, counted_up, document, suite_of, write_xml
 from orchestrator.nightly.night import Entry, Night
 from orchestrator.nightly.summary import as_markdown, as_text
-from orchestrator.past_run import PastRun, read_run
 from orchestrator.report.page import write as write_report
-from orchestrator.results import read_summary
+from orchestrator.results.directories import read_summary
+from orchestrator.results.junit import case_of, counted_up, document, suite_of, write_xml
+from orchestrator.results.past_run import PastRun, read_run
 
 SUMMARY, TEXT, JUNIT, REPORT = "summary.md", "summary.txt", "junit.xml", "report.html"
 

@@ -3,8 +3,8 @@
 import shutil
 from pathlib import Path
 
-from orchestrator.baseline import read_baselines
 from orchestrator.nightly.night import read_nights
+from orchestrator.results.baseline import read_baselines
 from orchestrator.words import counted
 
 

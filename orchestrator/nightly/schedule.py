@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from orchestrator.durations import duration
 from orchestrator.errors import FileError, InputError
-from orchestrator.forecast import forecast
+from orchestrator.experiments.durations import duration
+from orchestrator.experiments.forecast import forecast
+from orchestrator.experiments.plan import Plan, load
 from orchestrator.nightly.night import Entry, Night, State
-from orchestrator.plan import Plan, load
-from orchestrator.programs import Programs
 from orchestrator.run_command import check_runnable
+from orchestrator.stages.programs import Programs
 from orchestrator.words import counted
 
 DEFAULT = Path("configs/nightly")

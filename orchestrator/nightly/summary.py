@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from orchestrator.durations import duration
+from orchestrator.experiments.durations import duration
 from orchestrator.nightly.night import Entry, Night, NightOutcome, State
 from orchestrator.output import printable
 
@@ -79,7 +79,7 @@ def _lines(entry: Entry) -> Iterator[str]:
 
 def as_text(night: Night) -> str:
     """For a terminal or a mail."""
-    from orchestrator.commands_results import table
+    from orchestrator.commands.results import table
 
     text = io.StringIO()
     text.write(f"{title(night)}\n{lead(night)}\n\n{table(_HEAD, rows(night))}")

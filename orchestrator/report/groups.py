@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.parameters import head, show_value
-from orchestrator.past_run import PastPoint, PastRun
+from orchestrator.experiments.parameters import head, show_value
 from orchestrator.report.chart import number
+from orchestrator.results.past_run import PastPoint, PastRun
 from orchestrator.words import counted
 
 _SHOWN = ("workload.threads", "workload.array", "workload.iterations")

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from orchestrator.expectation import LATENCIES
+from orchestrator.experiments.expectation import LATENCIES
 from orchestrator.report.chart import Chart, Panel, Series, Table, number
 from orchestrator.report.groups import Measured, by
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from images.errors import writing
-from orchestrator.parameters import describe
-from orchestrator.past_run import PastRun
+from orchestrator.experiments.parameters import describe
 from orchestrator.report.groups import measured
 from orchestrator.report.latencies import latencies
 from orchestrator.report.messages import messages
@@ -19,6 +18,7 @@ from orchestrator.report.sequence import sequence
 from orchestrator.report.settings import settings
 from orchestrator.report.stays import stays
 from orchestrator.report.times import times
+from orchestrator.results.past_run import PastRun
 from orchestrator.words import counted
 
 FAILED_SHOWN = 50

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from orchestrator.report.chart import Chart, Panel, Table
 from orchestrator.report.groups import Measured, by
-from orchestrator.timeline import KINDS
+from orchestrator.results.timeline import KINDS
 
 _WORDS = {"local_fault": "local", "remote_read": "read", "remote_write": "write"}
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from orchestrator.parameters import describe
+from orchestrator.experiments.parameters import describe
 from orchestrator.report.chart import Chart, Panel, Series, Table, number
 from orchestrator.report.groups import Measured, by
-from orchestrator.timeline import KINDS, Fault, Sent, Timeline, timeline
+from orchestrator.results.timeline import KINDS, Fault, Sent, Timeline, timeline
 
 POINTS_MAX = 24
 """Points whose timeline the page holds: the first of every sharing, size and setting."""

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.clocks import beside_first
-from orchestrator.parameters import describe
-from orchestrator.past_run import PastPoint
+from orchestrator.experiments.parameters import describe
 from orchestrator.report.chart import Chart, Panel, Series, Table, number
 from orchestrator.report.groups import Measured, by
+from orchestrator.results.clocks import beside_first
+from orchestrator.results.past_run import PastPoint
 
 POINTS_MAX = 24
 """Points whose threads the page shows: the first of every setting."""

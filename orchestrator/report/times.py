@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from orchestrator.past_run import PastRun
 from orchestrator.report.chart import Chart, Panel, Series, Table, number
+from orchestrator.results.past_run import PastRun
 
 
 def times(runs: Sequence[PastRun]) -> Chart | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import InputError
-from orchestrator.vocabulary import nearest
+from orchestrator.experiments.vocabulary import nearest
 
 KERNELS_MAX = 1000
 SEEDS_MAX = 100_000

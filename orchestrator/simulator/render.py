@@ -4,8 +4,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from orchestrator.experiments.parameters import describe
 from orchestrator.output import sheet
-from orchestrator.parameters import describe
 from orchestrator.simulator.growth import Cost, Load
 from orchestrator.simulator.mixtures import Fuzzed
 from orchestrator.simulator.series import Series, Simulated

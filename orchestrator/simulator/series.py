@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import IO, Any
 
-from orchestrator.plan import Plan, Point
+from orchestrator.experiments.plan import Plan, Point
+from orchestrator.results.summary import PointResult, Report, summed
 from orchestrator.simulator.conditions import Conditions
 from orchestrator.simulator.memory import Violation
 from orchestrator.simulator.setting import Setting
 from orchestrator.simulator.world import Lost, World
-from orchestrator.summary import PointResult, Report, summed
 
 
 @dataclass(frozen=True)

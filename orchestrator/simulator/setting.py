@@ -7,9 +7,9 @@ from typing import NamedTuple
 from guest.protocol.engine import Engine
 from guest.protocol.registry import PROTOCOLS
 from guest.workloads.shared_array import Extent, SharedArray, value_base
-from orchestrator.experiment import Experiment
+from orchestrator.experiments.experiment import Experiment
+from orchestrator.experiments.workloads import SharedArray as SharedArrayWorkload
 from orchestrator.run import kernels_of
-from orchestrator.workloads import SharedArray as SharedArrayWorkload
 
 Content = tuple[int, ...]
 """What a page holds: for every writer, the number of the iteration (from 1) it stored last; 0 before that. Writers

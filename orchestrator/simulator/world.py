@@ -15,19 +15,19 @@ from typing import IO, NamedTuple
 from guest.protocol import effects as fx
 from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
+from orchestrator.results.summary import Mismatch
 from orchestrator.simulator.conditions import Conditions
 from orchestrator.simulator.events import LAST, Event
 from orchestrator.simulator.memory import NONE, POISONED, WRITABLE, Memory, StaleCopy, Truth, Violation
 from orchestrator.simulator.network import Network
 from orchestrator.simulator.setting import Access, Content, Setting, first_of, value_of
-from orchestrator.summary import Mismatch
 
 ACCESS_NS = 1_000
 """From a thread's access to its next one. Not a measurement: what matters is that it is short beside a message."""
 HANDLING_NS = 20_000
 """What a daemon needs for one fault or message."""
 HEARTBEAT_NS = 500_000_000
-"""How often a sleeping daemon looks at its rings without being asked (`guest.membership`)."""
+"""How often a sleeping daemon looks at its rings without being asked (`guest.link.membership`)."""
 IDLE_EVENTS = 100_000
 """Events without any access, beside those of a first touch by all kernels, after which no thread gets on any more."""
 

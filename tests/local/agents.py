@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from guest.segment import Segment, format_segment
+from guest.link.segment import Segment, format_segment
 
 SEGMENT_BYTES = 8 << 20
 ANSWER_DEADLINE_S = 30.0

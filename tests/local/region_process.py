@@ -10,10 +10,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-from guest.lost_pages import survive_lost_pages
-from guest.protection import Protector, serve_protection
-from guest.region import BASE, Region, map_shared
-from guest.userfaultfd import PAGE_BYTES, Userfaultfd
+from guest.memory.protection import Protector, serve_protection
+from guest.memory.region import BASE, Region, map_shared
+from guest.memory.userfaultfd import PAGE_BYTES, Userfaultfd
+from guest.programs.lost_pages import survive_lost_pages
 
 DEADLINE_S = 10.0
 NOBODY = 65534

@@ -4,7 +4,7 @@ import select
 from typing import Any
 
 from guest import agent, commands
-from guest.link import Link
+from guest.link.link import Link
 
 TAKES_S = 0.6
 

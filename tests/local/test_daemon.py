@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.eviction import SLACK
+from guest.daemon.eviction import SLACK
 from guest.protocol.messages import MessageName
 from guest.protocol.registry import PROTOCOLS
 from tests.local.agents import ANSWER_DEADLINE_S, Agents, Answer

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from guest.protocol.messages import MessageName
-from orchestrator.events import EventName
-from orchestrator.index import TABLES
+from orchestrator.results.events import EventName
+from orchestrator.results.index import TABLES
 from tests.local.test_run_local import QUICK, ROOT, command, environment, run
 
 PAGE = ROOT / "docs" / "results.md"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import ISA, NodeState, Segment
+from guest.memory.samples import REMOTE_WRITE
 from guest.protocol.messages import Flag, Message, MessageName
-from guest.ring import Receiver, Sender
-from guest.samples import REMOTE_WRITE
-from guest.segment import ISA, NodeState, Segment
 from tests.local.agents import AgentProcess, Agents, Answer
 from tests.local.test_daemon import PAGE, R, W, until
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.segment import format_segment
+from guest.link.segment import format_segment
 
 ROOT = Path(__file__).resolve().parents[2]
 POLICIES = ["poll", "interrupt", "adaptive"]
@@ -18,9 +18,9 @@ POLICIES = ["poll", "interrupt", "adaptive"]
 # One kernel of the pair, on a link made of inherited descriptors: argv is memory fd, two doorbells, kernel, count.
 KERNEL = """
 import json, sys
-from guest.bench import ring_round_trips
-from guest.hostlink import HostLink
-from guest.notify import Policy
+from guest.bench.guests import ring_round_trips
+from guest.link.hostlink import HostLink
+from guest.link.notify import Policy
 memory, *bells, kernel, count = map(int, sys.argv[1:])
 print(json.dumps(ring_round_trips(HostLink(memory, [[bell] for bell in bells], kernel), kernel, count, list(Policy))))
 """
@@ -40,7 +40,7 @@ def descriptors() -> Iterator[list[int]]:
 
 
 def test_a_lone_kernels_daemon_serves_every_first_touch() -> None:
-    command = [sys.executable, "-m", "guest.bench", "local-fault", "32", "3"]
+    command = [sys.executable, "-m", "guest.bench.guests", "local-fault", "32", "3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     samples = json.loads(done.stdout)["samples_us"]
@@ -67,7 +67,7 @@ def test_both_kernels_measure_every_policy(descriptors: list[int]) -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["ring", "0", "10"], ["faults"], ["local-fault", "1"]])
 def test_wrong_arguments_are_refused(arguments: list[str]) -> None:
-    command = [sys.executable, "-m", "guest.bench", *arguments]
+    command = [sys.executable, "-m", "guest.bench.guests", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert done.returncode == 2
     assert "local-fault PAGES ROUNDS" in done.stderr

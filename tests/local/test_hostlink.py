@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from guest.errors import LinkError
-from guest.hostlink import HostLink
-from guest.link import Link
+from guest.link.hostlink import HostLink
+from guest.link.link import Link
 
 SIZE_BYTES = 1 << 16
 

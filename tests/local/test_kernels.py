@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guest.hostlink import HostLink
-from guest.measure import ping, pong
-from guest.notify import Notifier, Policy
+from guest.bench.measure import ping, pong
+from guest.link.hostlink import HostLink
+from guest.link.notify import Notifier, Policy
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import ISA, PAGE_BYTES, Layout, Segment, format_segment
 from guest.protocol.messages import Message, MessageName
-from guest.ring import Receiver, Sender
-from guest.segment import ISA, PAGE_BYTES, Layout, Segment, format_segment
 
 ROUND_TRIPS = 10_000
 MESSAGES = 6_000

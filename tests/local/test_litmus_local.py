@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import stage_local
 from orchestrator.litmus.command import run_and_keep, settings_of, stage_of
 from orchestrator.litmus.run import Litmus
 from orchestrator.litmus.table import violations
 from orchestrator.progress import Progress
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
+from orchestrator.stages import local as stage_local
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from images.store import store
-from orchestrator.durations import seconds_of
+from orchestrator.experiments.durations import seconds_of
 from orchestrator.nightly import templates
 from tests.local.test_run_local import QUICK, ROOT, environment
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import load
+from orchestrator.experiments.plan import load
 from tests.local.test_run_local import ROOT, command, environment, summary_of
 
 POSTER = ROOT / "configs" / "poster.yaml"

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from guest.protection import Protector, serve_protection
+from guest.memory.protection import Protector, serve_protection
 from guest.protocol.address_space import Access
 
 PAGES = 4

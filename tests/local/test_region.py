@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from guest.errors import RegionError
+from guest.link.segment import address_of
+from guest.memory.region import BASE, Region, map_shared
+from guest.memory.userfaultfd import PAGE_BYTES
 from guest.protocol.address_space import Access
-from guest.region import BASE, Region, map_shared
-from guest.segment import address_of
-from guest.userfaultfd import PAGE_BYTES
 from tests.local.region_process import NOBODY, RegionProcess
 
 PAGES = 8

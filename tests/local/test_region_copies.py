@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from guest.memory.region import Region
 from guest.protocol.address_space import Access
-from guest.region import Region
 from tests.local.region_process import RegionProcess
 from tests.local.test_region import CONTENTS, PAGES, exclusive, shared
 

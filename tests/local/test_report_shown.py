@@ -16,8 +16,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
-from orchestrator.past_run import read_run
 from orchestrator.report.page import write
+from orchestrator.results.past_run import read_run
 from tests.local.test_placement import CONSUMER
 from tests.local.test_process import text
 from tests.local.test_run_local import QUICK, run, summary_of

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.deployment import ENDED
+from orchestrator.stages.deployment import ENDED
 
 ROOT = Path(__file__).parents[2]
 # Guests load vfio's modules for it; this host has no business to.

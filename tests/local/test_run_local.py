@@ -122,7 +122,10 @@ def test_a_run_verifies_every_value_and_leaves_its_story(tmp_path: Path) -> None
 
 def test_the_time_of_a_point_has_neither_the_link_in_it_nor_its_warm_up(tmp_path: Path) -> None:
     (tmp_path / "quick.yaml").write_text(QUICK + "warm_up: 1\nrepeat: 2\n")
-    slow = f"from orchestrator import cli, stage_local; stage_local.AGENT = {slow_link_agent.__name__!r}; cli.main()"
+    slow = (
+        "from orchestrator import cli; from orchestrator.stages import local\n"
+        f"local.AGENT = {slow_link_agent.__name__!r}; cli.main()"
+    )
     line = [sys.executable, "-c", slow, "run", "quick.yaml", "--stage", "local", "--json"]
     done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=100, env=environment())
     summary = summary_of(done)
@@ -325,12 +328,12 @@ Carrier._install = _install_flipped
 
 def test_one_bit_that_is_flipped_on_its_way_fails_the_run_and_is_named(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "guest", tmp_path / "guest", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "guest/carrier.py").open("a") as carrier:
+    with (tmp_path / "guest/daemon/carrier.py").open("a") as carrier:
         carrier.write(FLIPS)
     (tmp_path / "quick.yaml").write_text(QUICK)
     program = (
-        "import pathlib, sys\nfrom orchestrator import cli, stage_local\n"
-        f"stage_local.SOURCES = pathlib.Path({str(tmp_path)!r})\n"
+        "import pathlib, sys\nfrom orchestrator import cli\nfrom orchestrator.stages import local\n"
+        f"local.SOURCES = pathlib.Path({str(tmp_path)!r})\n"
         "sys.argv[0] = 'testbed'\ncli.main()"
     )
     done = subprocess.run(

@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guest import userfaultfd
 from guest.errors import UnsupportedISA, UserfaultfdError
-from guest.region import BASE, Region, map_shared
-from guest.segment import address_of
-from guest.userfaultfd import FAULT_WRITE, FAULT_WRITE_PROTECT, PAGE_BYTES, ProcessGone, Userfaultfd
+from guest.link.segment import address_of
+from guest.memory import userfaultfd
+from guest.memory.region import BASE, Region, map_shared
+from guest.memory.userfaultfd import FAULT_WRITE, FAULT_WRITE_PROTECT, PAGE_BYTES, ProcessGone, Userfaultfd
 from tests.local.region_process import DEADLINE_S, RegionProcess
 
 THREADS = 40

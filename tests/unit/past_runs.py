@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.plan import Plan, load
+from orchestrator.experiments.plan import Plan, load
 from orchestrator.progress import Progress
-from orchestrator.record import Record
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
+from orchestrator.results.record import Record
+from orchestrator.results.summary import NodeSummary, PointResult, Report, summed
 from orchestrator.run import judge
-from orchestrator.summary import NodeSummary, PointResult, Report, summed
 from tests.unit.test_experiment_errors import GOOD
 
 MATRIX = "matrix: {workload.iterations: [1, 2], coherency.notify: [poll, adaptive]}\nrepeat: 2\n"

@@ -9,7 +9,7 @@ from guest.protocol.effects import SpaceDone
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceEngine, message_of, operation_of
 from guest.protocol.voting import VotingEngine
-from orchestrator.protocol_charts import redraw
+from orchestrator.checker.protocol_charts import redraw
 
 NONE, READ, WRITE = Access
 HALF = AddressSpace.first(2, 4)
@@ -87,4 +87,4 @@ def test_only_home_may_lock() -> None:
 
 def test_the_page_of_the_documentation_is_drawn_from_the_code_of_today() -> None:
     page = (Path(__file__).parents[2] / "docs" / "address-space.md").read_text()
-    assert redraw(page) == page, "draw it again: python -m orchestrator.protocol_charts docs/address-space.md"
+    assert redraw(page) == page, "draw it again: python -m orchestrator.checker.protocol_charts docs/address-space.md"

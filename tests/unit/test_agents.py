@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from orchestrator.agents import Agents, Refused, guests_share
+from orchestrator.stages.agents import Agents, Refused, guests_share
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 

@@ -6,9 +6,9 @@ import struct
 
 import pytest
 
-from guest.atomic import CODES, Atomics, atomics, word_at
 from guest.errors import UnsupportedISA
-from guest.segment import address_of
+from guest.link.segment import address_of
+from guest.memory.atomic import CODES, Atomics, atomics, word_at
 
 TIMES = 20_000
 

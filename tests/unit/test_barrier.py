@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.barrier import Barrier
+from guest.runs.barrier import Barrier
 
 
 def test_opens_when_the_last_thread_and_the_last_kernel_are_here() -> None:

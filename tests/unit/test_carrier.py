@@ -2,17 +2,17 @@
 
 import pytest
 
-from guest.carrier import Carrier
+from guest.daemon.carrier import Carrier
+from guest.daemon.outbox import Outbox
 from guest.errors import RegionError
-from guest.faults import FaultsInFlight
-from guest.notify import Notifier
-from guest.outbox import Outbox
+from guest.link.notify import Notifier
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import PAGE_BYTES, Layout, address_of, format_segment
+from guest.memory.faults import FaultsInFlight
+from guest.memory.region import Region
 from guest.protocol.address_space import Refusal
 from guest.protocol.effects import Duplicate, Protect, Send, SpaceDone
 from guest.protocol.messages import Message, MessageName
-from guest.region import Region
-from guest.ring import Receiver, Sender
-from guest.segment import PAGE_BYTES, Layout, address_of, format_segment
 
 PAGE = memoryview(bytearray(b"\x5a" * PAGE_BYTES))
 

@@ -15,8 +15,8 @@ from orchestrator import output
 from orchestrator.cli import application, main
 from orchestrator.commands import MODULES
 from orchestrator.errors import Stopped
-from orchestrator.experiment import Experiment
-from orchestrator.plan import load
+from orchestrator.experiments.experiment import Experiment
+from orchestrator.experiments.plan import load
 from tests.unit.test_experiment_errors import GOOD
 
 ROOT = Path(__file__).parents[2]
@@ -139,7 +139,7 @@ def test_a_command_that_is_stopped_prints_one_json_document(
             output.put('{"outcome": "interrupted", "points": []}')
         raise Stopped(signal.SIGTERM)
 
-    monkeypatch.setattr("orchestrator.plan.load", stopped)
+    monkeypatch.setattr("orchestrator.experiments.plan.load", stopped)
     monkeypatch.setattr(sys, "argv", ["testbed", "validate", "pair.yaml", "--json"])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -188,7 +188,7 @@ def test_a_defect_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def broken(_path: Path, _overrides: object) -> None:
         raise RuntimeError("nobody thought of this")
 
-    monkeypatch.setattr("orchestrator.plan.load", broken)
+    monkeypatch.setattr("orchestrator.experiments.plan.load", broken)
     monkeypatch.setattr(sys, "argv", ["testbed", "validate", "pair.yaml"])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -267,8 +267,8 @@ def test_each_command_is_found_in_the_module_that_is_said_to_have_it() -> None:
 def test_a_typed_command_does_not_load_the_others() -> None:
     code = "import sys; from orchestrator.cli import application; application(['image']); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    loaded = {name for name in done.stdout.split() if name.startswith("orchestrator.commands_")}
-    assert loaded == {"orchestrator.commands_image"}
+    loaded = set(done.stdout.split())
+    assert {name for name in MODULES.values() if f"orchestrator.commands.{name}" in loaded} == {"image"}
 
 
 def test_finding_images_that_are_there_does_not_wait_for_the_model_of_experiments(tmp_path: Path) -> None:
@@ -281,4 +281,5 @@ def test_finding_images_that_are_there_does_not_wait_for_the_model_of_experiment
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
     assert done.stdout.startswith("Failure "), "there are no images, and none may be built"
-    assert not {"orchestrator.experiment", "yaml", "libvirt", "paramiko", "rich.console"} & set(done.stdout.split())
+    slow = {"orchestrator.experiments.experiment", "yaml", "libvirt", "paramiko", "rich.console"}
+    assert not slow & set(done.stdout.split())

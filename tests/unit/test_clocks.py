@@ -3,9 +3,9 @@
 import random
 from typing import Any
 
-from guest.samples import LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
-from guest.timeline import BARRIERS_KEPT, FAULTS_SHOWN, Timeline, by_page
-from orchestrator.clocks import beside_first, beside_host
+from guest.memory.samples import LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
+from guest.runs.timeline import BARRIERS_KEPT, FAULTS_SHOWN, Timeline, by_page
+from orchestrator.results.clocks import beside_first, beside_host
 
 
 def timelines(offsets_ns: list[int], latencies_ns: dict[tuple[int, int], list[int]], barriers: int) -> list[Any]:

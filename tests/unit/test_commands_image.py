@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 
 from images import Image, store
 from images.image import RECORD, digests_of
-from orchestrator import deployment
 from orchestrator.cli import application
 from orchestrator.errors import InputError
+from orchestrator.stages import deployment
 from testbed import states
 from testbed.driver import emulator
 from testbed.host import build_of

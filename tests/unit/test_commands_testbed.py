@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli
-from orchestrator.experiment import Testbed
+from orchestrator.experiments.experiment import Testbed
 from testbed import machine, record
 from testbed.errors import HostError
 from testbed.process import ProcessId
@@ -164,7 +164,7 @@ def test_what_up_has_started_is_told_as_ps_tells_it(
         asked.append(shape)
         running(name)
 
-    monkeypatch.setattr("orchestrator.machines.bring_up", brought_up)
+    monkeypatch.setattr("orchestrator.stages.machines.bring_up", brought_up)
     file = tmp_path / "pair.yaml"
     file.write_text(GOOD)
     assert command(monkeypatch, "up", str(file), "--name", "mine", "--json", "--set", "testbed.nodes.arm.cpus=2") == 0

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.baseline import FILE, baseline_of, read_baselines, set_baseline
-from orchestrator.compare import ALPHA, Compared, Comparison, Verdict, compare
 from orchestrator.errors import InputError
-from orchestrator.past_run import PastPoint, PastRun
-from orchestrator.rank_tests import RankTest, holm, mann_whitney, signed_rank
-from orchestrator.results import read_summary
+from orchestrator.results.baseline import FILE, baseline_of, read_baselines, set_baseline
+from orchestrator.results.compare import ALPHA, Compared, Comparison, Verdict, compare
+from orchestrator.results.directories import read_summary
+from orchestrator.results.past_run import PastPoint, PastRun
+from orchestrator.results.rank_tests import RankTest, holm, mann_whitney, signed_rank
 from tests.unit.past_runs import MATRIX, past_run
 from tests.unit.test_experiment_errors import GOOD
 

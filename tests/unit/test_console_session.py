@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.console_session import attach
+from orchestrator.commands.console_session import attach
 from orchestrator.errors import InputError
 from testbed import sockets
 from testbed.errors import GuestError

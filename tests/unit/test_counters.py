@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from guest.link.segment import PAIR_HEAD, format_segment
 from guest.protocol.messages import MessageName
-from guest.segment import PAIR_HEAD, format_segment
-from orchestrator import commands_top
-from orchestrator.commands_top import _table
-from orchestrator.counters import Onlooker, Snapshot
+from orchestrator.commands import top as commands_top
+from orchestrator.commands.counters import Onlooker, Snapshot
+from orchestrator.commands.top import _table
 from testbed import record
 from testbed.errors import HostError
 from testbed.machine import Testbed

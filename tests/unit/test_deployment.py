@@ -7,11 +7,11 @@ import pytest
 
 from images import Image
 from images.errors import HostError
-from orchestrator import deployment
 from orchestrator.errors import InputError
-from orchestrator.experiment import Accelerator
-from orchestrator.machines import checked_name, name_for, specification
-from orchestrator.plan import load
+from orchestrator.experiments.experiment import Accelerator
+from orchestrator.experiments.plan import load
+from orchestrator.stages import deployment
+from orchestrator.stages.machines import checked_name, name_for, specification
 from testbed import LinkKind
 from testbed.spec import Accelerator as SpecAccelerator
 from tests.unit.test_experiment_errors import GOOD

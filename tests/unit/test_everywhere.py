@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from images.errors import HostError
-from orchestrator import copying, everywhere
-from orchestrator.copying import scp_command
+from orchestrator.commands import copying, everywhere
+from orchestrator.commands.copying import scp_command
+from orchestrator.commands.everywhere import run_everywhere
 from orchestrator.errors import InputError
-from orchestrator.everywhere import run_everywhere
 
 
 def shell(line: str) -> list[str]:
@@ -60,7 +60,7 @@ def test_on_a_terminal_a_guest_cannot_paint_over_anothers_lines(
 def test_who_writes_without_end_ends_when_the_reader_has_left() -> None:
     program = """
 from orchestrator.output import begin
-from orchestrator.everywhere import run_everywhere
+from orchestrator.commands.everywhere import run_everywhere
 begin()
 ended = run_everywhere({"x86": ["sh", "-c", "yes; true"], "arm": ["yes"]}, shown=True)
 assert ended["arm"].exit_code == 141, ended["arm"]
@@ -74,7 +74,7 @@ assert ended["arm"].exit_code == 141, ended["arm"]
 def test_who_is_stopped_while_much_is_written_sees_no_traceback() -> None:
     program = """
 import os, signal, threading
-from orchestrator.everywhere import run_everywhere
+from orchestrator.commands.everywhere import run_everywhere
 from orchestrator.signals import signals_raise
 from orchestrator.errors import Stopped
 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()

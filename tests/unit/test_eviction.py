@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from guest import eviction
-from guest.eviction import SLACK, Eviction
+from guest.daemon import eviction
+from guest.daemon.eviction import SLACK, Eviction
 from guest.protocol.effects import Send
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.registry import PROTOCOLS

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import FileError
-from orchestrator.plan import load
-from orchestrator.workloads import SharedArray
+from orchestrator.experiments.plan import load
+from orchestrator.experiments.workloads import SharedArray
 
 GOOD = """\
 name: pair

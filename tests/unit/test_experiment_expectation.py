@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.expectation import NAMES, Expectation, ExpressionError
+from orchestrator.experiments.expectation import NAMES, Expectation, ExpressionError
 
 RESULTS: dict[str, Any] = {
     "verified": True,

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import FileError
-from orchestrator.plan import load
+from orchestrator.experiments.plan import load
 from tests.unit.test_experiment_errors import GOOD
 
 PLACED = re.compile(r".*\.yaml:\d+:\d+: found .+, expected .+", re.DOTALL)

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import FileError
-from orchestrator.plan import Point, load
-from orchestrator.workloads import SharedArray
+from orchestrator.experiments.plan import Point, load
+from orchestrator.experiments.workloads import SharedArray
 from tests.unit.test_experiment_errors import GOOD
 
 CONFIGS = Path(__file__).parents[2] / "configs"

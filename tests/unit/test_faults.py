@@ -2,10 +2,10 @@
 
 from ctypes import string_at
 
-from guest.faults import FaultsInFlight
-from guest.kept_pages import KeptPages
-from guest.samples import FAULTS_KEPT, LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
-from guest.segment import PAGE_BYTES, address_of
+from guest.link.segment import PAGE_BYTES, address_of
+from guest.memory.faults import FaultsInFlight
+from guest.memory.kept_pages import KeptPages
+from guest.memory.samples import FAULTS_KEPT, LOCAL_FAULT, REMOTE_READ, REMOTE_WRITE, FaultLog
 
 
 def test_a_fault_is_of_the_kind_that_its_service_had() -> None:

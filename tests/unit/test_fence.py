@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from guest import fence
 from guest.errors import UnsupportedISA
+from guest.link import fence
 
 FENCES = [fence._ctypes_fence, *([fence._builtin_fence] if fence._none_is_immortal() else [])]
 

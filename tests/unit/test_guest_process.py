@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from guest.link.segment import PAGE_BYTES
+from guest.memory.region import BASE
+from guest.memory.reserved import RESERVED_PAGES
 from guest.process import Process, Thread, ThreadError, frozen, thawed
-from guest.region import BASE
-from guest.reserved import RESERVED_PAGES
-from guest.segment import PAGE_BYTES
 from guest.synchronization import Condition, Mutex, surround
 from tests.unit.test_synchronization import Alone
 

@@ -6,10 +6,10 @@ import pytest
 
 from images.errors import Failure
 from images.store import definitions
-from orchestrator import machines
 from orchestrator.errors import FileError
-from orchestrator.image_files import definition_of
-from orchestrator.plan import load
+from orchestrator.experiments.image_files import definition_of
+from orchestrator.experiments.plan import load
+from orchestrator.stages import machines
 
 CLOUD = f"kind: cloud-image\narchitectures:\n  x86_64: {{source: disk.qcow2, sha256: {'ab' * 32}}}\n"
 FILE = """name: mixed

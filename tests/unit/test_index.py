@@ -14,8 +14,8 @@ import pytest
 
 from images.errors import HostError
 from orchestrator.errors import InputError
-from orchestrator.export import export, table_query
-from orchestrator.index import FILE, TABLES, VERSION, open_index, query
+from orchestrator.results.export import export, table_query
+from orchestrator.results.index import FILE, TABLES, VERSION, open_index, query
 from tests.unit.past_runs import past_run
 
 ROOT = Path(__file__).parents[2]

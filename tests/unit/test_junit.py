@@ -5,8 +5,8 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from images.errors import HostError
-from orchestrator.junit import junit, write_junit
-from orchestrator.results import read_summary
+from orchestrator.results.directories import read_summary
+from orchestrator.results.junit import junit, write_junit
 from tests.unit.past_runs import MATRIX, past_run
 from tests.unit.test_experiment_errors import GOOD
 

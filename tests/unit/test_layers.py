@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from orchestrator.errors import FileError, InputError
-from orchestrator.plan import Plan, Point, load
-from orchestrator.workloads import SharedArray
+from orchestrator.experiments.plan import Plan, Point, load
+from orchestrator.experiments.workloads import SharedArray
 from tests.unit.test_experiment_errors import GOOD
 
 

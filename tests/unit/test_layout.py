@@ -22,9 +22,9 @@ MAY_IMPORT = {
 HOST_MAY_IMPORT_OF_GUEST = (
     "guest.errors",
     "guest.protocol",
-    "guest.samples",
-    "guest.reserved",
-    "guest.segment",
+    "guest.memory.samples",
+    "guest.memory.reserved",
+    "guest.link.segment",
     "guest.synchronization",
     "guest.workloads",
 )

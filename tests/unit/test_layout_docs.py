@@ -10,11 +10,12 @@ import pytest
 import typer.main
 from pydantic import BaseModel
 
-from orchestrator import cli, experiment, workloads
-from orchestrator.expectation import NAMES
-from orchestrator.experiment import Experiment
-from orchestrator.fields import Model
-from orchestrator.plan import load
+from orchestrator import cli
+from orchestrator.experiments import experiment, workloads
+from orchestrator.experiments.expectation import NAMES
+from orchestrator.experiments.experiment import Experiment
+from orchestrator.experiments.fields import Model
+from orchestrator.experiments.plan import load
 
 ROOT = Path(__file__).resolve().parents[2]
 

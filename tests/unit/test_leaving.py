@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from guest.leaving import Handover
+from guest.daemon.leaving import Handover
 from guest.protocol.effects import Send
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.registry import PROTOCOLS

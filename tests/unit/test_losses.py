@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from orchestrator.losses import DeadThread, Losses, as_failure, losses_of
+from orchestrator.results.losses import DeadThread, Losses, as_failure, losses_of
 from testbed.errors import GuestError
 
 KERNELS = ["x86", "arm", "far"]

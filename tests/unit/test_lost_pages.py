@@ -5,8 +5,8 @@ import signal
 from collections.abc import Callable
 from mmap import PAGESIZE, mmap
 
-from guest.lost_pages import survive_lost_pages
-from guest.segment import address_of
+from guest.link.segment import address_of
+from guest.programs.lost_pages import survive_lost_pages
 
 PAGES = 4
 

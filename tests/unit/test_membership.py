@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.membership import BEAT_NS, Fenced, Membership
-from guest.segment import ISA, NodeState, format_segment
+from guest.link.membership import BEAT_NS, Fenced, Membership
+from guest.link.segment import ISA, NodeState, format_segment
 
 DEADLINE_NS = 6 * BEAT_NS
 

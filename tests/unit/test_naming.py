@@ -7,9 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.commands_top import top
+from orchestrator.commands.naming import (
+    complete_node,
+    complete_place,
+    complete_testbed,
+    the_node,
+    the_nodes,
+    the_testbed,
+)
+from orchestrator.commands.top import top
 from orchestrator.errors import InputError
-from orchestrator.naming import complete_node, complete_place, complete_testbed, the_node, the_nodes, the_testbed
 from testbed import record
 from testbed.process import ProcessId
 from testbed.spec import NodeSpec, TestbedSpec

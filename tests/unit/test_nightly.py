@@ -9,18 +9,18 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from orchestrator.baseline import read_baselines, set_baseline
-from orchestrator.durations import seconds_of
 from orchestrator.errors import FileError, InputError
+from orchestrator.experiments.durations import seconds_of
 from orchestrator.nightly import outputs, retention
 from orchestrator.nightly.carry_out import note, worth_another
 from orchestrator.nightly.compared import BASELINE_RUNS, compare_run, confirm
 from orchestrator.nightly.night import Entry, Night, NightOutcome, State, read_nights
 from orchestrator.nightly.schedule import files_of, scheduled, why_not
 from orchestrator.nightly.summary import as_markdown, as_text
-from orchestrator.past_run import read_run
 from orchestrator.report.page import render
-from orchestrator.results import RunDirectory, read_summary
+from orchestrator.results.baseline import read_baselines, set_baseline
+from orchestrator.results.directories import RunDirectory, read_summary
+from orchestrator.results.past_run import read_run
 from tests.unit.past_runs import past_run
 from tests.unit.test_cli import command_line
 from tests.unit.test_experiment_errors import GOOD

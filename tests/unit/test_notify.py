@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from guest import notify
 from guest.errors import SegmentError
-from guest.notify import Notifier, Policy
+from guest.link import notify
+from guest.link.notify import Notifier, Policy
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import ISA, Layout, Segment, address_of, format_segment
 from guest.protocol.messages import Message, MessageName
-from guest.ring import Receiver, Sender
-from guest.segment import ISA, Layout, Segment, address_of, format_segment
 
 VOTE = Message(MessageName.VOTE)
 RINGING = [Policy.INTERRUPT, Policy.ADAPTIVE]

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import cli, signals
 from orchestrator.output import begin, sheet
-from orchestrator.summary_table import WIDTH_MAX
+from orchestrator.results.summary_table import WIDTH_MAX
 from testbed.errors import of_host
 
 ROOT = Path(__file__).parents[2]

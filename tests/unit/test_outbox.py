@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.outbox import Nowhere, Outbox
+from guest.daemon.outbox import Nowhere, Outbox
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import PAGE_BYTES, Layout, format_segment
 from guest.protocol.messages import Message, MessageName
-from guest.ring import Receiver, Sender
-from guest.segment import PAGE_BYTES, Layout, format_segment
 
 PAGE_REQUEST, PAGE_DATA = int(MessageName.PAGE_REQUEST), int(MessageName.PAGE_DATA)
 

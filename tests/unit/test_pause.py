@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator import cli
-from orchestrator.pause import Pause
 from orchestrator.progress import Progress
 from orchestrator.signals import signals_raise
+from orchestrator.stages.pause import Pause
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from guest.errors import LinkError
-from guest.pci import PciDevice, bind_to_vfio, find_devices
+from guest.link.pci import PciDevice, bind_to_vfio, find_devices
 
 IVSHMEM = (0x1AF4, 0x1110)
 MEMORY = "0x{:016x} 0x{:016x} 0x000000000014220c"

@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from guest.placement import POLICIES, Fixed, Load, Locality, RoundRobin, View
-from guest.samples import FaultLog
-from guest.stays import Stays
+from guest.memory.samples import FaultLog
+from guest.runs.stays import Stays
 from guest.workloads.distributed import Distributed
+from guest.workloads.placement import POLICIES, Fixed, Load, Locality, RoundRobin, View
 from guest.workloads.workload import WorkloadError
-from orchestrator.workloads import Placement
+from orchestrator.experiments.workloads import Placement
 
 HERE = View(1, {0: 3, 1: 3, 2: 0})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.durations import duration
+from orchestrator.experiments.durations import duration
 from tests.unit.test_cli import command_line
 from tests.unit.test_experiment_errors import GOOD
 

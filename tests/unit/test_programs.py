@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.agents import Agents
-from orchestrator.plan import Plan, load
-from orchestrator.programs import PIECE_BYTES, Programs
+from orchestrator.experiments.plan import Plan, load
 from orchestrator.progress import Progress
-from orchestrator.record import Record
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
+from orchestrator.results.record import Record
 from orchestrator.run import run
+from orchestrator.stages.agents import Agents
+from orchestrator.stages.programs import PIECE_BYTES, Programs
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 

@@ -7,14 +7,14 @@ import pytest
 from guest.protocol.messages import MessageName
 from guest.protocol.origin_table import AWAY, HOME
 from guest.protocol.table import TABLE
-from orchestrator.protocol_charts import CHARTS, redraw
+from orchestrator.checker.protocol_charts import CHARTS, redraw
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 
 
 def test_every_chart_of_the_page_is_drawn_from_the_code_of_today() -> None:
     page = PAGE.read_text()
-    assert redraw(page) == page, "draw it again: python -m orchestrator.protocol_charts docs/protocol.md"
+    assert redraw(page) == page, "draw it again: python -m orchestrator.checker.protocol_charts docs/protocol.md"
 
 
 def test_every_chart_is_on_a_page() -> None:

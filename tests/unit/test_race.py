@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from guest.errors import UnsupportedISA
-from guest.segment import address_of
+from guest.link.segment import address_of
 from guest.workloads import race
 from guest.workloads.race import ADDRESS, BEGIN, END, ENTRY_WORDS, FOR_EVER, PAUSE, VALUE, Race, at_once, one_by_one
 from guest.workloads.race_code import ASSEMBLERS, CODES, Aarch64

@@ -20,10 +20,10 @@ from guest.protocol.registry import PROTOCOLS
 from guest.protocol.trace import TRACE_VERSION, Entry, TracedEngine
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal
+from orchestrator.checker.replay import Trace, read_traces, replay
 from orchestrator.cli import application
 from orchestrator.errors import InputError
-from orchestrator.replay import Trace, read_traces, replay
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
 
 PAGES = 2
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from images.errors import HostError
-from orchestrator.past_run import PastPoint, read_run
 from orchestrator.report.chart import number
 from orchestrator.report.groups import Spread, measured
 from orchestrator.report.page import render, write
 from orchestrator.report.reported import reported
 from orchestrator.report.times import times
+from orchestrator.results.past_run import PastPoint, read_run
 from tests.unit.past_runs import MATRIX, past_run
 from tests.unit.test_experiment_errors import GOOD
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.past_run import PastPoint, PastRun
 from orchestrator.report.groups import Measured
 from orchestrator.report.stays import stays, stays_of
+from orchestrator.results.past_run import PastPoint, PastRun
 
 RESULT = {"roles": {}, "pages": 4, "iterations": 1}
 

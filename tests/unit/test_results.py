@@ -9,14 +9,14 @@ import pytest
 
 from images.errors import Failure, HostError
 from orchestrator.errors import CheckFailed, InputError, Stopped
-from orchestrator.plan import Plan, load
+from orchestrator.experiments.plan import Plan, load
 from orchestrator.progress import Progress
-from orchestrator.record import Record
-from orchestrator.results import RunDirectory, all_runs, find, read_summary
+from orchestrator.results.directories import RunDirectory, all_runs, find, read_summary
+from orchestrator.results.record import Record
+from orchestrator.results.summary import Latency, NodeSummary, PointResult, Report, Verdict, summed
+from orchestrator.results.summary import Mismatch as WrongValue
+from orchestrator.results.summary_table import render
 from orchestrator.run import judge
-from orchestrator.summary import Latency, NodeSummary, PointResult, Report, Verdict, summed
-from orchestrator.summary import Mismatch as WrongValue
-from orchestrator.summary_table import render
 from tests.unit.test_experiment_errors import GOOD
 
 
@@ -61,10 +61,9 @@ def test_run_ids_sort_by_time_and_two_runs_of_one_second_never_meet(tmp_path: Pa
 
 def test_a_token_that_is_taken_is_drawn_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = iter(["aaaa", "aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr("orchestrator.results.secrets.token_hex", lambda _: next(drawn))
-    monkeypatch.setattr(
-        "orchestrator.results.datetime", type("Stopped", (), {"now": lambda zone: datetime(2026, 1, 1, tzinfo=zone)})
-    )
+    monkeypatch.setattr("orchestrator.results.directories.secrets.token_hex", lambda _: next(drawn))
+    stopped = type("Stopped", (), {"now": lambda zone: datetime(2026, 1, 1, tzinfo=zone)})
+    monkeypatch.setattr("orchestrator.results.directories.datetime", stopped)
     made = [RunDirectory.create(tmp_path, "pair").run_id for _ in range(2)]
     assert made == ["20260101T000000Z-pair-aaaa", "20260101T000000Z-pair-bbbb"]
 

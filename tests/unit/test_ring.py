@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest import ring
 from guest.errors import RingError
-from guest.protocol.messages import FIELDS, STAMP_BYTES, Message, MessageName, pack_into, unpack_from
-from guest.ring import Receiver, Sender
-from guest.segment import (
+from guest.link import ring
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import (
     PAGE_BYTES,
     PAIR_HEAD,
     PAIR_RELEASED,
@@ -21,6 +20,7 @@ from guest.segment import (
     Segment,
     format_segment,
 )
+from guest.protocol.messages import FIELDS, STAMP_BYTES, Message, MessageName, pack_into, unpack_from
 
 SMALL = Layout(2, 64, 4)  # the smallest, so that short tests go round it often
 

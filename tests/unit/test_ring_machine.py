@@ -16,11 +16,11 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from guest import ring
 from guest.errors import RingError
+from guest.link import ring
+from guest.link.ring import Receiver, Sender
+from guest.link.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, Layout, Segment, format_segment
 from guest.protocol.messages import Message, MessageName
-from guest.ring import Receiver, Sender
-from guest.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, Layout, Segment, format_segment
 
 SMALL = Layout(2, 64, 4)
 SENDER, RECEIVER = SIDES = (0, 1)

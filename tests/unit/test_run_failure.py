@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import load
-from orchestrator.programs import Programs
+from orchestrator.experiments.plan import load
 from orchestrator.progress import Progress
-from orchestrator.record import Record
-from orchestrator.results import RunDirectory
+from orchestrator.results.directories import RunDirectory
+from orchestrator.results.record import Record
 from orchestrator.run import run
+from orchestrator.stages.programs import Programs
 from testbed import lifecycle, teardown
 from testbed.errors import GuestError, HostError
 from testbed.spec import NodeSpec, TestbedSpec

@@ -2,7 +2,7 @@
 
 import os
 
-from guest.samples import (
+from guest.memory.samples import (
     ACCESSES_KEPT,
     LOCAL_FAULT,
     REMOTE_READ,

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from orchestrator.schema import json_schema
+from orchestrator.experiments.schema import json_schema
 from tests.unit.test_experiment_errors import GOOD
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest import segment
 from guest.errors import SegmentError
-from guest.segment import (
+from guest.link import segment
+from guest.link.segment import (
     ISA,
     KERNELS_MAX,
     LAYOUT_VERSION,

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run
 
-from guest import segment
 from guest.errors import SegmentError
-from guest.segment import ISA, LAYOUT_VERSION, MAGIC, PAGE_BYTES, Layout, NodeState, Segment, format_segment
+from guest.link import segment
+from guest.link.segment import ISA, LAYOUT_VERSION, MAGIC, PAGE_BYTES, Layout, NodeState, Segment, format_segment
 
 KERNELS_MOST = 4
 SIZE_BYTES = Layout(KERNELS_MOST, 64, 4).size_bytes

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from guest.membership import BEAT_NS
+from guest.link.membership import BEAT_NS
 from guest.protocol.effects import Effect, Protect
 from guest.protocol.messages import Message
 from guest.protocol.page import Page

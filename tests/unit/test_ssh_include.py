@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ssh_include import install
+from orchestrator.commands.ssh_include import install
 
 LINE = 'Include "/state/testbed/*/ssh_config"'
 

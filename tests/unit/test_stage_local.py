@@ -5,11 +5,11 @@ import signal
 
 import pytest
 
-from guest.segment import word_view
-from orchestrator import stage_local
+from guest.link.segment import word_view
 from orchestrator.errors import Stopped
-from orchestrator.experiment import Testbed
-from orchestrator.stage_local import LocalStage
+from orchestrator.experiments.experiment import Testbed
+from orchestrator.stages import local as stage_local
+from orchestrator.stages.local import LocalStage
 
 SHAPE = """{"nodes": {"x86": {"arch": "x86_64"}, "arm": {"arch": "aarch64"}},
             "links": {"shm0": {"kind": "ivshmem-doorbell", "size": 1048576, "nodes": ["x86", "arm"]}}}"""

@@ -7,8 +7,8 @@ from unittest.mock import patch
 
 import pytest
 
-from guest import surroundings
-from guest.surroundings import CoherentSurroundings, Detached
+from guest.programs import surroundings
+from guest.programs.surroundings import CoherentSurroundings, Detached
 from guest.synchronization import Event, Mutex, WaitBroken, surround
 
 

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from guest import tcp_round_trip
+from guest.bench import tcp_round_trip
 
 
 def test_every_message_comes_back_and_the_warm_up_is_not_counted() -> None:

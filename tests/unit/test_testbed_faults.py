@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import commands_fault
+from orchestrator.commands import fault as commands_fault
 from orchestrator.errors import Stopped
 from orchestrator.signals import signals_raise
 from testbed import faults, readiness

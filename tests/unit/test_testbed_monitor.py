@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands.monitor_session import ask
 from orchestrator.errors import InputError
-from orchestrator.monitor_session import ask
 from testbed import sockets
 from testbed.deadline import Deadline
 from testbed.errors import GuestError

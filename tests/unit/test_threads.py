@@ -18,8 +18,8 @@ from guest.protocol.thread_effects import (
     Why,
 )
 from guest.protocol.threads import ThreadsEngine
+from orchestrator.checker.protocol_charts import redraw
 from orchestrator.checker.thread_rehearsal import ThreadRehearsal
-from orchestrator.protocol_charts import redraw
 
 
 def names(kernels: ThreadRehearsal) -> list[str]:
@@ -38,7 +38,7 @@ def kernels() -> ThreadRehearsal:
 
 def test_the_page_shows_what_the_engines_do() -> None:
     page = (Path(__file__).parents[2] / "docs" / "threads.md").read_text()
-    assert redraw(page) == page, "draw it again: python -m orchestrator.protocol_charts docs/threads.md"
+    assert redraw(page) == page, "draw it again: python -m orchestrator.checker.protocol_charts docs/threads.md"
 
 
 def test_a_migration_is_three_messages_each_way_of_placing(kernels: ThreadRehearsal) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from guest.protocol.messages import Message, MessageName
-from orchestrator.past_run import PastPoint, PastRun, read_run
-from orchestrator.perfetto import HOST, trace_events
-from orchestrator.timeline import timeline
+from orchestrator.results.past_run import PastPoint, PastRun, read_run
+from orchestrator.results.perfetto import HOST, trace_events
+from orchestrator.results.timeline import timeline
 from tests.unit.past_runs import past_run
 
 SKEW_NS = 4_000_000

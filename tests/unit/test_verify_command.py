@@ -192,7 +192,7 @@ def test_what_was_searched_before_it_was_stopped_is_told(
         yield 1, explore(scenarios[1], limit=limit // jobs)
         raise Stopped(signal.SIGINT)
 
-    monkeypatch.setattr("orchestrator.verify_command.explore_all", first_alone)
+    monkeypatch.setattr("orchestrator.commands.verify_command.explore_all", first_alone)
     monkeypatch.setattr(sys, "argv", ["testbed", "verify", "--operations", "1+1", "--jobs", "1", *words])
     with pytest.raises(SystemExit) as caught:
         main()

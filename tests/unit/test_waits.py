@@ -1,9 +1,9 @@
 """Who is told what of a wait."""
 
+from guest.daemon.waits import Outcome, Waits
 from guest.protocol.effects import Effect, Queued, Send, WaitLost, Woken
 from guest.protocol.futex import WOKEN, FutexEngine
 from guest.protocol.messages import Message, MessageName
-from guest.waits import Outcome, Waits
 
 WORD = 64
 _ANSWER = MessageName.FUTEX_ANSWER

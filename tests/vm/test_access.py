@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from guest.segment import format_segment
+from guest.link.segment import format_segment
 from testbed import Driver, Testbed
 from testbed.debugger import command as debugger_command
 from testbed.ssh_config import include

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from guest.errors import SegmentError
-from guest.segment import Segment
+from guest.link.segment import Segment
 from images import Image
 from orchestrator.bench.guests import NODES, SEGMENT, Guests
 from testbed import Deadline, Testbed, up

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from images import Image
-from orchestrator.agents import Agents
-from orchestrator.deployment import archive, start_agent
+from orchestrator.stages.agents import Agents
+from orchestrator.stages.deployment import archive, start_agent
 from testbed import Condition, Deadline, GuestError, NodeSpec, Testbed, TestbedSpec, find, list_all, readiness, up
 from testbed.console import Console
 from testbed.errors import HostError

@@ -71,7 +71,7 @@ def test_under_a_mutex_both_isas_see_one_part_after_the_other(guests: LiveTestbe
 
 ADDERS = """\
 import os
-from guest.atomic import AARCH64_EXCLUSIVE, AARCH64_SINGLE, CODES, Atomics
+from guest.memory.atomic import AARCH64_EXCLUSIVE, AARCH64_SINGLE, CODES, Atomics
 
 
 def adder(part):

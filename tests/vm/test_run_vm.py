@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.past_run import read_run
-from orchestrator.timeline import Timeline, timeline
+from orchestrator.results.past_run import read_run
+from orchestrator.results.timeline import Timeline, timeline
 from tests.vm.leftovers import ROOT, Cockpit, shared_memory_files
 
 pytestmark = pytest.mark.timeout(300)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from images import Image
-from orchestrator.agents import Agents
-from orchestrator.deployment import archive, resident, start_agent
+from orchestrator.stages.agents import Agents
+from orchestrator.stages.deployment import archive, resident, start_agent
 from testbed import Deadline, LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec, faults, states, up
 from testbed.network import ethernet_address
 from testbed.states import Resident

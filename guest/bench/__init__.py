@@ -1,0 +1,1 @@
+"""What `testbed bench` runs in guests."""

@@ -1,0 +1,184 @@
+"""A program's side of coherent memory: attach once, then only load and store.
+
+`attach` is all that an application calls. What it returns is ordinary memory, at the same address in every process of
+every kernel; page faults bring the pages in. `run_thread` runs one thread of a workload over such a memory.
+"""
+
+import faulthandler
+import json
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from mmap import mmap
+from os import close, dup2, memfd_create
+from socket import recv_fds, send_fds, socket
+from typing import Any, NamedTuple
+
+from guest import workloads
+from guest.errors import RegionError
+from guest.memory.protection import serve_protection
+from guest.memory.region import BASE, map_shared
+from guest.memory.samples import AccessLog
+from guest.memory.userfaultfd import Userfaultfd
+from guest.programs.lost_pages import survive_lost_pages
+from guest.programs.surroundings import CoherentSurroundings, Detached
+from guest.protocol.address_space import Operation, Refusal
+from guest.synchronization import surround
+from guest.workloads import Distributed, Native, Place, Script
+from guest.workloads.workload import Gone
+
+# First byte of what daemon and application say to each other, over a socket that keeps the packets apart. What they say
+# about waits is in `guest.programs.surroundings`.
+MEMORY = b"M"
+"""Daemon: size and offset of the memory, size and offset of the meeting (bytes, decimal), whether threads may change
+the address space (0 or 1), and the descriptors of memory and meeting."""
+BARE_MEMORY = b"S"
+"""Daemon instead of that, with the same words: the memory is a part of the segment that nobody keeps coherent."""
+FAULTS = b"U"
+"""Application: its userfaultfd, with the memory registered; and, where threads may change the address space, the socket
+of the thread that protects its memory (see `guest.memory.protection`)."""
+REGISTERED = b"K"
+"""Daemon: faults will be served from now on."""
+ACCESSES = b"L"
+"""Application: the descriptor of its access log."""
+BARRIER = b"B"
+"""Application: this thread is at the next barrier."""
+RELEASED = b"R"
+"""Daemon: every living thread is at the barrier; JSON of the threads that have died, nothing if there are none."""
+OPERATE = b"A"
+"""Application: an operation on the address space is wanted: the fields of `Operation`, decimal."""
+OPERATED = b"D"
+"""Daemon: what came of it, a `Refusal`, decimal."""
+FINISHED = b"F"
+"""Application: done; JSON of {wrong, mismatches, figures}."""
+FAILED = b"E"
+"""Application: the workload raised an exception; JSON of {kind, message}."""
+OUTPUT = b"O"
+"""Application: the descriptor of what it says on standard output and standard error."""
+CHECKS = ("AssertionError", "ExitStatus")
+"""Kinds of FAILED by which a program says that it has seen something wrong, not that it is broken."""
+
+PACKET_BYTES = 1 << 16
+
+
+class Attached(NamedTuple):
+    """What a program has once it is attached."""
+
+    memory: memoryview
+    """The shared memory, mapped at `guest.memory.region.BASE`."""
+    meeting: memoryview
+    """Raw memory of the segment, for threads to meet in; empty, unless the workload wants it."""
+    operate: Callable[[Operation], Refusal]
+    """Do something to the address space, on all kernels; returns when it is done everywhere, or refused."""
+
+
+def attach(daemon: socket) -> Attached:
+    """Map what the daemon offers. Raises Detached, RegionError or UserfaultfdError."""
+    offer, fds, _, _ = recv_fds(daemon, PACKET_BYTES, 2)
+    if not offer:
+        raise Detached
+    size_bytes, offset, meeting_bytes, meeting_offset, maps = (int(number) for number in offer[1:].split())
+    memory_fd, meeting_fd = fds
+    attached = Attached(
+        map_shared(memory_fd, size_bytes, offset=offset),
+        memoryview(mmap(meeting_fd, meeting_bytes, offset=meeting_offset) if meeting_bytes else b""),
+        partial(_operate, daemon) if maps else _fixed,
+    )
+    for fd in fds:
+        close(fd)
+    if offer[:1] == BARE_MEMORY:
+        return attached
+    faults = Userfaultfd()
+    faults.register(BASE, size_bytes)
+    # The descriptor stays open here too: should the daemon die, a fault then blocks until this process is killed as
+    # well. If the daemon's were the last one, the kernel would let go of the range, and a fault would read zeros.
+    if maps:
+        with serve_protection() as protection:
+            send_fds(daemon, [FAULTS], [faults.fd, protection.fileno()])
+    else:
+        send_fds(daemon, [FAULTS], [faults.fd])
+    _expect(daemon, REGISTERED)
+    surround(CoherentSurroundings(daemon))
+    return attached
+
+
+def _operate(daemon: socket, operation: Operation) -> Refusal:
+    daemon.send(OPERATE + " ".join(f"{field:d}" for field in operation).encode())
+    return Refusal(int(_expect(daemon, OPERATED)))
+
+
+def _fixed(operation: Operation) -> Refusal:
+    raise RegionError(f"{operation}: this memory is mapped once and for all", "is it coherent memory?")
+
+
+def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = None) -> None:
+    """One thread of a workload: `thread` has the fields workload, kernel, thread, roles.
+
+    `program_fd` is the file of a workload that is a program of the user's.
+    """
+    workload = workloads.parse(thread["workload"])
+    assert not isinstance(workload, Distributed), "a worker runs the threads of a process"
+    roles = tuple(tuple(names) for names in thread["roles"])
+    log = AccessLog()
+    name = str(thread["workload"].get("file", "")).rpartition("/")[2]
+    try:
+        place = Place(thread["kernel"], thread["thread"], roles)
+        if program_fd is not None:
+            redirect_output(daemon)
+            assert isinstance(workload, Script | Native), "a program was given to a workload that is none"
+            workload.take(program_fd, name, daemon, place)
+        memory, meeting, operate = attach(daemon)
+        place = place._replace(meeting=meeting, operate=operate)
+        send_fds(daemon, [ACCESSES], [log.fd])
+        survive_lost_pages(BASE, memory.nbytes, log.lost_pages.add)
+
+        def barrier() -> Gone:
+            daemon.send(BARRIER)
+            gone = _expect(daemon, RELEASED)
+            return frozenset((kernel, number) for kernel, number in json.loads(gone)) if gone else frozenset()
+
+        barrier()  # nobody begins before everybody is attached
+        wrong, mismatches = workload.run(memory, place, barrier, log)
+        found = [mismatch._asdict() for mismatch in mismatches]
+        daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found, "figures": log.figures}).encode())
+        daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
+    except (Detached, ConnectionError):
+        return
+    except Exception as error:
+        if program_fd is not None:
+            show(error, name)  # before the daemon looks at what was said
+        daemon.send(FAILED + told_of(error, log.lost_pages))
+        if program_fd is None:
+            raise
+
+
+def told_of(error: Exception, lost_pages: Iterable[int]) -> bytes:
+    """What a FAILED says: the error, and the pages that were lost to whoever made it."""
+    fields = {"kind": type(error).__name__, "message": str(error), "lost_pages": sorted(lost_pages)}
+    return json.dumps(fields).encode()
+
+
+def show(error: Exception, script: str) -> None:
+    """Say what went wrong, from the script's own lines on."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+        trace = trace.tb_next
+    sys.excepthook(type(error), error.with_traceback(trace), trace)
+
+
+def redirect_output(daemon: socket) -> None:
+    """What a program says goes where the daemon can read it, whatever becomes of the program."""
+    faulthandler.enable(2)  # a thread that touches what is not mapped shows the line where it did
+    output_fd = memfd_create("output")
+    for standard in (1, 2):
+        dup2(output_fd, standard)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 - line by line, as the process may be killed
+    send_fds(daemon, [OUTPUT], [output_fd])
+    close(output_fd)
+
+
+def _expect(daemon: socket, kind: bytes) -> bytes:
+    packet = daemon.recv(PACKET_BYTES)
+    if packet[:1] != kind:
+        raise Detached
+    return packet[1:]

@@ -1,0 +1,71 @@
+"""Where a thread of an application runs: its words are in the coherent memory, and its daemon lets it sleep."""
+
+from socket import socket
+
+from guest.memory.atomic import atomics
+from guest.synchronization import WaitBroken
+
+# First byte of what daemon and application say to each other about waits, as in `guest.programs.application`.
+WAIT = b"W"
+"""Application: this thread waits until a word has reached a value: address and value, decimal."""
+QUEUED = b"Q"
+"""Daemon: it is queued, and the thread looks once more."""
+CANCEL = b"C"
+"""Application: this thread need not wait. WOKEN or LOST follows all the same."""
+WOKEN = b"V"
+"""Daemon: the wait is over."""
+LOST = b"X"
+"""Daemon: the wait is over, since a kernel has died: its number, decimal."""
+WAKE = b"N"
+"""Application: a word has reached a value: address and value, decimal."""
+
+_PACKET_BYTES = 64
+
+
+class Detached(Exception):
+    """The daemon is gone, or is ending the run."""
+
+
+class CoherentSurroundings:
+    """What `guest.synchronization` needs. Words are loaded and added to without anybody; the socket is for waits."""
+
+    def __init__(self, daemon: socket) -> None:
+        self._daemon = daemon
+        atomic = atomics()
+        self.load = atomic.load
+        self.fetch_add = atomic.fetch_add
+        self.compare_exchange = atomic.compare_exchange
+
+    def queue(self, address: int, value: int) -> None:
+        """See `Surroundings`."""
+        self._daemon.send(WAIT + b"%d %d" % (address, value))
+        self._expect(QUEUED)
+
+    def cancel(self) -> None:
+        """See `Surroundings`. Whatever has come of the wait meanwhile is read here, and is not found later."""
+        self._daemon.send(CANCEL)
+        self._answer()
+
+    def await_wake(self) -> None:
+        """See `Surroundings`."""
+        self._expect(WOKEN)
+
+    def wake(self, address: int, value: int) -> None:
+        """See `Surroundings`."""
+        self._daemon.send(WAKE + b"%d %d" % (address, value))
+
+    def _expect(self, kind: bytes) -> None:
+        packet = self._answer()
+        if packet[:1] == LOST:
+            raise WaitBroken(
+                f"kernel {packet[1:].decode()} died, and what this thread waits for may have died with it",
+                "threads that may have to wait cannot go on without a kernel of theirs",
+            )
+        if packet[:1] != kind:
+            raise Detached
+
+    def _answer(self) -> bytes:
+        packet = self._daemon.recv(_PACKET_BYTES)
+        if not packet:
+            raise Detached
+        return packet

@@ -1,0 +1,155 @@
+"""The process that application processes are forked from.
+
+Starting Python costs an emulated guest a second; a fork costs milliseconds. So one small process, forked from the agent
+before that opens any device, waits with all workloads imported. It shares nothing with the daemon but a socket: a page
+fault of an application never meets the daemon's interpreter lock, and no device descriptor leaks into an application.
+
+Whoever loses the process it depends on dies: the launcher with the agent, the applications with the launcher.
+"""
+
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterable
+from ctypes import CDLL
+from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
+from typing import Any
+
+from guest.programs.application import run_thread
+from guest.programs.worker import run_worker
+
+_MESSAGE_BYTES = 1 << 18
+_CLEAR = b"null"
+_PATIENCE_S = 2.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Launcher:
+    """The agent's end of the launcher process."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        self._ended: dict[int, str] = {}
+        agent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                self._socket.close()
+                die_with(agent)
+                os.dup2(2, 1)  # standard output belongs to the agent's answers
+                _serve(theirs)
+                status = 0
+            finally:
+                os._exit(status)
+        theirs.close()
+
+    def launch(self, thread: dict[str, Any], program_fd: int | None = None) -> socket:
+        """Fork an application process for `thread` (see `run_thread`); returns the socket to it."""
+        ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
+        with theirs:
+            fds = [theirs.fileno()] if program_fd is None else [theirs.fileno(), program_fd]
+            send_fds(self._socket, [json.dumps(thread).encode()], fds)
+        return ours
+
+    def ended(self, thread: int) -> str:
+        """How the application process of `thread`, which is known to have ended, did so."""
+        self._socket.settimeout(_PATIENCE_S)
+        try:
+            while thread not in self._ended:
+                data = self._socket.recv(_MESSAGE_BYTES)
+                if not data:
+                    return "the launcher has ended too"
+                number, how = json.loads(data)
+                self._ended[number] = str(how)
+        except TimeoutError:
+            return "its exit status did not arrive"
+        return self._ended[thread]
+
+    def clear(self) -> None:
+        """End every application process; returns when they are gone."""
+        self._end(_CLEAR)
+        self._ended.clear()
+
+    def end(self, threads: Iterable[int]) -> None:
+        """End the application processes of these threads; returns when they are gone."""
+        self._end(json.dumps([*threads]).encode())
+
+    def _end(self, order: bytes) -> None:
+        self._socket.settimeout(None)
+        self._socket.send(order)
+        while (data := self._socket.recv(_MESSAGE_BYTES)) not in (_CLEAR, b""):
+            number, how = json.loads(data)
+            self._ended[number] = str(how)
+
+    def close(self) -> None:
+        """End the launcher and every application process."""
+        self._socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, its parent, dies (prctl(2), PR_SET_PDEATHSIG)."""
+    CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the call
+
+
+def _serve(control: socket) -> None:
+    threads: dict[int, int] = {}
+    signal.signal(signal.SIGCHLD, lambda _signal, _frame: _reap(threads, control))
+    gc.collect()
+    gc.freeze()  # forked processes share these pages; a collection would copy them
+    launcher = os.getpid()
+    while True:
+        data, fds, _, _ = recv_fds(control, _MESSAGE_BYTES, 2)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+        if not data:
+            return
+        thread = json.loads(data)
+        if not isinstance(thread, dict):  # those of some threads, or of all
+            for pid in [pid for pid, number in threads.items() if thread is None or number in thread]:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                del threads[pid]
+            control.send(_CLEAR)
+        else:
+            pid = os.fork()
+            if pid == 0:
+                _become(thread, control, fds, launcher)
+            threads[pid] = thread["thread"]
+            for fd in fds:
+                os.close(fd)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def _become(thread: dict[str, Any], control: socket, fds: list[int], launcher: int) -> None:
+    status = 1
+    try:
+        die_with(launcher)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        control.close()
+        with socket(fileno=fds[0]) as daemon:
+            if thread.get("worker"):
+                run_worker(daemon, thread, fds[1])
+            else:
+                run_thread(daemon, thread, fds[1] if len(fds) > 1 else None)
+        status = 0
+    except BaseException:  # noqa: BLE001 - this process ends here whatever happened, and says why
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(status)
+
+
+def _reap(threads: dict[int, int], control: socket) -> None:
+    while threads:
+        pid, status = os.waitpid(-1, os.WNOHANG)
+        if pid == 0:
+            return
+        code = os.waitstatus_to_exitcode(status)
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        control.send(json.dumps((threads.pop(pid), how)).encode())

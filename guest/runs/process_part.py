@@ -1,0 +1,359 @@
+"""One kernel's part of one distributed process: its threads, and the processes of the operating system that run them.
+
+The engine of threads (`guest.protocol.threads`) says what is to happen; here it happens: a *worker*, a process of the
+operating system, runs one thread at a time, waits in the pool for the next one, or is the placeholder of one that is
+away. The faults of a worker are served only while it has a thread.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic_ns
+from typing import Any, NamedTuple, Protocol
+
+from guest.daemon.daemon import Daemon
+from guest.programs import worker
+from guest.programs.worker import NUMBER
+from guest.protocol import thread_effects as fx
+from guest.protocol.address_space import Refusal
+from guest.protocol.effects import Send
+from guest.protocol.messages import Message, MessageName
+from guest.protocol.threads import Part, ThreadsEngine
+from guest.runs.stays import Stays
+from guest.runs.workers import Worker, Workers
+from guest.workloads.placement import Policy, View
+
+PROCESS_SHIFT = 16
+"""Messages about threads have the process's number above this bit of the thread's."""
+_WHY = {fx.Why.HERE: "", fx.Why.REFUSED: "it had no process to give", fx.Why.DIED: "it is dead"}
+
+
+class Note(NamedTuple):
+    """What became of a thread at some moment."""
+
+    at_ns: int
+    process: int
+    thread: int
+    event: str
+    kernel: int
+    placement: fx.Placement | None
+
+    def told(self, begun_ns: int) -> dict[str, Any]:
+        """For the agent's answer: times are since `begun_ns`."""
+        placement = "" if self.placement is None else self.placement.name
+        return {**self._asdict(), "at_ns": self.at_ns - begun_ns, "placement": placement}
+
+
+class Host(Protocol):
+    """The run that the part belongs to."""
+
+    @property
+    def dead_kernels(self) -> list[int]:
+        """Kernels that have died since the run began."""
+
+    def launch(self, part: "ProcessPart") -> None:
+        """Fork one more worker for the part; it says when it is ready."""
+
+    def view(self, leaving: list[int]) -> View:
+        """What placement knows, when threads are about to go to these kernels."""
+
+    def note(self, note: Note) -> None:
+        """Something became of a thread."""
+
+    def part_is_over(self, part: "ProcessPart") -> None:
+        """Nothing of it is left here, and nothing will come."""
+
+
+class ProcessPart:
+    """From the birth of the process until nothing of it is left on this kernel."""
+
+    def __init__(
+        self, identity: tuple[int, int, int], daemon: Daemon, workers: Workers, policy: Policy, host: Host
+    ) -> None:
+        """`identity`: the process's number, the number of its address space, its home kernel."""
+        self.number, self.space, home = identity
+        self.over = False
+        """Whether nothing of it is left here."""
+        self.lost: list[int] = []
+        """Threads that died with their kernels, as far as this one can tell."""
+        self.pool: list[Worker] = []
+        """Those that wait for a thread; the last one comes first, as most of what it needs is in the caches."""
+        self.stays = Stays()
+        self._daemon, self._workers, self._policy, self._host = daemon, workers, policy, host
+        part = f"threads/{self.number}/{home}" if self.number else "threads"
+        self.engine = daemon.traced(part, ThreadsEngine(daemon.kernel, daemon.kernels, home))
+        self._by_thread: dict[int, Worker] = {}
+        self._states: dict[int, bytes] = {}
+        """Of threads that are about to go, or have come and have no worker yet."""
+        self._placed: dict[int, bytes] = {}
+        """Of threads that have a worker, and may not run yet. Workers hear of them only when they may: hearing of it
+        twice would take the CPU twice from the daemon."""
+        self._destinations: dict[int, int] = {}
+        """Of threads that are about to go."""
+        self._waiting: deque[fx.Place] = deque()
+        """Threads for which the pool had nobody."""
+        self._runnable: set[int] = set()
+        """Of these, those that began here: they run as soon as they have a worker."""
+        self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
+        """Events of the engine that wait until the effects of the one before are carried out."""
+        self._busy = False
+        self._afterwards: deque[Callable[[], object]] = deque()
+        """What is done to workers: once messages are on their way, as a worker that hears something takes the CPU."""
+        self._incoming = b""
+        self._effects: dict[type[Any], Callable[[Any], None]] = {
+            Send: self._send,
+            fx.Run: self._run,
+            fx.Stay: self._stay,
+            fx.TakeState: self._take_state,
+            fx.Create: self._create,
+            fx.Place: self._place,
+            fx.Drop: self._drop,
+            fx.Park: self._park,
+            fx.EndThread: lambda effect: self._note(effect.thread, "ended", self._daemon.kernel),
+            fx.EndPlaceholder: lambda effect: self._release(effect.thread),
+            fx.Lost: self._lose,
+            fx.Dissolve: lambda _: None,  # the processes of the operating system go when the part is over
+            fx.GroupEnded: lambda _: self._finish(),
+        }
+
+    # -- what workers say ----------------------------------------------------------------------------------------------
+
+    def heard(self, each: Worker, kind: bytes, body: bytes) -> bool:
+        """What a worker says of its thread; false if it is not that."""
+        if kind == worker.MIGRATE:
+            assert each.thread is not None
+            (to,) = NUMBER.unpack_from(body)
+            self._states[each.thread] = body[NUMBER.size :]
+            self._leaves(each.thread, to)
+            self._event(lambda thread=each.thread: self.engine.migrate(thread, to))  # type: ignore[misc]
+        elif kind == worker.ASK:
+            assert each.thread is not None
+            self._daemon.settle()
+            to = self._policy.moves(each.thread, self._view(), self.stays.pages(each.thread))
+            self._workers.tell(each, worker.ADVICE + NUMBER.pack(to))
+            self._daemon.woke()
+        elif kind == worker.EXITED:
+            assert each.thread is not None
+            thread = each.thread
+            self._note(thread, "ended", self._daemon.kernel)
+            self._release(thread)
+            self._event(lambda: self.engine.exit(thread))
+        elif kind == worker.START:
+            number, to = NUMBER.unpack_from(body)[0], NUMBER.unpack_from(body, NUMBER.size)[0]
+            self.begin_thread(number, to, body[2 * NUMBER.size :])
+        elif kind == worker.EXIT_GROUP:
+            self._event(self.engine.exit_group)
+        else:
+            return False
+        return True
+
+    def begin_thread(self, thread: int, to: int, state: bytes) -> None:
+        """A thread begins; one that is to run elsewhere leaves at once, and never had a worker here."""
+        if to == worker.ANYWHERE:
+            to = self._policy.begins(thread, self._view())
+        self._states[thread] = state
+        self._note(thread, "begins", self._daemon.kernel)
+        if to == self._daemon.kernel:
+            self._place(fx.Place(thread, fx.Placement.CLONED))
+            self._event(lambda: self.engine.start(thread))
+            return
+        self._event(lambda: [each for each in self.engine.start(thread) if not isinstance(each, fx.Run)])
+        self._leaves(thread, to)
+        self._event(lambda: self.engine.migrate(thread, to))
+
+    def _leaves(self, thread: int, to: int) -> None:
+        self._note(thread, "leaves", to)
+        self._destinations[thread] = to
+
+    def _view(self) -> View:
+        return self._host.view(list(self._destinations.values()))
+
+    def to_pool(self, each: Worker) -> None:
+        """The worker waits for a thread."""
+        each.thread = None
+        self.pool.append(each)
+        if self._waiting:
+            self._place(self._waiting.popleft())
+
+    # -- other kernels -------------------------------------------------------------------------------------------------
+
+    def receive(self, sender: int, message: Message, state: bytes) -> None:
+        """A message about threads, and the state that came with it."""
+        if state:
+            self._incoming = state
+        self._event(lambda: self.engine.receive(sender, message))
+
+    def peer_down(self, kernel: int) -> None:
+        """Another kernel died."""
+        self._event(lambda: self.engine.peer_down(kernel))
+
+    # -- what the engine wants -----------------------------------------------------------------------------------------
+
+    def _event(self, event: Callable[[], list[fx.ThreadEffect]]) -> None:
+        """Give the engine an event, and carry out what it wants, before the next one."""
+        self._later.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._later:
+                for effect in self._later.popleft()():
+                    self._effects[type(effect)](effect)
+                while self._afterwards and not self._later:
+                    self._afterwards.popleft()()
+        finally:
+            self._busy = False
+        if self._is_over():
+            self._finish()
+
+    def _tell(self, each: Worker, packet: bytes) -> None:
+        self._afterwards.append(lambda: self._workers.tell(each, packet))
+
+    def _suspend(self, each: Worker) -> None:
+        self._afterwards.append(lambda: self._workers.suspend(each))
+
+    def _is_over(self) -> bool:
+        """Whether nothing of the process is left here, and nothing will come. Home hears it of all (`GroupEnded`)."""
+        engine, kernel = self.engine, self._daemon.kernel
+        if kernel == engine.home:
+            return False
+        return engine.ended or (engine.part is Part.NONE and engine.home in self._host.dead_kernels)
+
+    def _send(self, effect: Send) -> None:
+        to, message, _ = effect
+        payload = b""
+        if message.name == MessageName.THREAD_MIGRATE:
+            payload = worker.with_length(self._states[message.page])
+        if self.number:
+            message = message._replace(page=message.page | self.number << PROCESS_SHIFT)
+        self._daemon.send(to, message, payload)
+
+    def _run(self, effect: fx.Run) -> None:
+        self._let_run(effect.thread)
+
+    def _let_run(self, thread: int) -> None:
+        each = self._by_thread.get(thread)
+        if each is None:
+            self._runnable.add(thread)
+            return
+        self._note(thread, "runs", self._daemon.kernel)
+        self._tell(each, worker.RUN + NUMBER.pack(thread) + self._placed.pop(thread))
+        self._afterwards.append(lambda: self._stay_begins(thread, each))
+
+    def _stay_begins(self, thread: int, each: Worker) -> None:
+        """Its faults are handled later than this, though it may be running already."""
+        self._daemon.settle()
+        self.stays.begins(thread, each.faults)
+
+    def _stay(self, effect: fx.Stay) -> None:
+        thread, why = effect
+        self._note(thread, "stays", self._daemon.kernel)
+        self._destinations.pop(thread, None)
+        each = self._by_thread.get(thread)
+        if each is None:  # it was to begin elsewhere
+            self._place(fx.Place(thread, fx.Placement.CLONED))
+            self._let_run(thread)
+            return
+        self._states.pop(thread, None)
+        self._tell(each, worker.STAY + _WHY[why].encode())
+        self._daemon.woke()
+
+    def _take_state(self, effect: fx.TakeState) -> None:
+        self._states[effect.thread], self._incoming = self._incoming, b""
+
+    def _create(self, _: fx.Create) -> None:
+        def done(refusal: Refusal) -> None:
+            if refusal is Refusal.NONE:
+                self._event(self.engine.created)
+            else:
+                for thread in [thread for thread in self._states if thread not in self._by_thread]:
+                    del self._states[thread]
+                    self._event(lambda thread=thread: self.engine.refused(thread))  # type: ignore[misc]
+
+        self._daemon.join(done)
+
+    def _place(self, effect: fx.Place) -> None:
+        """A worker for the thread: its placeholder, or one of the pool, which may have to be filled first."""
+        thread, placement = effect
+        each = self._by_thread.get(thread)
+        if each is None:
+            if not self.pool:
+                self._waiting.append(effect)
+                self._host.launch(self)
+                return
+            each = self.pool.pop()
+            each.thread = thread
+            self._by_thread[thread] = each
+        self._afterwards.append(lambda: self._workers.serve(each))
+        self._placed[thread] = self._states.pop(thread)
+        self._note(thread, "placed", self._daemon.kernel, placement)
+        if thread in self._runnable:
+            self._runnable.discard(thread)
+            self._let_run(thread)
+        self._event(lambda: self.engine.placed(thread))
+
+    def _drop(self, effect: fx.Drop) -> None:
+        thread = effect.thread
+        self._states.pop(thread, None)
+        self._placed.pop(thread, None)
+        self._waiting = deque(place for place in self._waiting if place.thread != thread)
+        each = self._by_thread.get(thread)
+        if each is None:
+            return
+        if thread in self.engine.placeholders:
+            self._suspend(each)
+        else:
+            self._release(thread)
+
+    def _park(self, effect: fx.Park) -> None:
+        thread, to, placement = effect
+        self._states.pop(thread, None)
+        self._note(thread, "left", to, placement)
+        self._destinations.pop(thread, None)
+        self._afterwards.append(lambda: self._gone(thread))
+        each = self._by_thread.get(thread)
+        if each is not None:
+            self._tell(each, worker.PARKED)
+            self._suspend(each)
+
+    def _release(self, thread: int) -> None:
+        """The thread's worker is in the pool again."""
+        each = self._by_thread.pop(thread, None)
+        if each is not None:
+            self._gone(thread)
+            self._suspend(each)
+            self.to_pool(each)
+
+    def _gone(self, thread: int) -> None:
+        """It runs here no more."""
+        self._daemon.settle()
+        self.stays.ends(thread)
+        self._policy.leaves(thread)
+
+    def _lose(self, effect: fx.Lost) -> None:
+        self.lost.append(effect.thread)
+        self._note(effect.thread, "lost", self._daemon.kernel)
+
+    def _finish(self) -> None:
+        if not self.over:
+            self.over = True
+            self._host.part_is_over(self)
+
+    # -- notes ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def leaving(self) -> int:
+        """How many threads wait for their migration with a worker of theirs."""
+        return sum(thread in self._states for thread in self._by_thread)
+
+    @property
+    def placed(self) -> int:
+        """How many threads have a worker and may not run yet."""
+        return len(self._placed)
+
+    @property
+    def waiting(self) -> int:
+        """How many threads have no worker yet."""
+        return len(self._waiting)
+
+    def _note(self, thread: int, event: str, kernel: int, placement: fx.Placement | None = None) -> None:
+        self._host.note(Note(monotonic_ns(), self.number, thread, event, kernel, placement))
