@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator.commands.results import ResultsOption, table
+from orchestrator.commands.results import ResultsOption
+from orchestrator.output import table
 
 if TYPE_CHECKING:
     from orchestrator.results.compare import Compared, Comparison

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from orchestrator.commands.options import WarmOption
-from orchestrator.commands.results import ResultsOption, table
+from orchestrator.commands.results import ResultsOption
+from orchestrator.output import table
 
 if TYPE_CHECKING:
     from orchestrator.nightly.night import Night

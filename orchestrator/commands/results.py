@@ -2,13 +2,12 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from orchestrator.output import printable, put, tell
+from orchestrator.output import put, table, tell
 
 app = typer.Typer(help="Results of earlier runs.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -153,21 +152,6 @@ def _print(names: list[str], rows: list[tuple[Any, ...]], as_json: bool) -> None
         put(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=2) + "\n")
         return
     put(table(names, rows))
-
-
-def table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns in line, numbers to the right."""
-    texts = [["" if value is None else printable(str(value)) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(names, *texts, strict=True)]
-    numeric = [any(isinstance(row[column], int | float) for row in rows) for column in range(len(names))]
-    lines = []
-    for line in [names, *texts]:
-        cells = [
-            text.rjust(width) if right else text.ljust(width)
-            for text, width, right in zip(line, widths, numeric, strict=True)
-        ]
-        lines.append("  ".join(cells).rstrip() + "\n")
-    return "".join(lines)
 
 
 def add_to(whole: typer.Typer) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.experiments.durations import duration
 from orchestrator.nightly.night import Entry, Night, NightOutcome, State
-from orchestrator.output import printable
+from orchestrator.output import printable, table
 
 SHOWN = 8
 """Lines of one kind that are spelt out for an experiment."""
@@ -79,8 +79,6 @@ def _lines(entry: Entry) -> Iterator[str]:
 
 def as_text(night: Night) -> str:
     """For a terminal or a mail."""
-    from orchestrator.commands.results import table
-
     text = io.StringIO()
     text.write(f"{title(night)}\n{lead(night)}\n\n{table(_HEAD, rows(night))}")
     for told in details(night):

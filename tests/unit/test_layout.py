@@ -19,6 +19,14 @@ MAY_IMPORT = {
     "testbed": {"testbed", "images"},
     "orchestrator": {"orchestrator", "testbed", "images", "guest"},
 }
+FLOORS = {
+    "guest": ("protocol", "link", "memory", "workloads", "programs", "daemon", "runs", "bench"),
+    "orchestrator": (
+        "experiments", "histories", "checker", "doctor", "results", "simulator", "stages", "report", "bench", "litmus",
+        "nightly", "commands",
+    ),
+}  # fmt: skip
+"""The folders of a package from the ground up: each may import those below it; modules beside them, all may."""
 HOST_MAY_IMPORT_OF_GUEST = (
     "guest.errors",
     "guest.protocol",
@@ -79,6 +87,33 @@ def test_arrows_between_folders_point_one_way(folder: str) -> None:
         for path in modules(folder)
         for line, name in imports(path)
         if (top := name.partition(".")[0]) in OURS and top not in MAY_IMPORT[folder]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_arrows_between_folders_of_a_package_point_down(package: str) -> None:
+    floors, wrong, seen = FLOORS[package], [], set()
+    for path in modules(package):
+        folder, *rest = path.relative_to(ROOT / package).parts
+        if not rest:
+            continue
+        seen.add(folder)
+        for line, name in imports(path):
+            to = name.removeprefix(f"{package}.").partition(".")[0]
+            if name.startswith(f"{package}.") and to in floors and floors.index(to) > floors.index(folder):
+                wrong.append(found(path, line, name))
+    assert seen == set(floors)
+    assert wrong == []
+
+
+def test_nothing_but_the_command_line_imports_commands() -> None:
+    wrong = [
+        found(path, line, name)
+        for path in modules("orchestrator")
+        if path.relative_to(ROOT / "orchestrator").parts[0] not in ("commands", "cli.py")
+        for line, name in imports(path)
+        if name.startswith("orchestrator.commands")
     ]
     assert wrong == []
 
