@@ -116,7 +116,8 @@ class Applications(Generic[_Kind]):
         """Fork the process of `each`; `place` is what `application.run_thread` or `worker.run_worker` want."""
         each.socket = self._launcher.launch({**place, "thread": each.number}, program_fd)
         self.all.append(each)
-        send_fds(each.socket, [offer.packet], offer.memory_fds)
+        with suppress(ConnectionError):  # it has ended already, of a program that does not compile: it says so itself
+            send_fds(each.socket, [offer.packet], offer.memory_fds)
         self._daemon.watch(each.socket.fileno(), lambda: self._read(each))
 
     def tell(self, each: _Kind, packet: bytes) -> None:
