@@ -15,6 +15,7 @@ from guest.protocol.table import I, N, S
 
 _REQUEST, _DATA, _ABSENT = int(MessageName.PAGE_REQUEST), int(MessageName.PAGE_DATA), int(MessageName.PAGE_ABSENT)
 _FETCH, _FOR_WRITE, _FETCHING = int(Flag.FETCH), int(Flag.FOR_WRITE), int(Flag.FETCHING)
+_LOST, _VISITED = int(Flag.LOST), int(Flag.VISITED)
 _IDLE, _FETCH_PHASE, _READ_PHASE, _VOTE_PHASE = Phase
 
 _BARREN_ROUNDS = 2
@@ -50,6 +51,10 @@ class Copies:
     """Mask of the kernels known to be dead."""
     _died: bool
     """Whether a kernel ever died: only then can a page be lost."""
+    _latecomer: bool
+    """Whether others may have fetched pages before this kernel was there to hear of it."""
+    _unsure: bool
+    """Whether one of them may have died since."""
 
     @abstractmethod
     def _start_vote(self, page: Page, effects: list[Effect]) -> None: ...
@@ -139,16 +144,23 @@ class Copies:
 
     def absent_here(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
         """We never had the page; if we fetch it at this moment, it becomes a page of both. Whoever reads, and so knows
-        that it exists, waits until our fetch has ended: we may be given a copy yet."""
+        that it exists, waits until our fetch has ended: we may be given a copy yet. We remember who fetched it: he may
+        be the only one who has it, and may write without telling anybody."""
+        lost = _LOST if page.touched and self._died else 0
         if page.phase is _IDLE:
-            effects.append(Send(sender, Message(_ABSENT, page.number, message.request, 0, 0, 0, 0, self.epoch)))
+            others = page.visitors & ~(1 << sender)
+            flags, others = (lost, 0) if self._latecomer else (_VISITED | lost, others)
+            absent = Message(_ABSENT, page.number, message.request, flags, 0, others, 0, self.epoch)
+            effects.append(Send(sender, absent))
+            if message.flags & _FETCH:
+                page.visitors |= 1 << sender
             return
         if not message.flags & _FETCH:
             page.wait(sender, message)
             return
         page.copyset |= 1 << sender
         page.fetched_by_others = True
-        self._deny(page, sender, message.request, _FETCHING, effects)
+        self._deny(page, sender, message.request, _FETCHING | lost, effects)
 
     def share(self, page: Page, sender: int, message: Message, effects: list[Effect]) -> None:
         """The only copy becomes one of two."""
@@ -235,6 +247,7 @@ class Copies:
         elif version <= page.kept:
             self._end_fetch(page, effects)
         else:
+            page.assured, page.visitors = False, 0
             self._drop_kept(page, effects)
             self._arrive(page, version, False, effects)
 
@@ -244,21 +257,29 @@ class Copies:
         if not page.answered(sender, message.request):
             return
         self._see(message.stamp)
-        page.copyset |= message.copyset & self._alive
-        page.version = max(page.version, message.version)
-        if message.flags & _FETCHING:
-            page.fetched_by_others = True
-        elif message.copyset:
-            page.touched = True
+        if message.flags & _LOST:
+            page.touched = self._died = True
+        if message.flags & _VISITED:
+            page.assured = True
+            page.visitors |= message.copyset & self._alive
+            page.touched |= message.copyset & self._dead != 0
+        else:
+            page.copyset |= message.copyset & self._alive
+            page.version = max(page.version, message.version)
+            if message.flags & _FETCHING:
+                page.fetched_by_others = True
+            elif message.copyset:
+                page.touched = True
         if not page.awaiting:
             self._end_fetch(page, effects)
 
     def _end_fetch(self, page: Page, effects: list[Effect]) -> None:
         """All have answered, the last one without the newest copy."""
+        assured, page.assured, page.visitors = page.assured, False, 0
         if page.kept != NOTHING_KEPT:
             version, page.kept = page.kept, NOTHING_KEPT
             self._arrive(page, version, True, effects)
-        elif page.touched or page.granted:
+        elif page.touched or page.granted or (self._unsure and not assured):
             page.state = I
             self._serve(page, effects)
             self._go_on(page, effects)

@@ -47,6 +47,7 @@ class Page:
 
     __slots__ = (
         "abandoned",
+        "assured",
         "awaiting",
         "barren",
         "copyset",
@@ -64,6 +65,7 @@ class Page:
         "state",
         "touched",
         "version",
+        "visitors",
         "waiting",
         "wanted",
         "wide",
@@ -101,7 +103,11 @@ class Page:
         self.fetched_by_others = False
         """While fetching: a peer fetches too."""
         self.touched = False
-        """While fetching: a peer had the page once, so it is not a page of zeros."""
+        """In U: a peer had the page once, so it is not a page of zeros."""
+        self.visitors = 0
+        """In U: mask of the living kernels that have fetched the page. With one that dies the only copy may die."""
+        self.assured = False
+        """While fetching: who has heard of all fetches of the page has told of them."""
         self.wide = False
         """While reading: the whole copyset is asked."""
         self.barren = 0
@@ -137,6 +143,9 @@ class Page:
     def bury(self, kernel: int) -> None:
         """Take a dead kernel out of everything remembered, but for the answers awaited from it."""
         self.copyset &= ~(1 << kernel)
+        if self.visitors >> kernel & 1:
+            self.visitors ^= 1 << kernel
+            self.touched = True
         if self.owner == kernel:
             self.owner = NOBODY
         self.granted = tuple(entry for entry in self.granted if entry[1] & KERNEL_BITS != kernel)
@@ -165,6 +174,8 @@ class Page:
             self.kept,
             self.fetched_by_others,
             self.touched,
+            self.visitors,
+            self.assured,
             self.wide,
             self.barren,
             self.lost,
@@ -193,6 +204,8 @@ class Page:
             page.kept,
             page.fetched_by_others,
             page.touched,
+            page.visitors,
+            page.assured,
             page.wide,
             page.barren,
             page.lost,

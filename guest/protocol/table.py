@@ -116,12 +116,12 @@ def _spurious(state: State) -> Rule:
 
 TABLE: dict[tuple[State, Event], Rule] = {
     # Local faults
-    (U, Event.READ_FAULT): Rule("fetch", (U, N), (_REQUEST,), "ask every other kernel, wait for all"),
+    (U, Event.READ_FAULT): Rule("fetch", (U, N, I), (_REQUEST,), "ask every other kernel, wait for all"),
     (N, Event.READ_FAULT): _spurious(N),
     (M, Event.READ_FAULT): _spurious(M),
     (S, Event.READ_FAULT): _spurious(S),
     (I, Event.READ_FAULT): Rule("read", (I,), (_REQUEST,), "ask the owner, then the copyset"),
-    (U, Event.WRITE_FAULT): Rule("fetch", (U, N), (_REQUEST,), "ask every other kernel, wait for all"),
+    (U, Event.WRITE_FAULT): Rule("fetch", (U, N, I), (_REQUEST,), "ask every other kernel, wait for all"),
     (N, Event.WRITE_FAULT): _spurious(N),
     (M, Event.WRITE_FAULT): _spurious(M),
     (S, Event.WRITE_FAULT): Rule("write", (S, M), (_INVALIDATE,), "take a timestamp, ask the copyset to vote"),
@@ -153,7 +153,7 @@ TABLE: dict[tuple[State, Event], Rule] = {
         "collect_absence",
         (U, N, S, M, I),
         (_REQUEST, _INVALIDATE, _DATA, _ABSENT),
-        "when nobody has it: a page of zeros",
+        "when nobody has it: a page of zeros, unless it may have died",
     ),
     (N, Event.PAGE_ABSENT): _late(N),
     (M, Event.PAGE_ABSENT): _late(M),

@@ -36,9 +36,11 @@ class VotingEngine(Votes, PageTable):
         self.epoch = 0
         self._bit = 1 << kernel
         self._alive = self._bit
+        self._latecomer = True
         for other in kernels:
             self._alive |= 1 << other
-        self._died = False
+            self._latecomer &= other != kernel
+        self._died = self._unsure = False
         self._dead = 0
         self._clock = 0
         self._pages: list[Page | None] = [None] * pages
@@ -102,6 +104,7 @@ class VotingEngine(Votes, PageTable):
         self._alive &= ~(1 << kernel)
         self._dead |= 1 << kernel
         self._died = True
+        self._unsure |= self._latecomer
         self._later = tuple(entry for entry in self._later if entry[0] != kernel)
         for record in self._pages:
             if record is not None:
@@ -112,6 +115,8 @@ class VotingEngine(Votes, PageTable):
     def peer_up(self, kernel: int) -> list[Effect]:
         """A kernel is there, with nothing mapped; what it had may be lost. See `Engine.peer_up`."""
         self._died = True
+        if kernel == self.kernel:  # it had fetched pages in its life before, and others that died since
+            self._latecomer = self._unsure = True
         self._alive |= 1 << kernel
         self._dead &= ~(1 << kernel)
         effects: list[Effect] = []
@@ -150,11 +155,13 @@ class VotingEngine(Votes, PageTable):
     def freeze(self) -> Hashable:
         """The whole state as a value. See `Engine.freeze`."""
         pages = tuple(record and record.freeze() for record in self._pages)
-        return self._clock, self.epoch, self._alive, self._dead, self._died, self._later, pages
+        kernels = self._alive, self._dead, self._died, self._latecomer, self._unsure
+        return self._clock, self.epoch, kernels, self._later, pages
 
     def thaw(self, frozen: Any) -> Self:
         """Take on a frozen state. See `Engine.thaw`."""
-        self._clock, self.epoch, self._alive, self._dead, self._died, self._later, pages = frozen
+        self._clock, self.epoch, kernels, self._later, pages = frozen
+        self._alive, self._dead, self._died, self._latecomer, self._unsure = kernels
         self._pages = [value and Page.thaw(number, value) for number, value in enumerate(pages)]
         return self
 

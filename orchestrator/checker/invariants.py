@@ -2,8 +2,8 @@
 
 (1) a writable page is readable nowhere else; (2) every readable copy holds the value stored last; (3) a page in N is
 nowhere else, messages included; (4) some living kernel holds the latest value of every page ever touched, or it is on
-its way to one; (5) no thread
-waits in a state without messages. That every state can come to rest by deliveries alone only a whole search can tell.
+its way to one, and no page that was written becomes zeros (`system.py` sees to that); (5) no thread waits in a state
+without messages. That every state can come to rest by deliveries alone only a whole search can tell.
 """
 
 from guest.protocol.messages import MessageName

@@ -73,7 +73,7 @@ class Scenario:
     def engine_of(self, kernel: int) -> Engine:
         """A new engine for this kernel."""
         kernels = range(self.kernels if self.members is None else self.members)
-        engine = self.engine(kernel, kernels if kernel in kernels else [kernel, 0], self.pages)
+        engine = self.engine(kernel, kernels if kernel in kernels else [0], self.pages)
         if not self.space and self.members is None:
             return engine
         space = AddressSpace.first(self.mapped_pages, self.pages)

@@ -274,10 +274,9 @@ class System:
         for page in outcome.poisoned:
             self._check_poison(world, page)
         for page in outcome.zeroed:
-            net = self._zero(world, page, net, locals_, kernel)
+            self._check_zeros(world, kernel, page)
             if not touched[page] & self._living(world):
                 touched = _put(touched, page, 0)
-                written &= ~(1 << page)
         for page in outcome.stored:
             if page in self._copied:
                 self._check_moment(locals_, kernel, page)
@@ -289,7 +288,8 @@ class System:
             touched, written = self._move(kernel, page, number, touched, written)
         for page, number in outcome.copied:
             touched = _put(touched, number, touched[number] | touched[page] & 1 << kernel)
-            written |= (written >> page & 1) << number
+            if touched[page] >> kernel & 1:  # else it has been written since, by who has made his copy already
+                written |= (written >> page & 1) << number
         if outcome.entered:
             self._check_entered(locals_, kernel)
         if outcome.done:
@@ -312,17 +312,6 @@ class System:
         if value.fresh and value.message.page == page:
             return self.parcels.number(value._replace(fresh=False))
         return parcel
-
-    def _zero(self, world: World, page: int, net: Net, locals_: list[int], kernel: int) -> Net:
-        """Zeros are the latest value of a page never written, or only ever touched by kernels that are dead."""
-        if not world.written >> page & 1:
-            return net
-        holders = world.touched[page] & self._living(world)
-        if holders:
-            raise Violation(
-                f"invariant 4: page {page} becomes zeros though it was written, kernels {holders:#b} know it"
-            )
-        return self._age(page, net, locals_, kernel)
 
     def _move(
         self, kernel: int, page: int, number: int, touched: tuple[int, ...], written: int
@@ -365,6 +354,10 @@ class System:
 
     def _living(self, world: World) -> int:
         return sum(1 << kernel for kernel, local in enumerate(world.locals) if local != DEAD)
+
+    def _check_zeros(self, world: World, kernel: int, page: int) -> None:
+        if world.written >> page & 1:
+            raise Violation(f"invariant 4: page {page} becomes zeros in kernel {kernel} though it was written")
 
     def _check_poison(self, world: World, page: int) -> None:
         origin = self.machines[0].engine.origin

@@ -59,7 +59,7 @@ def test_pages_that_only_the_dead_kernel_had_are_lost_and_all_others_keep_their_
     three: Agents, protocol: str
 ) -> None:
     """The writer dies after it has stored some pages of its second iteration, and long before it has stored all."""
-    pages, some = 4096, 100
+    pages, some = 2048, 100
     three.open(protocol=protocol, pages=pages, failure_deadline_s=DEADLINE_S)
     segment = three.segment()
     three.start([R, W, R], array_bytes=pages * PAGE, iterations=3, stride=1024)

@@ -6,6 +6,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from guest.protocol.messages import MessageName
 from tests.local.agents import Agents
 from tests.local.test_daemon import until
@@ -189,9 +191,10 @@ def test_kernels_whose_home_dies_before_it_begins_have_nothing_to_do(tmp_path: P
     assert [answer["event"] for answer in answers] == ["finished", "finished"], answers
 
 
-def test_an_assertion_about_a_page_that_was_lost_is_no_wrong_value(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seen_before", [True, False])
+def test_an_assertion_about_a_page_that_was_lost_is_no_wrong_value(tmp_path: Path, seen_before: bool) -> None:
     array = 'cells = process.array("q", 512)\n'
-    program = PROGRAM.replace(array, f"{array}    cells[0] = 0\n")  # so that home has had it
+    program = PROGRAM.replace(array, f"{array}    cells[0] = 0\n") if seen_before else PROGRAM  # by home
     program += '    assert sum(cells[:4]) == 1, "no step was made"\n'
     with Agents(2) as agents:
         story = Story(agents, tmp_path, way=[], start=1, carries_on=False, program=program)
