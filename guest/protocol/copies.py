@@ -15,7 +15,7 @@ from guest.protocol.table import I, N, S
 
 _REQUEST, _DATA, _ABSENT = int(MessageName.PAGE_REQUEST), int(MessageName.PAGE_DATA), int(MessageName.PAGE_ABSENT)
 _FETCH, _FOR_WRITE, _FETCHING = int(Flag.FETCH), int(Flag.FOR_WRITE), int(Flag.FETCHING)
-_LOST, _VISITED = int(Flag.LOST), int(Flag.VISITED)
+_LOST, _ASSURED = int(Flag.LOST), int(Flag.ASSURED)
 _IDLE, _FETCH_PHASE, _READ_PHASE, _VOTE_PHASE = Phase
 
 _BARREN_ROUNDS = 2
@@ -85,6 +85,7 @@ class Copies:
 
     def _start_fetch(self, page: Page, effects: list[Effect]) -> None:
         page.copyset |= self._bit
+        page.assured = False
         self._question(page, _FETCH_PHASE, self._alive & ~self._bit, _FETCH, effects)
         if not page.awaiting:
             self._end_fetch(page, effects)
@@ -148,10 +149,8 @@ class Copies:
         be the only one who has it, and may write without telling anybody."""
         lost = _LOST if page.touched and self._died else 0
         if page.phase is _IDLE:
-            others = page.visitors & ~(1 << sender)
-            flags, others = (lost, 0) if self._latecomer else (_VISITED | lost, others)
-            absent = Message(_ABSENT, page.number, message.request, flags, 0, others, 0, self.epoch)
-            effects.append(Send(sender, absent))
+            flags = lost if self._latecomer else lost | _ASSURED
+            effects.append(Send(sender, Message(_ABSENT, page.number, message.request, flags, 0, 0, 0, self.epoch)))
             if message.flags & _FETCH:
                 page.visitors |= 1 << sender
             return
@@ -259,17 +258,13 @@ class Copies:
         self._see(message.stamp)
         if message.flags & _LOST:
             page.touched = self._died = True
-        if message.flags & _VISITED:
-            page.assured = True
-            page.visitors |= message.copyset & self._alive
-            page.touched |= message.copyset & self._dead != 0
-        else:
-            page.copyset |= message.copyset & self._alive
-            page.version = max(page.version, message.version)
-            if message.flags & _FETCHING:
-                page.fetched_by_others = True
-            elif message.copyset:
-                page.touched = True
+        page.assured |= message.flags & _ASSURED != 0
+        page.copyset |= message.copyset & self._alive
+        page.version = max(page.version, message.version)
+        if message.flags & _FETCHING:
+            page.fetched_by_others = True
+        elif message.copyset:
+            page.touched = True
         if not page.awaiting:
             self._end_fetch(page, effects)
 

@@ -81,9 +81,9 @@ class Flag(IntFlag):
     """PAGE_ABSENT: the only valid copy died with its kernel."""
     NO_ROOM = 64
     """EVICT: the page cannot be taken here."""
-    VISITED = 128
-    """PAGE_ABSENT: the page never was here, and the copyset is that of the kernels that have fetched it. Those say so
-    that were there from the beginning, and have heard of all."""
+    ASSURED = 128
+    """PAGE_ABSENT: the page never was here, and the sender was there from the beginning and has heard of all fetches:
+    without LOST, nobody who has died had fetched it."""
 
 
 class Message(NamedTuple):

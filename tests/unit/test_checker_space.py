@@ -43,6 +43,7 @@ COPY, DROP = Operation(Kind.COPY, 0, 1), Operation(Kind.UNMAP, 1, 1)
         Scenario((2, 2), REORDERED, members=1),
         Scenario((1, 1, 0), members=1),
         Scenario((1, 0, 1), members=2, deaths=1),
+        Scenario((0, 1, 1), members=2, deaths=2),
         Scenario((1, 2), space=(UNMAP, MAP), members=1),
         Scenario((1, 1), space=(MOVE,), pages=2, mapped=1, members=1),
         Scenario((1, 1), space=(UNMAP,), members=1, deaths=1),

@@ -51,6 +51,10 @@ def test_a_new_thread_holds_nothing_of_what_its_starter_holds(process: Process) 
     assert (moved.mutex.held, moved.more.mutex.held, moved.more.mutex.ticket) == (True, True, 7)
     assert mutex.held
     assert new.mutex.locked()
+    started: list[bytes] = []
+    process._daemon.start = lambda number, state, to: started.append(state)  # type: ignore[method-assign]
+    process.start(thread)
+    assert started == [frozen(thread, new=True)]
 
 
 def test_memory_that_is_refused_leaves_what_there_is_to_others(process: Process) -> None:
