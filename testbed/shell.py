@@ -10,10 +10,10 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import paramiko
 
+from testbed.channels import reader, writer
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 from testbed.keys import CLIENT_KEY, KNOWN_HOSTS
@@ -46,8 +46,8 @@ class Process:
         self.node = node
         self.argv = tuple(argv)
         self._channel = channel
-        self.stdin = cast(BinaryIO, channel.makefile_stdin("wb", 0))
-        self.stdout = cast(BinaryIO, channel.makefile("rb", -1))
+        self.stdin = writer(channel)
+        self.stdout = reader(channel)
         self._errors = bytearray()
         self._drain = threading.Thread(target=self._read_errors, name=f"stderr of {argv[0]} on {node}", daemon=True)
         self._drain.start()

@@ -4,12 +4,13 @@ import hashlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING
 
 from images import Image, compile_tree
 from images.errors import writing
 from orchestrator.stages.agents import AgentProcess
 from testbed import Deadline, GuestError
+from testbed.channels import reader, writer
 from testbed.machine import Node
 from testbed.states import Resident
 
@@ -107,7 +108,7 @@ class ResidentAgent:
 
     def __init__(self, node: Node, shell: "Shell", channel: "Channel") -> None:
         self._node, self._shell, self._channel = node, shell, channel
-        self.stdin, self.stdout = cast(BinaryIO, channel.makefile("wb", 0)), cast(BinaryIO, channel.makefile("rb", -1))
+        self.stdin, self.stdout = writer(channel), reader(channel)
 
     def said(self) -> str:
         try:
