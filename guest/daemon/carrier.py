@@ -73,7 +73,16 @@ class Carrier:
 
     def bury(self, kernel: int) -> None:
         """Send nothing more to a dead kernel."""
-        self._outboxes[kernel] = Nowhere(kernel)
+        outbox, self._outboxes[kernel] = self._outboxes[kernel], Nowhere(kernel)
+        outbox.give_up()
+
+    def unsent(self, to: int) -> bool:
+        """Whether anything waits for room in the ring to the kernel."""
+        return self._outboxes[to].queued > 0
+
+    def when_sent(self, to: int, then: Callable[[], object]) -> None:
+        """Call `then` when all that was sent to the kernel so far is in its ring, or the kernel is dead."""
+        self._outboxes[to].when_sent(then)
 
     def flush(self) -> bool:
         """Send what there is room for now of what is queued; true when there was any."""

@@ -51,6 +51,7 @@ _FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.
 _BARRIER, _LEAVE, _EVICT = int(MessageName.BARRIER), int(MessageName.LEAVE), int(MessageName.EVICT)
 _OF_PROCESSES = THREAD_MESSAGES | FORK_MESSAGES
 _WITH_STATE = (int(MessageName.THREAD_MIGRATE), int(MessageName.PROCESS_FORK))
+_PLACED = int(MessageName.THREAD_PLACED)
 _PAGE_DATA = int(MessageName.PAGE_DATA)
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
@@ -118,6 +119,7 @@ class Daemon:
         self._policy = policy
         peers = [k for k in self.kernels if k != kernel]
         self._receivers = [Receiver(segment, peer, kernel) for peer in peers]
+        self._suspected: list[Receiver] = []  # of kernels that are not listened to
         outboxes = [Outbox(Sender(segment, kernel, peer), region.read_out) for peer in peers]
         self._notifier = Notifier(segment, kernel, link, policy, self._receivers)
         self._faults = FaultsInFlight(self.node.count_fault)
@@ -217,6 +219,14 @@ class Daemon:
             self._carrier.send_with(to, message, payload)
         else:
             self._carrier.carry_out([effects.Send(to, message)])
+
+    def unsent(self, to: int) -> bool:
+        """Whether anything that was sent to the kernel waits for room in the ring."""
+        return self._carrier.unsent(to)
+
+    def when_sent(self, to: int, then: Callable[[], object]) -> None:
+        """Call `then` as soon as the kernel can read all that has been sent to it so far, or is dead."""
+        self._carrier.when_sent(to, then)
 
     def _space_done(self, effect: effects.SpaceDone) -> None:
         self._asked.pop(effect.request)(effect)
@@ -351,11 +361,13 @@ class Daemon:
         listened_to = membership.suspects
         dead = membership.look(now_ns, sum(1 << each.sender for each in self._receivers if each.pending()))
         if membership.suspects != listened_to:
+            self._suspected += [each for each in self._receivers if membership.suspects >> each.sender & 1]
             self._receivers = [each for each in self._receivers if not membership.suspects >> each.sender & 1]
             self._notifier.ignore(membership.suspects)
         for kernel in dead:
             self.dead.append(kernel)
             self._carrier.bury(kernel)
+            self._hear_last_words(kernel)
         for kernel in dead:
             self._carrier.carry_out(self._engine.peer_down(kernel))
             self.waits.peer_down(kernel)
@@ -372,6 +384,17 @@ class Daemon:
                 self.leave()
             else:
                 self.stop()  # nobody is left to leave anything to
+
+    def _hear_last_words(self, kernel: int) -> None:
+        """Of the dead one thing is still heard: which threads it has let run (`guest.protocol.threads`).
+
+        Nobody listens to it any more by now. So if somebody has taken in a thread that it sent on, that it had let the
+        thread run is in the ring.
+        """
+        (receiver,) = [each for each in self._suspected if each.sender == kernel]
+        while self.on_thread is not None and (message := receiver.receive()) is not None:
+            if message.name == _PLACED:
+                self.on_thread(kernel, message, memoryview(b""))
 
     def _let_run(self) -> None:
         """Give the CPU to threads that were woken, unless they have had it and are in their next fault already."""

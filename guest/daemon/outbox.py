@@ -25,7 +25,7 @@ class Outbox:
         self.to = sender.to
         self._sender = sender
         self._read_out = read_out
-        self._queue: deque[tuple[Message, memoryview | None]] = deque()
+        self._queue: deque[tuple[Message, memoryview | None] | Callable[[], object]] = deque()
 
     def send(self, message: Message, discard: Callable[[int], object] | None = None) -> None:
         """Publish the message, or queue it. Never blocks. `discard` drops its page before anybody can see it."""
@@ -38,9 +38,23 @@ class Outbox:
         """As `send`, with bytes that are not a page's: as many as a page slot has, at most."""
         self._send_page(message, partial(_put, payload), None)
 
+    def when_sent(self, then: Callable[[], object]) -> None:
+        """Call `then` once all that was sent so far is published: now, or in `flush`."""
+        if self._queue:
+            self._queue.append(then)
+        else:
+            then()
+
+    def give_up(self) -> None:
+        """The peer is dead: whoever waits for what is queued waits no more."""
+        queue, self._queue = self._queue, deque()
+        for entry in queue:
+            if callable(entry):
+                entry()
+
     @property
     def queued(self) -> int:
-        """Messages that wait for room."""
+        """Messages that wait for room, and those who wait for them."""
         return len(self._queue)
 
     def flush(self) -> bool:
@@ -48,7 +62,12 @@ class Outbox:
         queue = self._queue
         before = len(queue)
         while queue:
-            message, page = queue[0]
+            entry = queue[0]
+            if callable(entry):
+                queue.popleft()
+                entry()
+                continue
+            message, page = entry
             if page is None:
                 if not self._sender.send(message):
                     break

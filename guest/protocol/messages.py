@@ -11,7 +11,7 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import NamedTuple
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """First byte of every slot; a receiver refuses any other."""
 
 
@@ -42,24 +42,23 @@ class MessageName(IntEnum):
     """Of the threads of a process, as are those down to GROUP_EXIT: see `guest.protocol.threads`. This one carries the
     thread's state in a page slot, as PAGE_DATA carries a page."""
     THREAD_PLACED = 16
-    THREAD_GO = 17
-    THREAD_EXIT = 18
-    THREAD_COUNT = 19
-    GROUP_EXIT = 20
-    FUTEX_WAIT = 21
+    THREAD_EXIT = 17
+    THREAD_COUNT = 18
+    GROUP_EXIT = 19
+    FUTEX_WAIT = 20
     """Of threads that wait for each other: `guest.protocol.futex` says what these three are for."""
-    FUTEX_WAKE = 22
-    FUTEX_ANSWER = 23
-    BARRIER = 24
+    FUTEX_WAKE = 21
+    FUTEX_ANSWER = 22
+    BARRIER = 23
     """The test harness's, not the protocol's; counted apart."""
-    CONTROL = 25
-    LEAVE = 26
+    CONTROL = 24
+    LEAVE = 25
     """Take this page over from me, for I leave; with GRANT: I have. Between daemons, see `guest.daemon.leaving`."""
-    EVICT = 27
+    EVICT = 26
     """Take this page, for I have too many; with NO_ROOM: so have I. Between daemons, see `guest.daemon.eviction`."""
-    PROCESS_FORK = 28
+    PROCESS_FORK = 27
     """Of processes that begin as copies: see `guest.protocol.forks`. This one carries a state, as a migration does."""
-    PROCESS_FORKED = 29
+    PROCESS_FORKED = 28
 
 
 class Flag(IntFlag):

@@ -35,7 +35,10 @@ class Why(IntEnum):
 
 
 class Run(NamedTuple):
-    """The thread may run here from now on, in the process that began it or that was made ready for it."""
+    """The thread may run here from now on, in the process that began it or that was made ready for it.
+
+    The PLACED before it, of one that arrived, must be where its receiver can read it, whatever happens here.
+    """
 
     thread: int
 
@@ -53,6 +56,12 @@ class TakeState(NamedTuple):
     thread: int
 
 
+class DropState(NamedTuple):
+    """Forget the state that was laid aside, and nothing else."""
+
+    thread: int
+
+
 class Create(NamedTuple):
     """Join the distributed process: get its address space, and a pool of processes that wait for threads.
 
@@ -62,8 +71,8 @@ class Create(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Get a process ready that will run the thread, with the state laid aside, and does not run it yet: for BACK its
-    placeholder. Answered by `placed` or `refused`, at once or later, unless a Drop of the thread comes first."""
+    """Get a process ready that can run the thread, with the state laid aside: for BACK its placeholder. Answered by
+    `placed` or `refused`, at once or later, unless a Drop of the thread comes first."""
 
     thread: int
     placement: Placement
@@ -121,6 +130,7 @@ ThreadEffect = (
     | Create
     | Place
     | Drop
+    | DropState
     | Park
     | EndThread
     | EndPlaceholder

@@ -1,14 +1,17 @@
 """The protocol of threads: one kernel's side of a distributed process whose threads move between kernels.
 
-A thread moves at a migration point, where its state can travel, in three messages:
+A thread moves at a migration point, where its state can travel, in two messages:
 
     THREAD_MIGRATE  source → destination   here is the thread; it has placeholders on these kernels
-    THREAD_PLACED   destination → source   a process waits with its state (BACK, CLONED, CREATED), or it is refused
-    THREAD_GO       source → destination   it does not run here any more, and may run with you
+    THREAD_PLACED   destination → source   it runs here now (BACK, CLONED, CREATED), or it is refused
 
-Until the source has said GO the thread is the source's: it goes on there if the destination refuses or dies, and dies
-there with the source. With GO it is the destination's. At the source its process becomes its *placeholder*,
-which takes the thread back when it returns, and ends with it:
+With PLACED the thread is the destination's. Until then it is the source's: it goes on there if the destination refuses
+or dies, and dies there with the source. Nothing more is needed, because a message that was sent can be read even if its
+sender is dead: before a kernel is told of a death, it has read every PLACED of the dead. So a destination that says
+PLACED before it lets the thread run can leave nobody in doubt who has it.
+
+At the source the thread's process becomes its *placeholder*, which takes the thread back when it returns, and ends with
+it:
 
     THREAD_EXIT     last kernel → those with a placeholder, and home    the thread has ended
 
@@ -21,7 +24,7 @@ when a thread says so. Whoever's part has ended says it to home, and home to all
 When a kernel dies, its threads are lost; which ones, the survivors find out by calling the roll
 (`guest.protocol.roll`):
 
-    THREAD_ROLL     each → each                this thread of yours is with me; and last: that is all
+    THREAD_ROLL     each → each                I have heard of it; later: this thread of yours is with me; that is all
 
 When home dies, nobody can join the process any more, and nobody counts: threads go on and move between the kernels
 that there are, and each kernel dissolves its part once nothing of the process is left there. Whoever has ended the
@@ -29,15 +32,19 @@ group by then says so to all in home's place.
 
 Fields: the thread in `page`; of MIGRATE the placeholders in `copyset`; of PLACED the placement in `flags`; of EXIT
 whether it was the kernel's last thread in `flags`; of COUNT the round in `request`, threads in `version`, arrivals in
-`stamp`; of ROLL the dead in `copyset`, and in `flags` whether that is all. Links are in order, as rings are.
+`stamp`; of ROLL the dead in `copyset`, and in `flags` whether that is all, or only that they are known to be dead.
+
+Links are in order, as rings are; messages of two kernels to a third are not. So a thread may be heard of from elsewhere
+before its destination's PLACED is read: what is heard early waits for that.
 
 Pure, like the engine of pages. A kernel that has died and come back is not of this process any more.
 """
 
 from collections.abc import Hashable, Iterable
 from enum import IntEnum
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
+from guest.protocol.arrival import Arrival, Stage
 from guest.protocol.count import Count, Verdict
 from guest.protocol.effects import Send
 from guest.protocol.engine import ProtocolError
@@ -47,6 +54,7 @@ from guest.protocol.thread_effects import (
     Create,
     Dissolve,
     Drop,
+    DropState,
     EndPlaceholder,
     EndThread,
     GroupEnded,
@@ -61,16 +69,18 @@ from guest.protocol.thread_effects import (
     Why,
 )
 
-_MIGRATE, _PLACED, _GO = int(MessageName.THREAD_MIGRATE), int(MessageName.THREAD_PLACED), int(MessageName.THREAD_GO)
+_MIGRATE, _PLACED = int(MessageName.THREAD_MIGRATE), int(MessageName.THREAD_PLACED)
 _EXIT, _COUNT, _ROLL = int(MessageName.THREAD_EXIT), int(MessageName.THREAD_COUNT), int(MessageName.THREAD_ROLL)
 _GROUP_EXIT = int(MessageName.GROUP_EXIT)
 
 LAST = 1
 """`Message.flags` of THREAD_EXIT: no thread is left on the sender. Of THREAD_ROLL: all have been named."""
+HEARD = 2
+"""`Message.flags` of THREAD_ROLL: the sender has heard of these deaths, and has still to call its roll."""
 ANSWER = 1
 """`Message.flags` of THREAD_COUNT: this is what was counted; for readers of traces."""
 
-THREAD_MESSAGES = frozenset((_MIGRATE, _PLACED, _GO, _EXIT, _COUNT, _ROLL, _GROUP_EXIT))
+THREAD_MESSAGES = frozenset((_MIGRATE, _PLACED, _EXIT, _COUNT, _ROLL, _GROUP_EXIT))
 """Which messages are this engine's."""
 
 
@@ -82,29 +92,6 @@ class Part(IntEnum):
     CREATING = 1
     """It is joining."""
     THERE = 2
-
-
-class Stage(IntEnum):
-    """How far a thread that arrives has come."""
-
-    JOINING = 0
-    """It waits until the process is created here."""
-    PLACING = 1
-    """It waits for a process."""
-    PLACED = 2
-    """It has one, but its source has still to call the roll."""
-    ANSWERED = 3
-    """Its source knows."""
-
-
-class Arrival(NamedTuple):
-    """A thread on its way here: it is still the source's."""
-
-    source: int
-    copyset: int
-    """Mask of the kernels that have a placeholder of it, once it is here."""
-    placement: Placement
-    stage: Stage
 
 
 class ThreadsEngine:
@@ -129,7 +116,11 @@ class ThreadsEngine:
         self._departing: dict[int, int] = {}
         """By thread, the destination."""
         self._arriving: dict[int, Arrival] = {}
+        self._early: dict[int, tuple[int, Message]] = {}
+        """What was heard from elsewhere of threads that depart, by thread: the sender, and a MIGRATE or an EXIT."""
         self._placeholders: frozenset[int] = frozenset()
+        self._put_off: int | None = None
+        """What waits until nobody departs any more: home's question, by its round; at home, that it asks."""
         self._roll = RollCall()
         self._count = Count()
         """Home's."""
@@ -170,7 +161,7 @@ class ThreadsEngine:
             return []
         self._expect_running(thread, "end")
         told = self._threads.pop(thread) | 1 << self.home
-        flags = 0 if self._threads or self._arriving else LAST
+        flags = 0 if self._surely_alive() else LAST
         effects: list[ThreadEffect] = [
             Send(other, Message(_EXIT, thread, flags=flags)) for other in self._others if told >> other & 1
         ]
@@ -202,7 +193,7 @@ class ThreadsEngine:
         return effects
 
     def placed(self, thread: int) -> list[ThreadEffect]:
-        """A process waits with the thread's state: see `Place`."""
+        """There is a process for the thread: see `Place`."""
         effects: list[ThreadEffect] = []
         arrival = self._arriving.get(thread)
         if arrival is not None and arrival.stage is Stage.PLACING:
@@ -226,11 +217,13 @@ class ThreadsEngine:
         self._tidy(effects)
 
     def _answer(self, thread: int, effects: list[ThreadEffect]) -> None:
-        """Tell the source of a thread that was placed, unless a roll has still to come from there."""
+        """A thread that was placed is ours, unless a roll has still to come from its source."""
         arrival = self._arriving[thread]
         if arrival.stage is Stage.PLACED and self._roll.abreast(arrival.source):
-            self._arriving[thread] = arrival._replace(stage=Stage.ANSWERED)
-            effects.append(Send(arrival.source, Message(_PLACED, thread, flags=arrival.placement)))
+            del self._arriving[thread]
+            self._placeholders -= {thread}
+            self._threads[thread] = arrival.copyset
+            effects += [Send(arrival.source, Message(_PLACED, thread, flags=arrival.placement)), Run(thread)]
 
     # Messages ---------------------------------------------------------------------------------------------------------
 
@@ -241,15 +234,12 @@ class ThreadsEngine:
             return effects  # it is dead
         match message.name:
             case MessageName.THREAD_MIGRATE:
-                self._let_in(message.page, sender, message.copyset, effects)
+                effects.append(TakeState(message.page))
+                self._let_in(sender, message, effects)
             case MessageName.THREAD_PLACED:
                 self._let_go(message.page, sender, Placement(message.flags), effects)
-            case MessageName.THREAD_GO:
-                self._run(message.page, sender, effects)
             case MessageName.THREAD_EXIT:
-                self._end_placeholder(message.page, effects)
-                if message.flags & LAST:
-                    self._something_ended(effects)
+                self._hear_exit(sender, message, effects)
             case MessageName.THREAD_COUNT:
                 self._tell_count(sender, message, effects)
             case MessageName.GROUP_EXIT:
@@ -262,20 +252,23 @@ class ThreadsEngine:
                 raise ProtocolError(f"kernel {sender} sends message {name}, which is none of threads")
         return effects
 
-    def _let_in(self, thread: int, source: int, copyset: int, effects: list[ThreadEffect]) -> None:
+    def _let_in(self, source: int, message: Message, effects: list[ThreadEffect]) -> None:
         """Destination: a thread arrives."""
+        thread = message.page
+        if self._departing.get(thread, source) != source:
+            self._early[thread] = source, message
+            return
         if thread in self._threads or thread in self._arriving:
             raise ProtocolError(f"kernel {source} sends thread {thread}, which kernel {self.kernel} has")
         if self.ended or (self.part is Part.NONE and self.home not in self._others):
-            effects.append(Send(source, Message(_PLACED, thread, flags=Placement.REFUSED)))
+            effects += [DropState(thread), Send(source, Message(_PLACED, thread, flags=Placement.REFUSED))]
             return
         self.arrivals += 1
         self._roll.seen(thread)
         placement = Placement.CLONED if self.part is Part.THERE else Placement.CREATED
         placement = Placement.BACK if thread in self._placeholders else placement
         stage = Stage.PLACING if self.part is Part.THERE else Stage.JOINING
-        self._arriving[thread] = Arrival(source, copyset & ~(1 << self.kernel), placement, stage)
-        effects.append(TakeState(thread))
+        self._arriving[thread] = Arrival(source, message.copyset & ~(1 << self.kernel), placement, stage)
         if stage is Stage.PLACING:
             effects.append(Place(thread, placement))
         elif self.part is Part.NONE:
@@ -289,22 +282,24 @@ class ThreadsEngine:
         del self._departing[thread]
         if placement is Placement.REFUSED:
             effects.append(Stay(thread, Why.REFUSED))
-            return
-        del self._threads[thread]
-        self._placeholders |= {thread}
-        effects += [Park(thread, to, placement), Send(to, Message(_GO, thread))]
+        else:
+            del self._threads[thread]
+            self._placeholders |= {thread}
+            effects.append(Park(thread, to, placement))
+        sender, message = self._early.pop(thread, (to, None))
+        if message is not None:
+            how = self._let_in if message.name == _MIGRATE else self._hear_exit
+            how(sender, message, effects)
+        self._departed(effects)
 
-    def _run(self, thread: int, source: int, effects: list[ThreadEffect]) -> None:
-        """Destination: the thread is ours."""
-        if self.ended:
+    def _hear_exit(self, sender: int, message: Message, effects: list[ThreadEffect]) -> None:
+        """A thread has ended that has, or had, a placeholder here."""
+        if message.page in self._departing:
+            self._early[message.page] = sender, message
             return
-        arrival = self._arriving.get(thread)
-        if arrival is None or arrival.stage is not Stage.ANSWERED or arrival.source != source:
-            raise ProtocolError(f"kernel {source} lets thread {thread} go on, which was not placed")
-        del self._arriving[thread]
-        self._placeholders -= {thread}
-        self._threads[thread] = arrival.copyset
-        effects.append(Run(thread))
+        self._end_placeholder(message.page, effects)
+        if message.flags & LAST:
+            self._something_ended(effects)
 
     def _end_placeholder(self, thread: int, effects: list[ThreadEffect]) -> None:
         if thread in self._placeholders:
@@ -314,14 +309,33 @@ class ThreadsEngine:
 
     # The end of the group ---------------------------------------------------------------------------------------------
 
+    def _surely_alive(self) -> bool:
+        """Whether threads are here, or arrive. Those that depart may have ended elsewhere by now."""
+        return len(self._threads) > len(self._departing) or bool(self._arriving)
+
     def _something_ended(self, effects: list[ThreadEffect]) -> None:
         """A kernel may have no thread any more. Home counts, if it has none either; others may be alone."""
         if self.kernel != self.home:
             self._tidy(effects)
         elif self._count.under_way:
             self._count.renew()
-        elif not (self.ended or self._threads or self._arriving) and self.arrivals:
+        elif self.ended or not self.arrivals or self._surely_alive() or self._roll.under_way:
+            pass  # a thread that a dead kernel has sent away may still arrive where its death is not known
+        elif self._departing:
+            self._put_off = 0
+        else:
             self._go_on(Verdict.AGAIN, effects)
+
+    def _departed(self, effects: list[ThreadEffect]) -> None:
+        """A thread departs no more: what was put off is done if it was the last one."""
+        number = self._put_off
+        if number is None or (self._departing and not self._surely_alive()):
+            return
+        self._put_off = None
+        if self.kernel == self.home:
+            self._something_ended(effects)
+        elif self.home in self._others:
+            self._tell_count(self.home, Message(_COUNT, request=number), effects)
 
     def _go_on(self, verdict: Verdict, effects: list[ThreadEffect]) -> None:
         """Home: what follows from a count."""
@@ -337,6 +351,9 @@ class ThreadsEngine:
             if not self.ended:
                 self._go_on(self._count.answer(sender, message.request, message.version, message.stamp), effects)
             return
+        if self._departing and not self._surely_alive():
+            self._put_off = message.request
+            return
         threads = len(self._threads) + len(self._arriving)
         answer = Message(_COUNT, request=message.request, flags=ANSWER, version=threads, stamp=self.arrivals)
         effects.append(Send(sender, answer))
@@ -345,9 +362,11 @@ class ThreadsEngine:
         """All that is here ends, and whoever needs to know is told."""
         self.ended = True
         effects += [Drop(thread) for thread in self._arriving]
+        effects += [DropState(thread) for thread, (_, message) in self._early.items() if message.name == _MIGRATE]
         effects += [EndThread(thread) for thread in self._threads]
         effects += [EndPlaceholder(thread) for thread in sorted(self._placeholders)]
-        self._arriving, self._threads, self._departing, self._placeholders = {}, {}, {}, frozenset()
+        self._arriving, self._threads, self._departing, self._early, self._placeholders = {}, {}, {}, {}, frozenset()
+        self._put_off = None
         self._dissolve(effects)
         if self.kernel == self.home:
             self._still = self._others
@@ -382,7 +401,7 @@ class ThreadsEngine:
     # Deaths -----------------------------------------------------------------------------------------------------------
 
     def peer_down(self, kernel: int) -> list[ThreadEffect]:
-        """The kernel died. Whatever of it still arrives is ignored."""
+        """The kernel died. Every PLACED that it sent has been read; whatever else of it still arrives is ignored."""
         effects: list[ThreadEffect] = []
         if kernel not in self._others:
             return effects
@@ -391,13 +410,20 @@ class ThreadsEngine:
         for thread in [thread for thread, to in self._departing.items() if to == kernel]:
             del self._departing[thread]
             effects.append(Stay(thread, Why.DIED))
+        self._departed(effects)
+        for thread in [thread for thread, early in self._early.items() if early[0] == kernel]:
+            if self._early[thread][1].name == _MIGRATE:
+                del self._early[thread]
+                effects.append(DropState(thread))
         for thread in [thread for thread, arrival in self._arriving.items() if arrival.source == kernel]:
             del self._arriving[thread]
             effects += [Drop(thread), Lost(thread)]
             self._end_placeholder(thread, effects)
         if kernel == self.home:
             self._lose_home(effects)
-        self._call_roll(kernel, effects)
+        self._roll.begin(kernel)
+        effects += [Send(other, Message(_ROLL, flags=HEARD, copyset=self._roll.dead)) for other in self._others]
+        self._call_roll(effects)
         self._ended_at(kernel, effects)
         return effects
 
@@ -410,8 +436,10 @@ class ThreadsEngine:
         if self.part is Part.CREATING:
             self._dissolve(effects)
 
-    def _call_roll(self, dead: int, effects: list[ThreadEffect]) -> None:
-        self._roll.begin(dead, self._placeholders.difference(self._arriving))
+    def _call_roll(self, effects: list[ThreadEffect]) -> None:
+        if not self._roll.due(self._others):
+            return
+        self._roll.call(self._placeholders.difference(self._arriving))
         here = self._threads | {thread: arrival.copyset for thread, arrival in self._arriving.items()}
         for other in self._others:
             named = [thread for thread, copyset in here.items() if copyset >> other & 1]
@@ -420,11 +448,15 @@ class ThreadsEngine:
         self._end_roll(effects)
 
     def _hear_roll(self, sender: int, message: Message, effects: list[ThreadEffect]) -> None:
+        if message.flags & HEARD:
+            self._roll.heard(sender, message.copyset)
+            self._call_roll(effects)
+            return
         if not message.flags & LAST:
             self._roll.named(sender, message.copyset, message.page)
             return
         self._roll.called(sender, message.copyset)
-        for thread in self._arriving:
+        for thread in list(self._arriving):
             self._answer(thread, effects)
         self._end_roll(effects)
 
@@ -452,15 +484,16 @@ class ThreadsEngine:
 
     def freeze(self) -> Hashable:
         """The whole state as a value: equal values behave equally for ever."""
-        tables = (self._threads, self._departing, self._arriving)
-        own = self._others, self.part, self.ended, self.arrivals, self._placeholders, self._still
+        tables = (self._threads, self._departing, self._arriving, self._early)
+        own = self._others, self.part, self.ended, self.arrivals, self._placeholders, self._still, self._put_off
         return own, tuple(tuple(sorted(table.items())) for table in tables), self._roll.freeze(), self._count.freeze()
 
     def thaw(self, frozen: Any) -> Self:
         """Take on a state that `freeze` gave; returns the engine itself."""
-        own, (threads, departing, arriving), roll, count = frozen
-        self._others, self.part, self.ended, self.arrivals, self._placeholders, self._still = own
-        self._threads, self._departing, self._arriving = dict(threads), dict(departing), dict(arriving)
+        own, (threads, departing, arriving, early), roll, count = frozen
+        self._others, self.part, self.ended, self.arrivals, self._placeholders, self._still, self._put_off = own
+        self._threads, self._departing = dict(threads), dict(departing)
+        self._arriving, self._early = dict(arriving), dict(early)
         self._roll.thaw(roll)
         self._count.thaw(count)
         return self

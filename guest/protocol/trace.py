@@ -22,9 +22,10 @@ from guest.protocol.messages import Message
 from guest.protocol.space import SpaceEngine
 from guest.protocol.table import State
 
-TRACE_VERSION = 4
+TRACE_VERSION = 5
 """2: a Send says whether its page is dropped first. 3: operations on the address space, kernels that
-join, threads, waits. 4: copies of the address space, forks."""
+join, threads, waits. 4: copies of the address space, forks. 5: threads
+migrate in two messages."""
 EVENTS_MAX = 100_000
 """Events kept of each kernel, at most: some 60 MB in the guest. Later ones are only counted."""
 

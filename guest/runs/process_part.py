@@ -82,11 +82,15 @@ class ProcessPart:
         part = f"threads/{self.number}/{home}" if self.number else "threads"
         self.engine = daemon.traced(part, ThreadsEngine(daemon.kernel, daemon.kernels, home))
         self._by_thread: dict[int, Worker] = {}
+        self._leaving: dict[int, bytes] = {}
+        """States of threads that are about to go."""
         self._states: dict[int, bytes] = {}
-        """Of threads that are about to go, or have come and have no worker yet."""
+        """Of threads that have come, or begin, and have no worker yet."""
         self._placed: dict[int, bytes] = {}
         """Of threads that have a worker, and may not run yet. Workers hear of them only when they may: hearing of it
         twice would take the CPU twice from the daemon."""
+        self._unsaid: set[int] = set()
+        """Threads that may run as soon as their sources can read so: that waits for room in a ring."""
         self._destinations: dict[int, int] = {}
         """Of threads that are about to go."""
         self._waiting: deque[fx.Place] = deque()
@@ -104,11 +108,12 @@ class ProcessPart:
             fx.Run: self._run,
             fx.Stay: self._stay,
             fx.TakeState: self._take_state,
+            fx.DropState: self._drop_state,
             fx.Create: self._create,
             fx.Place: self._place,
             fx.Drop: self._drop,
             fx.Park: self._park,
-            fx.EndThread: lambda effect: self._note(effect.thread, "ended", self._daemon.kernel),
+            fx.EndThread: self._end_thread,
             fx.EndPlaceholder: lambda effect: self._release(effect.thread),
             fx.Lost: self._lose,
             fx.Dissolve: lambda _: None,  # the processes of the operating system go when the part is over
@@ -122,8 +127,7 @@ class ProcessPart:
         if kind == worker.MIGRATE:
             assert each.thread is not None
             (to,) = NUMBER.unpack_from(body)
-            self._states[each.thread] = body[NUMBER.size :]
-            self._leaves(each.thread, to)
+            self._leaves(each.thread, to, body[NUMBER.size :])
             self._event(lambda thread=each.thread: self.engine.migrate(thread, to))  # type: ignore[misc]
         elif kind == worker.ASK:
             assert each.thread is not None
@@ -150,18 +154,19 @@ class ProcessPart:
         """A thread begins; one that is to run elsewhere leaves at once, and never had a worker here."""
         if to == worker.ANYWHERE:
             to = self._policy.begins(thread, self._view())
-        self._states[thread] = state
         self._note(thread, "begins", self._daemon.kernel)
         if to == self._daemon.kernel:
+            self._states[thread] = state
             self._place(fx.Place(thread, fx.Placement.CLONED))
             self._event(lambda: self.engine.start(thread))
             return
         self._event(lambda: [each for each in self.engine.start(thread) if not isinstance(each, fx.Run)])
-        self._leaves(thread, to)
+        self._leaves(thread, to, state)
         self._event(lambda: self.engine.migrate(thread, to))
 
-    def _leaves(self, thread: int, to: int) -> None:
+    def _leaves(self, thread: int, to: int, state: bytes) -> None:
         self._note(thread, "leaves", to)
+        self._leaving[thread] = state
         self._destinations[thread] = to
 
     def _view(self) -> View:
@@ -221,14 +226,26 @@ class ProcessPart:
     def _send(self, effect: Send) -> None:
         to, message, _ = effect
         payload = b""
+        thread = message.page
         if message.name == MessageName.THREAD_MIGRATE:
-            payload = worker.with_length(self._states[message.page])
+            payload = worker.with_length(self._leaving[thread])
         if self.number:
-            message = message._replace(page=message.page | self.number << PROCESS_SHIFT)
+            message = message._replace(page=thread | self.number << PROCESS_SHIFT)
         self._daemon.send(to, message, payload)
+        if message.name == MessageName.THREAD_PLACED and thread in self._placed and self._daemon.unsent(to):
+            self._unsaid.add(thread)
+            self._daemon.when_sent(to, lambda: self._event(lambda: self._said(thread)))
+
+    def _said(self, thread: int) -> list[fx.ThreadEffect]:
+        """The thread's source can read that the thread runs here."""
+        if thread not in self._unsaid:
+            return []  # it has ended meanwhile, with all others
+        self._unsaid.discard(thread)
+        return [fx.Run(thread)]
 
     def _run(self, effect: fx.Run) -> None:
-        self._let_run(effect.thread)
+        if effect.thread not in self._unsaid:
+            self._let_run(effect.thread)
 
     def _let_run(self, thread: int) -> None:
         each = self._by_thread.get(thread)
@@ -249,16 +266,20 @@ class ProcessPart:
         self._note(thread, "stays", self._daemon.kernel)
         self._destinations.pop(thread, None)
         each = self._by_thread.get(thread)
+        state = self._leaving.pop(thread)
         if each is None:  # it was to begin elsewhere
+            self._states[thread] = state
             self._place(fx.Place(thread, fx.Placement.CLONED))
             self._let_run(thread)
             return
-        self._states.pop(thread, None)
         self._tell(each, worker.STAY + _WHY[why].encode())
         self._daemon.woke()
 
     def _take_state(self, effect: fx.TakeState) -> None:
         self._states[effect.thread], self._incoming = self._incoming, b""
+
+    def _drop_state(self, effect: fx.DropState) -> None:
+        del self._states[effect.thread]
 
     def _create(self, _: fx.Create) -> None:
         def done(refusal: Refusal) -> None:
@@ -306,7 +327,7 @@ class ProcessPart:
 
     def _park(self, effect: fx.Park) -> None:
         thread, to, placement = effect
-        self._states.pop(thread, None)
+        self._leaving.pop(thread, None)
         self._note(thread, "left", to, placement)
         self._destinations.pop(thread, None)
         self._afterwards.append(lambda: self._gone(thread))
@@ -314,6 +335,10 @@ class ProcessPart:
         if each is not None:
             self._tell(each, worker.PARKED)
             self._suspend(each)
+
+    def _end_thread(self, effect: fx.EndThread) -> None:
+        self._unsaid.discard(effect.thread)
+        self._note(effect.thread, "ended", self._daemon.kernel)
 
     def _release(self, thread: int) -> None:
         """The thread's worker is in the pool again."""
@@ -343,7 +368,7 @@ class ProcessPart:
     @property
     def leaving(self) -> int:
         """How many threads wait for their migration with a worker of theirs."""
-        return sum(thread in self._states for thread in self._by_thread)
+        return len(self._leaving.keys() & self._by_thread.keys())
 
     @property
     def placed(self) -> int:

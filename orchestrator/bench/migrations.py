@@ -2,7 +2,7 @@
 
 The threads note themselves when they leave and when they go on (`guest.bench.traveller`); how each was placed is in the
 notes of the runtime. Both clocks are brought together by the runtime's own messages, as those of runs are by their
-barriers: a thread is *placed*, of which its source hears (*left*), of which the destination hears in turn (*runs*). The
+barriers: a thread *leaves*, of which its destination hears (*placed*), of which the source hears in turn (*left*). The
 quickest of each direction leaves an interval for the offset of the clocks. Whatever the offset, the times of a way
 there and of the way back add up to what one clock has measured.
 """
@@ -32,7 +32,7 @@ MESSAGES = {
     "CLONED": Quantity.CLONE_MESSAGES,
     "BACK": Quantity.RETURN_MESSAGES,
 }
-_MIGRATION = (MessageName.THREAD_MIGRATE, MessageName.THREAD_PLACED, MessageName.THREAD_GO)
+_MIGRATION = (MessageName.THREAD_MIGRATE, MessageName.THREAD_PLACED)
 _CREATION = (MessageName.JOIN, MessageName.JOINED)
 
 
@@ -77,13 +77,13 @@ def clocks(answers: Sequence[Mapping[str, Any]]) -> Clock:
         for (thread, event), lefts in here.items():
             if event != "left":
                 continue
-            placed, runs = there[thread, "placed"], there[thread, "runs"]
+            leaves, placed = here[thread, "leaves"], there[thread, "placed"]
             count = len(lefts)  # where it begins it is placed once more, at first
-            for placed_ns, left_ns, runs_ns in zip(placed[-count:], lefts, runs[-count:], strict=True):
-                timelines[destination]["announced_ns"].append([said, placed_ns])
-                timelines[source]["heard_ns"].append([destination, said, left_ns])
-                timelines[source]["announced_ns"].append([said + 1, left_ns])
-                timelines[destination]["heard_ns"].append([source, said + 1, runs_ns])
+            for leaves_ns, placed_ns, left_ns in zip(leaves, placed[-count:], lefts, strict=True):
+                timelines[source]["announced_ns"].append([said, leaves_ns])
+                timelines[destination]["heard_ns"].append([source, said, placed_ns])
+                timelines[destination]["announced_ns"].append([said + 1, placed_ns])
+                timelines[source]["heard_ns"].append([destination, said + 1, left_ns])
                 said += 2
     return beside_first(timelines)[1]
 

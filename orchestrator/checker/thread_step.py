@@ -81,7 +81,7 @@ class ThreadOutcome(NamedTuple):
     """(thread, age of the state that goes on)."""
     parked: tuple[int, ...] = ()
     ended: tuple[int, ...] = ()
-    """Threads that ended here."""
+    """Threads that ended here; not those that waited to leave, as they may run elsewhere by now."""
     lost: tuple[int, ...] = ()
     """Threads that are said to be lost."""
     closed: bool = False
@@ -158,8 +158,8 @@ class ThreadStep:
                 self._parked.append(thread)
             case fx.EndThread(thread):
                 self._expect(thread in self.here, f"thread {thread} ended where it is not")
-                del self.here[thread]
-                self.ended.append(thread)
+                if not self.here.pop(thread).waits:
+                    self.ended.append(thread)
             case fx.EndPlaceholder(thread):
                 self._expect(thread in self._placeholders, f"thread {thread} has no placeholder to end")
                 self._placeholders.discard(thread)
@@ -175,7 +175,12 @@ class ThreadStep:
                 parcel = self._parcel
                 carries = parcel and parcel.message.name == MessageName.THREAD_MIGRATE and parcel.message.page == thread
                 self._expect(bool(carries), f"the state of thread {thread} taken from a message that does not carry it")
+                self._expect(thread not in self.coming, f"a second state of thread {thread} laid aside")
                 self.coming[thread] = Coming(parcel.age if parcel else 0)
+            case fx.DropState(thread):
+                self._expect(thread in self.coming, f"the state of thread {thread} dropped, which did not come")
+                self._expect(self.coming[thread].process is Process.NONE, f"thread {thread} dropped for its process")
+                del self.coming[thread]
             case fx.Create():
                 self._expect(not (self._there or self.joining), "the process created twice")
                 self.joining = True

@@ -22,7 +22,7 @@ from orchestrator.checker.move import BrokenMove, Move
 from orchestrator.checker.network import InOrder, Net
 from orchestrator.checker.step import Violation
 from orchestrator.checker.system import DEAD
-from orchestrator.checker.thread_step import Process, Surroundings, ThreadOutcome, ThreadStep
+from orchestrator.checker.thread_step import Process, Surroundings, ThreadOutcome, ThreadParcel, ThreadStep
 from orchestrator.checker.thread_view import ThreadsView, view_of
 
 
@@ -135,7 +135,14 @@ class ThreadSystem:
             sender, kernel, parcel = flight
             yield self._step(world, kernel, ("receive", sender, parcel), rest, flight)
         for dead, kernel in world.notices:
-            net = tuple(flight for flight in world.net if flight[:2] != (dead, kernel))
+            net = tuple(flight for flight in world.net if flight[:2] != (dead, kernel) or self._settles(flight[2]))
+            if net != world.net:
+                says = f"does not listen to kernel {dead} any more"
+                self._trying = kernel, says, None
+                yield Move(kernel, says, None, self._missing(world._replace(net=net), Fate.LOST))
+                continue
+            if any(flight[:2] == (dead, kernel) for flight in net):
+                continue  # its answers are still heard
             notices = tuple(entry for entry in world.notices if entry != (dead, kernel))
             yield self._step(world._replace(notices=notices), kernel, ("bury", dead, 0), net)
         living = self.living(world)
@@ -146,6 +153,10 @@ class ThreadSystem:
             for dead, _ in living:
                 self._trying = dead, "dies", None
                 yield Move(dead, "dies", None, self._without(world, dead), None, True, True)
+
+    def _settles(self, parcel: int) -> bool:
+        """Whether it is a message that is still heard of the dead."""
+        return bool(self.parcels.values[parcel].message.name == MessageName.THREAD_PLACED)
 
     def living(self, world: ThreadWorld) -> list[tuple[int, Surroundings]]:
         """The living kernels and their states."""
@@ -301,35 +312,33 @@ class ThreadSystem:
 
     def _reason(self, world: ThreadWorld, outcome: ThreadOutcome, event: _Event, counted: bool) -> Fate:
         """What a thread has become that is nowhere after this step; ALIVE if there is no excuse for it."""
-        states = self.locals.values
-        for to, number in outcome.sends:
-            if self.parcels.values[number].message.name == MessageName.THREAD_GO:  # it was let go, and is where it went
-                local = world.locals[to]
-                return Fate.LOST if local == DEAD else Fate.ENDED if states[local].ended else Fate.ALIVE
-        if states[outcome.local].ended and not counted:
+        if self.locals.values[outcome.local].ended and not counted:
             return Fate.ENDED
+        if event[0] in ("receive", "refused"):  # it may have been refused, and its source cannot take it back
+            if any(local.ended for _, local in self.living(world)):
+                return Fate.ENDED
+            return Fate.LOST if world.deaths else Fate.ALIVE
         return Fate.LOST if event[0] == "bury" else Fate.ALIVE
 
     def _missing(self, world: ThreadWorld, reason: Fate) -> ThreadWorld:
-        """Threads that live are somewhere: on a kernel, or let go and awaited by one."""
-        fates, living = list(world.fates), self.living(world)
+        """Threads that live are somewhere: their latest state is on a kernel, or on its way to one."""
+        fates = list(world.fates)
+        somewhere = {(parcel.message.page, parcel.age) for parcel in self._on_the_way(world)}
+        for _, local in self.living(world):
+            somewhere.update((thread, here.age) for thread, here in local.here)
+            somewhere.update((thread, coming.age) for thread, coming in local.coming)
         for thread, fate in enumerate(fates):
-            if fate is Fate.ALIVE:
-                kernels = [kernel for kernel, local in living if any(thread == other for other, _ in local.here)]
-                if len(kernels) > 1:
-                    raise Violation(f"T1: thread {thread} is on kernels {kernels[0]} and {kernels[1]}")
-                if not kernels and not self._let_go(world, thread):
-                    if reason is Fate.ALIVE:
-                        raise Violation(f"T2: thread {thread} is nowhere, though nothing that had it died")
-                    fates[thread] = reason
+            if fate is Fate.ALIVE and (thread, world.ages[thread]) not in somewhere:
+                if reason is Fate.ALIVE:
+                    raise Violation(f"T2: thread {thread} is nowhere, though nothing that had it died")
+                fates[thread] = reason
         return world._replace(fates=tuple(fates))
 
-    def _let_go(self, world: ThreadWorld, thread: int) -> bool:
-        for _, to, number in world.net:
-            message = self.parcels.values[number].message
-            if message.name == MessageName.THREAD_GO and message.page == thread:
-                return any(thread == other for other, _ in self.locals.values[world.locals[to]].coming)
-        return False
+    def _on_the_way(self, world: ThreadWorld) -> Iterator[ThreadParcel]:
+        for _, _, number in world.net:
+            parcel: ThreadParcel = self.parcels.values[number]
+            if parcel.message.name == MessageName.THREAD_MIGRATE:
+                yield parcel
 
     def view(self, world: ThreadWorld) -> list[ThreadsView]:
         """All kernels for people, in order."""

@@ -6,7 +6,7 @@ from guest.protocol.futex import CANCEL, WOKEN
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.space import operation_of
 from guest.protocol.thread_effects import Placement
-from guest.protocol.threads import ANSWER, LAST, THREAD_MESSAGES
+from guest.protocol.threads import ANSWER, HEARD, LAST, THREAD_MESSAGES
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.move import Move
 from orchestrator.checker.rehearsal import Sent
@@ -50,6 +50,8 @@ def _of_threads(name: MessageName, message: Message) -> list[str]:
         case MessageName.THREAD_COUNT:
             counted = f"{message.version} here, {message.stamp} ever" if message.flags & ANSWER else "how many?"
             return [f"round {message.request}", counted]
+        case MessageName.THREAD_ROLL if message.flags & HEARD:
+            return ["heard of it"]
         case MessageName.THREAD_ROLL if message.flags & LAST:
             return ["that is all"]
         case MessageName.GROUP_EXIT:

@@ -22,10 +22,10 @@ Answer = dict[str, Any]
 class AgentProcess:
     """One agent, spoken to in JSON lines."""
 
-    def __init__(self, kernel: int, inherited: list[int]) -> None:
+    def __init__(self, kernel: int, inherited: list[int], module: str) -> None:
         self.kernel = kernel
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "guest.agent"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited
+            [sys.executable, "-m", module], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=inherited
         )
         self._rest = b""
 
@@ -60,14 +60,17 @@ class AgentProcess:
 class Agents:
     """`kernels` agents and the segment between them."""
 
-    def __init__(self, kernels: int, segment_bytes: int = SEGMENT_BYTES, more: Sequence[int] = ()) -> None:
+    def __init__(
+        self, kernels: int, segment_bytes: int = SEGMENT_BYTES, more: Sequence[int] = (), module: str = "guest.agent"
+    ) -> None:
         self.kernels = kernels
         self._memory_fd = os.memfd_create("segment")
         os.ftruncate(self._memory_fd, segment_bytes)
         self._mapping = mmap.mmap(self._memory_fd, segment_bytes)
         self.memory = memoryview(self._mapping)
         self._bells = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(kernels)]
-        self.agents = [AgentProcess(k, [self._memory_fd, *self._bells, *more]) for k in range(kernels)]
+        inherited = [self._memory_fd, *self._bells, *more]
+        self.agents = [AgentProcess(kernel, inherited, module) for kernel in range(kernels)]
 
     def __enter__(self) -> Self:
         return self

@@ -103,7 +103,7 @@ def test_threads_move_share_memory_and_exclude_each_other_on_any_number_of_kerne
     summary = summary_of(run(tmp_path, text(kernels) + "expect: [figures.adds == 36]\n", "--json"))
     (point,) = summary["points"]
     started_elsewhere = sum(1 for number in range(6) if number % kernels)
-    assert point["messages"]["THREAD_MIGRATE"] == point["messages"]["THREAD_GO"] == 30 + started_elsewhere
+    assert point["messages"]["THREAD_MIGRATE"] == point["messages"]["THREAD_PLACED"] == 30 + started_elsewhere
     assert_replays(tmp_path, summary)
     placed = moves(summary, "placed")
     assert placed["CREATED"] >= kernels - 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from guest.protocol.messages import MessageName
+from tests.local import deaf_agent
 from tests.local.agents import Agents
 from tests.local.test_daemon import until
 
@@ -149,6 +150,19 @@ def test_a_thread_dies_with_the_kernel_that_it_has_moved_to(tmp_path: Path) -> N
     assert "result: lost" in "".join(home["output"])
     assert [each["thread"] for each in home["dead_threads"]] == [1]
     assert [each["thread"] for each in other["dead_threads"]] == [1]
+
+
+def test_a_thread_that_a_dead_kernel_had_let_run_does_not_run_twice_though_that_was_not_heard(tmp_path: Path) -> None:
+    with Agents(2, module=deaf_agent.__name__) as agents:
+        story = Story(agents, tmp_path, way=[1, 0, 1], carries_on=False)
+        story.go("step-1", "step-2", "step-3")
+        until(lambda: story.sent(1, MessageName.THREAD_PLACED) == 2)
+        story.kill(1)
+        story.go("step-4", "broken")
+        (home,) = story.survivors(1)
+    assert home["event"] == "finished", home
+    assert "result: lost" in "".join(home["output"]), home["output"]
+    assert [each["thread"] for each in home["dead_threads"]] == [1]
 
 
 def test_threads_elsewhere_go_on_when_home_dies_and_their_kernels_end_their_part(tmp_path: Path) -> None:

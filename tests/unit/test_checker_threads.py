@@ -1,6 +1,6 @@
 """Threads that migrate, end and die with their kernels, every interleaving; and broken rules, each found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import pytest
@@ -9,10 +9,10 @@ from guest.protocol.count import Count, Verdict
 from guest.protocol.effects import Send
 from guest.protocol.messages import Message
 from guest.protocol.roll import RollCall
-from guest.protocol.thread_effects import Park, Placement, Run, ThreadEffect
-from guest.protocol.threads import Part, Stage, ThreadsEngine
+from guest.protocol.thread_effects import Placement, Run, ThreadEffect
+from guest.protocol.threads import LAST, Part, ThreadsEngine
 from orchestrator.checker.search import explore
-from orchestrator.checker.thread_system import ThreadScenario
+from orchestrator.checker.thread_system import ThreadScenario, ThreadSystem
 from orchestrator.checker.trace import tell
 
 Effects = list[ThreadEffect]
@@ -62,22 +62,58 @@ def forgets_what_ended_meanwhile(self: Count) -> None:
     """What ends while a round is under way does not make home count again."""
 
 
-def runs_at_once(self: ThreadsEngine, thread: int, source: int, copyset: int, effects: Effects) -> None:
-    """The destination does not wait for the word to go."""
-    real_let_in(self, thread, source, copyset, effects)
-    if self._arriving.pop(thread, None):
-        self._threads[thread] = copyset
-        effects.append(Run(thread))
+def runs_before_it_answers(self: ThreadsEngine, source: int, message: Message, effects: Effects) -> None:
+    """The destination does not tell the source before it lets the thread run."""
+    real_let_in(self, source, message, effects)
+    if self._arriving.pop(message.page, None):
+        self._threads[message.page] = message.copyset
+        effects.append(Run(message.page))
 
 
-def goes_before_it_parks(self: ThreadsEngine, thread: int, to: int, placement: Placement, effects: Effects) -> None:
-    """The source goes on running what it has let go."""
-    copyset = self._threads.get(thread, 0)
+def goes_on_after_it_went(self: ThreadsEngine, thread: int, to: int, placement: Placement, effects: Effects) -> None:
+    """The source goes on running what runs at the destination."""
+    real_let_go(self, thread, to, Placement.REFUSED, effects)
+
+
+def forgets_what_it_heard_early(
+    self: ThreadsEngine, thread: int, to: int, placement: Placement, effects: Effects
+) -> None:
+    """What came from elsewhere before the destination's answer is dropped."""
+    self._early.pop(thread, None)
     real_let_go(self, thread, to, placement, effects)
-    if any(isinstance(effect, Park) for effect in effects):
-        effects[:] = [effect for effect in effects if not isinstance(effect, Park)]
-        self._placeholders -= {thread}
-        self._threads[thread] = copyset
+
+
+def takes_the_end_early(self: ThreadsEngine, sender: int, message: Message, effects: Effects) -> None:
+    """An end is taken in though the thread has not gone yet, as far as is known here."""
+    self._end_placeholder(message.page, effects)
+    if message.flags & LAST:
+        self._something_ended(effects)
+
+
+def counts_those_that_depart(self: ThreadsEngine, sender: int, message: Message, effects: Effects) -> None:
+    """Home is told of threads that may have ended elsewhere, and not asked to wait."""
+    departing, self._departing = self._departing, {}
+    real_tell_count(self, sender, message, effects)
+    self._departing = departing
+
+
+def counts_none_that_departs(self: ThreadsEngine, sender: int, message: Message, effects: Effects) -> None:
+    """A thread on its way counts for neither side."""
+    departing, threads = self._departing, self._threads
+    self._departing, self._threads = {}, {thread: 0 for thread in threads if thread not in departing}
+    real_tell_count(self, sender, message, effects)
+    self._departing, self._threads = departing, threads
+
+
+def does_nothing_later(self: ThreadsEngine, effects: Effects) -> None:
+    """What was put off is not done."""
+
+
+def counts_during_a_roll(self: ThreadsEngine, effects: Effects) -> None:
+    """Home counts while kernels have still to hear of a death."""
+    under_way, self._roll.under_way = self._roll.under_way, False
+    real_something_ended(self, effects)
+    self._roll.under_way = under_way
 
 
 def tells_home_only(self: ThreadsEngine, thread: int) -> Effects:
@@ -108,20 +144,8 @@ def takes_refusal_for_good(self: ThreadsEngine, thread: int, to: int, placement:
     real_let_go(self, thread, to, placement or Placement.CLONED, effects)
 
 
-def runs_what_the_dead_sent(self: ThreadsEngine, kernel: int) -> Effects:
-    """A thread whose source died before it said GO is run."""
-    orphans = [thread for thread, arrival in self._arriving.items() if arrival.source == kernel]
-    answered = [thread for thread in orphans if self._arriving[thread].stage is Stage.ANSWERED]
-    runs: Effects = []
-    for thread in answered:
-        self._threads[thread] = self._arriving.pop(thread).copyset
-        self._placeholders -= {thread}
-        runs.append(Run(thread))
-    return runs + real_peer_down(self, kernel)
-
-
 def keeps_what_the_dead_sent(self: ThreadsEngine, kernel: int) -> Effects:
-    """A thread whose source died waits for its GO for ever."""
+    """A thread whose source died stays, though it has no process yet."""
     arriving, self._arriving = self._arriving, {}
     effects = real_peer_down(self, kernel)
     self._arriving = arriving
@@ -140,25 +164,31 @@ def counts_no_more_after_a_death(self: ThreadsEngine, effects: Effects) -> None:
     ThreadsEngine._something_ended = something_ended  # type: ignore[method-assign]
 
 
-def calls_no_roll(self: ThreadsEngine, dead: int, effects: Effects) -> None:
+def calls_no_roll(self: ThreadsEngine, effects: Effects) -> None:
     """Nobody finds out what was lost."""
 
 
-def names_only_those_that_run(self: ThreadsEngine, dead: int, effects: Effects) -> None:
-    """A thread that arrives is not named in the roll."""
-    arriving, self._arriving = self._arriving, {}
-    real_call_roll(self, dead, effects)
-    self._arriving = arriving
+def names_only_those_that_stay(self: ThreadsEngine, effects: Effects) -> None:
+    """A thread that departs is not named in the roll."""
+    threads, departing = self._threads, self._departing
+    self._threads = {thread: copyset for thread, copyset in threads.items() if thread not in departing}
+    real_call_roll(self, effects)
+    self._threads = threads
+
+
+def calls_its_roll_at_once(self: RollCall, others: Collection[int]) -> bool:
+    """A kernel calls its roll before all others have heard of the death."""
+    return not self._called
+
+
+def hears_nothing_of_the_dead(self: ThreadSystem, parcel: int) -> bool:
+    """Answers that a dead kernel has sent are not read any more."""
+    return False
 
 
 def lets_in_too_early(self: RollCall, kernel: int) -> bool:
     """A thread is let in from a kernel that has still to call its roll."""
     return True
-
-
-def mixes_rolls(self: RollCall, kernel: int, dead: int) -> None:
-    """Any roll will do, whatever deaths it is about."""
-    real_called(self, kernel, self.dead)
 
 
 def does_not_pass_on_the_end(self: ThreadsEngine, effects: Effects) -> None:
@@ -180,32 +210,38 @@ def joins_without_home(self: ThreadsEngine, effects: Effects) -> None:
     self.part, self._arriving = part, arriving
 
 
-real_verdict, real_called = Count._verdict, RollCall.called
+real_verdict = Count._verdict
 real_tell_count, real_let_in, real_let_go = ThreadsEngine._tell_count, ThreadsEngine._let_in, ThreadsEngine._let_go
 real_exit, real_migrate, real_peer_down = ThreadsEngine.exit, ThreadsEngine.migrate, ThreadsEngine.peer_down
 real_end_roll, real_call_roll = ThreadsEngine._end_roll, ThreadsEngine._call_roll
-real_lose_home = ThreadsEngine._lose_home
+real_lose_home, real_something_ended = ThreadsEngine._lose_home, ThreadsEngine._something_ended
 
 MUTANTS: list[tuple[type, str, Callable[..., Any], ThreadScenario]] = [
     (Count, "_verdict", counts_once, ThreadScenario(3, 2, 2)),
     (ThreadsEngine, "_tell_count", forgets_arrivals, ThreadScenario(3, 2, 3)),
-    (ThreadsEngine, "_tell_count", counts_arrived_only, ThreadScenario(3, 2, 2)),
+    (ThreadsEngine, "_tell_count", counts_arrived_only, ThreadScenario(3, 2, 3, refusals=1)),
     (Count, "renew", forgets_what_ended_meanwhile, ThreadScenario(3, 2, 2)),
-    (ThreadsEngine, "_let_in", runs_at_once, ThreadScenario(2)),
-    (ThreadsEngine, "_let_go", goes_before_it_parks, ThreadScenario(2)),
+    (ThreadsEngine, "_tell_count", counts_those_that_depart, ThreadScenario(3, 2, 3)),
+    (ThreadsEngine, "_tell_count", counts_none_that_departs, ThreadScenario(3, 2, 3)),
+    (ThreadsEngine, "_departed", does_nothing_later, ThreadScenario(3, 2, 3)),
+    (ThreadsEngine, "_something_ended", counts_during_a_roll, ThreadScenario(3, 2, 2, deaths=1)),
+    (ThreadsEngine, "_let_in", runs_before_it_answers, ThreadScenario(2, deaths=1)),
+    (ThreadsEngine, "_let_go", goes_on_after_it_went, ThreadScenario(2)),
+    (ThreadsEngine, "_let_go", forgets_what_it_heard_early, ThreadScenario(3, 1, 3)),
+    (ThreadsEngine, "_hear_exit", takes_the_end_early, ThreadScenario(3, 2, 2)),
     (ThreadsEngine, "exit", tells_home_only, ThreadScenario(3, 2, 2)),
     (ThreadsEngine, "exit", tells_placeholders_only, ThreadScenario(2, 1, 1)),
     (ThreadsEngine, "migrate", forgets_where_it_was, ThreadScenario(3, 2, 3)),
     (ThreadsEngine, "peer_down", stays_gone, ThreadScenario(2, deaths=1)),
     (ThreadsEngine, "_let_go", takes_refusal_for_good, ThreadScenario(2, refusals=1)),
-    (ThreadsEngine, "peer_down", runs_what_the_dead_sent, ThreadScenario(2, deaths=1)),
     (ThreadsEngine, "peer_down", keeps_what_the_dead_sent, ThreadScenario(2, deaths=1)),
     (Count, "give_up", counts_the_dead, ThreadScenario(3, deaths=1)),
     (ThreadsEngine, "_end_roll", counts_no_more_after_a_death, ThreadScenario(2, deaths=1)),
     (ThreadsEngine, "_call_roll", calls_no_roll, ThreadScenario(3, 1, 2, deaths=1)),
-    (ThreadsEngine, "_call_roll", names_only_those_that_run, ThreadScenario(3, 1, 2, deaths=1)),
+    (ThreadsEngine, "_call_roll", names_only_those_that_stay, ThreadScenario(4, 1, 2, deaths=1)),
+    (RollCall, "due", calls_its_roll_at_once, ThreadScenario(3, 2, 2, deaths=1)),
+    (ThreadSystem, "_settles", hears_nothing_of_the_dead, ThreadScenario(3, 1, 2, deaths=1)),
     (RollCall, "abreast", lets_in_too_early, ThreadScenario(4, 1, 2, deaths=1)),
-    (RollCall, "called", mixes_rolls, ThreadScenario(3, 1, 2, deaths=2)),
     (ThreadsEngine, "_lose_home", does_not_pass_on_the_end, ThreadScenario(3, 2, 2, group_exits=1, deaths=1)),
     (ThreadsEngine, "_tidy", stays_orphaned, ThreadScenario(2, deaths=1)),
     (ThreadsEngine, "_lose_home", joins_without_home, ThreadScenario(3, 1, 2, deaths=1)),

@@ -63,4 +63,4 @@ def test_what_nobody_asked_for_is_refused(engines: list[ForksEngine]) -> None:
     with pytest.raises(ProtocolError, match="fork 1, which was not asked for"):
         engines[0].receive(1, Message(FORKED, 4, 1))
     with pytest.raises(ProtocolError, match="none of forks"):
-        engines[0].receive(1, Message(MessageName.THREAD_GO, 4))
+        engines[0].receive(1, Message(MessageName.THREAD_EXIT, 4))

@@ -129,3 +129,31 @@ def test_everything_arrives_once_and_in_order(steps: list[str]) -> None:
         arrived += pair.arrivals()
         assert pair.outbox.flush()
     assert arrived + pair.arrivals() == sent
+
+
+def test_who_waits_for_what_is_queued_is_told_when_it_can_be_read() -> None:
+    pair = Pair()
+    told: list[object] = []
+    pair.outbox.when_sent(lambda: told.append("nothing was queued"))
+    assert told.pop() == "nothing was queued"
+    for number in range(pair.layout.ring_slots + 2):
+        pair.outbox.send(Message(PAGE_REQUEST, number))
+    pair.outbox.when_sent(lambda: told.append(len(pair.arrivals())))
+    pair.outbox.send(Message(PAGE_REQUEST, 99))
+    assert not pair.outbox.flush()
+    assert len(pair.arrivals()) == pair.layout.ring_slots
+    assert pair.outbox.flush()
+    assert told == [2]
+    assert pair.arrivals() == [(99, None)]
+
+
+def test_who_waits_for_what_is_queued_waits_no_more_when_the_peer_is_dead() -> None:
+    pair = Pair()
+    told: list[object] = []
+    for number in range(pair.layout.ring_slots + 1):
+        pair.outbox.send(Message(PAGE_REQUEST, number))
+    pair.outbox.when_sent(lambda: told.append("given up"))
+    pair.outbox.give_up()
+    assert told == ["given up"]
+    assert pair.outbox.queued == 0
+    assert len(pair.arrivals()) == pair.layout.ring_slots

@@ -245,9 +245,9 @@ def test_traces_are_read_as_they_were_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "text", "found"),
     [
-        (1, '{"version": 1}', "a trace of version 1, this side reads 4"),
+        (1, '{"version": 1}', "a trace of version 1, this side reads 5"),
         (2, '[1.0, "fault", [5000, true], []]', "event 'fault' with [5000, True], of "),
-        (1, '{"version": 4, "protocol": "gossip"}', "protocol 'gossip', known: "),
+        (1, '{"version": 5, "protocol": "gossip"}', "protocol 'gossip', known: "),
         (3, '[1.0, "explode", [], []]', "event 'explode'"),
         (3, '[1.0, "fault", [0', "Expecting"),
     ],

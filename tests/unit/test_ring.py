@@ -316,5 +316,5 @@ def test_a_ring_of_another_wire_version_is_refused() -> None:
     segment = small_segment()
     offset = segment.layout.ring_offset(0, 1) + 3 * SLOT_BYTES
     segment.memory[offset] = 9
-    with pytest.raises(RingError, match="stamped with wire version 9 of kernel 0, expected version 1 of kernel 0"):
+    with pytest.raises(RingError, match="stamped with wire version 9 of kernel 0, expected version 2 of kernel 0"):
         Receiver(segment, 0, 1)

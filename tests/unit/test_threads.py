@@ -6,15 +6,19 @@ import pytest
 
 from guest.protocol.engine import ProtocolError
 from guest.protocol.messages import Message, MessageName
+from guest.protocol.roll import RollCall
 from guest.protocol.thread_effects import (
     Dissolve,
+    DropState,
     EndPlaceholder,
     GroupEnded,
     Lost,
     Park,
+    Place,
     Placement,
     Run,
     Stay,
+    TakeState,
     Why,
 )
 from guest.protocol.threads import ThreadsEngine
@@ -41,11 +45,11 @@ def test_the_page_shows_what_the_engines_do() -> None:
     assert redraw(page) == page, "draw it again: python -m orchestrator.checker.protocol_charts docs/threads.md"
 
 
-def test_a_migration_is_three_messages_each_way_of_placing(kernels: ThreadRehearsal) -> None:
+def test_a_migration_is_two_messages_each_way_of_placing(kernels: ThreadRehearsal) -> None:
     moves = (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1)
     for thread, source, to in moves:
         kernels.migrate(thread, source, to)
-    assert names(kernels) == ["THREAD_MIGRATE", "THREAD_PLACED", "THREAD_GO"] * 4
+    assert names(kernels) == ["THREAD_MIGRATE", "THREAD_PLACED"] * 4
     parked = [effect for _, effect in kernels.effects if isinstance(effect, Park)]
     ways = (Placement.CREATED, Placement.CLONED, Placement.BACK, Placement.BACK)
     assert parked == [Park(thread, to, way) for (thread, _, to), way in zip(moves, ways, strict=True)]
@@ -91,7 +95,7 @@ def test_threads_move_on_without_home_and_the_last_one_clears_up(kernels: Thread
     kernels.migrate(1, 0, 2)
     kernels.die(0)
     kernels.migrate(0, 1, 2)
-    assert kernels.effects[-1] == (2, Run(0))
+    assert kernels.effects[-2:] == [(2, Run(0)), (1, Park(0, 2, Placement.CLONED))]
     for thread in range(2):
         kernels.exit(thread, 2)
     assert sorted(kernel for kernel, effect in kernels.effects if isinstance(effect, Dissolve)) == [1, 2]
@@ -110,7 +114,6 @@ def test_without_home_no_kernel_becomes_part_of_the_process(kernels: ThreadRehea
         (lambda engine: engine.start(0), "is told to start thread 0, which there is already"),
         (lambda engine: engine.migrate(7, 1), "is told to migrate thread 7, which does not run there"),
         (lambda engine: engine.exit(7), "is told to end thread 7, which does not run there"),
-        (lambda engine: engine.receive(1, Message(MessageName.THREAD_GO, 7)), "lets thread 7 go on, which was not pla"),
         (
             lambda engine: engine.receive(1, Message(MessageName.THREAD_MIGRATE, 0)),
             "sends thread 0, which kernel 0 h",
@@ -124,6 +127,41 @@ def test_what_cannot_be_is_refused_by_name(event: object, says: str) -> None:
     assert callable(event)
     with pytest.raises(ProtocolError, match=says):
         event(engine)
+
+
+def test_what_is_heard_of_a_thread_before_its_destination_answers_waits_for_that() -> None:
+    engine = ThreadsEngine(0, range(3))
+    for thread in range(3):
+        engine.start(thread)
+        engine.migrate(thread, 1)
+    assert engine.receive(2, Message(MessageName.THREAD_MIGRATE, 0, copyset=0b011)) == [TakeState(0)]
+    assert engine.receive(2, Message(MessageName.THREAD_EXIT, 1)) == []
+    for thread in range(2):
+        parked, then = engine.receive(1, Message(MessageName.THREAD_PLACED, thread, flags=Placement.CLONED))
+        assert parked == Park(thread, 1, Placement.CLONED)
+        assert then == [Place(0, Placement.BACK), EndPlaceholder(1)][thread]
+    assert engine.receive(2, Message(MessageName.THREAD_MIGRATE, 2, copyset=0b011)) == [TakeState(2)]
+    assert DropState(2) in engine.peer_down(2)
+
+
+def test_a_roll_counts_only_for_the_deaths_that_it_was_called_for() -> None:
+    """Kernel 3 called its roll for one death, and calls it again when it has heard of the second."""
+    roll = RollCall()
+    roll.begin(1)
+    roll.begin(2)
+    roll.heard(3, 0b10)
+    assert not roll.due((3,))
+    roll.heard(3, 0b110)
+    assert roll.due((3,))
+    roll.call((7, 8))
+    roll.named(3, 0b10, 7)
+    roll.called(3, 0b10)
+    assert roll.lost((3,)) is None
+    assert not roll.abreast(3)
+    roll.named(3, 0b110, 8)
+    roll.called(3, 0b110)
+    assert roll.abreast(3)
+    assert roll.lost((3,)) == [7]
 
 
 def test_no_thread_starts_where_the_process_is_not() -> None:

@@ -1,0 +1,87 @@
+"""One kernel's part of a process, between an engine and processes of the operating system that are told here only."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from guest.programs import worker
+from guest.protocol.address_space import Refusal
+from guest.protocol.messages import Message, MessageName
+from guest.protocol.thread_effects import Placement
+from guest.runs.process_part import ProcessPart
+from guest.runs.workers import Worker
+
+STATE = b"its state"
+
+
+class Surroundings:
+    """Daemon, workers and run of kernel 1 of two; `full` is whether the ring to kernel 0 is."""
+
+    kernel, kernels = 1, (0, 1)
+
+    def __init__(self) -> None:
+        self.full = False
+        self.sent: list[Message] = []
+        self.told: list[bytes] = []
+        self.waiting: list[Callable[[], object]] = []
+        self.over: list[ProcessPart] = []
+
+    def traced(self, _: str, engine: Any) -> Any:
+        return engine
+
+    def join(self, done: Callable[[Refusal], object]) -> None:
+        done(Refusal.NONE)
+
+    def send(self, _: int, message: Message, __: bytes = b"") -> None:
+        self.sent.append(message)
+
+    def unsent(self, _: int) -> bool:
+        return self.full
+
+    def when_sent(self, _: int, then: Callable[[], object]) -> None:
+        self.waiting.append(then)
+
+    def tell(self, _: Worker, packet: bytes) -> None:
+        self.told.append(packet)
+
+    def part_is_over(self, part: ProcessPart) -> None:
+        self.over.append(part)
+
+    def __getattr__(self, _: str) -> Callable[..., object]:
+        return lambda *_: None
+
+
+def arrived(full: bool) -> tuple[Surroundings, ProcessPart]:
+    """A thread of kernel 0 has been placed here."""
+    around = Surroundings()
+    around.full = full
+    any_of = cast(Any, around)
+    part = ProcessPart((0, 0, 0), any_of, any_of, any_of, any_of)
+    part.to_pool(Worker(0, part))
+    part.receive(0, Message(MessageName.THREAD_MIGRATE, 7, copyset=1), STATE)
+    assert around.sent == [Message(MessageName.THREAD_PLACED, 7, flags=Placement.CREATED)]
+    return around, part
+
+
+RUN = worker.RUN + worker.NUMBER.pack(7) + STATE
+
+
+def test_a_thread_runs_at_once_where_its_source_can_read_so() -> None:
+    around, _ = arrived(full=False)
+    assert around.told == [RUN]
+
+
+def test_a_thread_does_not_run_before_its_source_can_read_so() -> None:
+    around, _ = arrived(full=True)
+    assert around.told == []
+    (then,) = around.waiting
+    then()
+    assert around.told == [RUN]
+
+
+def test_a_thread_that_ends_with_its_group_before_its_source_can_read_that_it_runs_never_runs() -> None:
+    around, part = arrived(full=True)
+    part.receive(0, Message(MessageName.GROUP_EXIT), b"")
+    (then,) = around.waiting
+    then()
+    assert around.told == []
+    assert around.over == [part]
