@@ -228,12 +228,26 @@ class _World:
         link = self._links[sender, kernel]
         if not self._traces[sender].kept:
             link.append(_without_slot(message))
+        if message[_NAME] == MessageName.THREAD_PLACED and self._is_last_word(kernel, sender):
+            while link and link[0] != _without_slot(message):
+                link.popleft()
         if not link:
             return False
         if link[0] != _without_slot(message):
             what = f"{self._traces[kernel].node} received {_message(message)} from kernel {sender}"
             raise _Diverged(f"{what}, but next on that link was {_message(link[0])}", message[_PAGE])
         return True
+
+    def _is_last_word(self, kernel: int, sender: int) -> bool:
+        """Whether the kernel hears only such messages of the sender any more, until it hears of its death."""
+        for entry in self._traces[kernel].entries[self._next[kernel] :]:
+            if entry.what == "peer_down" and entry.arguments[0] == sender:
+                return True
+            if entry.what != "receive" or entry.arguments[0] != sender:
+                continue
+            if entry.arguments[1][_NAME] != MessageName.THREAD_PLACED:
+                return False
+        return False
 
     def _happen(self, kernel: int, entry: Entry) -> None:
         trace, page = self._traces[kernel], _page(entry)

@@ -17,7 +17,8 @@ from guest.protocol.engine import Engine, ProtocolError
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.page import Page
 from guest.protocol.registry import PROTOCOLS
-from guest.protocol.trace import TRACE_VERSION, Entry, TracedEngine
+from guest.protocol.threads import ThreadsEngine
+from guest.protocol.trace import TRACE_VERSION, Entry, TracedEngine, TracedPart
 from guest.protocol.voting import VotingEngine
 from orchestrator.checker.rehearsal import Rehearsal
 from orchestrator.checker.replay import Trace, read_traces, replay
@@ -107,6 +108,32 @@ def test_the_dead_count_no_more() -> None:
     assert any("Poison" in effect for entry in traces[0].entries for effect in entry.effects)
     result = replay(traces)
     assert (result.divergence, result.complete) == (None, True)
+
+
+def overheard(*, dies: bool) -> list[TracedEngine]:
+    """A thread goes from kernel 0 to kernel 1, of which kernel 0 reads no more than that it runs there."""
+    pages = [TracedEngine(VotingEngine(kernel, range(2), PAGES, 0), lambda: 0, 100) for kernel in range(2)]
+    home, there = (TracedPart("threads", ThreadsEngine(kernel, range(2)), pages[kernel]) for kernel in range(2))
+    home.start(7)
+    (sent,) = home.migrate(7, 1)
+    pages[1].fault(0, False)
+    there.receive(0, sent.message)
+    there.created()
+    answer, _ = there.placed(7)
+    home.receive(1, answer.message)
+    if dies:
+        pages[0].peer_down(1)
+        home.peer_down(1)
+    return pages
+
+
+def test_of_a_kernel_that_dies_the_last_words_are_heard_and_what_came_before_is_not() -> None:
+    found = replay(traces_of(overheard(dies=True)))
+    assert found.divergence is None
+    assert found.complete
+    found = replay(traces_of(overheard(dies=False)))
+    assert found.divergence is not None
+    assert "but next on that link was PAGE_REQUEST" in found.divergence
 
 
 def header(kernel: int, kernels: int) -> dict[str, Any]:
