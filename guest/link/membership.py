@@ -15,7 +15,8 @@ Every kernel's page of the node table holds a *heartbeat*, a number that grows w
 
 Masks only grow, and each kernel takes on those of the others: they end up equal. When the first kernel acts on a
 death, nobody listens to the dead any more: to the others it is as if it had stopped at that moment, which is the death
-that the model checker searches. Whether it really stopped, or was only paused, makes no difference but to itself.
+that the model checker searches. Whether it really stopped, or was only paused, makes no difference but to itself. What
+it had written by then is still in its rings; the daemon reads there which threads it has let run.
 
 A pause of one's own proves nothing about others, who may have been paused with us (a host that was suspended): however
 long it is since the last look, it counts as two beats at most.
