@@ -31,6 +31,7 @@ has, or when a thread says so.
 
 import pickle
 from contextlib import nullcontext
+from operator import index
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
 from guest.errors import GuestFailure
@@ -81,6 +82,17 @@ class Daemon(Protocol):
         """The whole process ends. May not return."""
 
 
+def _kernel(number: SupportsIndex, kernels: int) -> int:
+    """The number of a kernel, if it is one of so many; else raises ValueError."""
+    try:
+        kernel = index(number)
+    except TypeError:
+        kernel = -1
+    if not 0 <= kernel < kernels:
+        raise ValueError(f"kernel {number!r}, expected 0 to {kernels - 1}")
+    return kernel
+
+
 class Thread:
     """A thread of the process; derive from it. Its attributes are its state."""
 
@@ -98,9 +110,7 @@ class Thread:
 
     def migrate(self, kernel: int) -> None:
         """After this step, go on at that kernel. Raises ValueError if there is none of that number."""
-        if not 0 <= kernel < self.process.kernels:
-            raise ValueError(f"kernel {kernel}, expected 0 to {self.process.kernels - 1}")
-        self._destination = kernel
+        self._destination = _kernel(kernel, self.process.kernels)
 
     def stayed(self, why: str) -> None:
         """Called in place of a migration that did not take place, as the destination died or had no process to give:
@@ -254,8 +264,7 @@ class Process(Mapping):
     def start(self, thread: Thread, on: int | None = None) -> Handle:
         """Start a thread, on that kernel, or where the experiment's `placement` wants it to begin. Raises ValueError if
         there is no such kernel, ThreadError if its state is too large or there were too many threads."""
-        if on is not None and not 0 <= on < self.kernels:
-            raise ValueError(f"kernel {on}, expected 0 to {self.kernels - 1}")
+        on = None if on is None else _kernel(on, self.kernels)
         number = Counter(BASE + self.size).add() + 1
         if number >= THREADS_MAX:
             raise ThreadError(
@@ -269,9 +278,7 @@ class Process(Mapping):
         """Begin a new process, on that kernel or on this one, with a copy of the memory as it is at this moment, at the
         same addresses, and with `thread` as its only thread. Raises ValueError if there is no such kernel, ForkFailed
         if there is no room for one more process or the kernel has died."""
-        on = self.kernel if on is None else on
-        if not 0 <= on < self.kernels:
-            raise ValueError(f"kernel {on}, expected 0 to {self.kernels - 1}")
+        on = self.kernel if on is None else _kernel(on, self.kernels)
         return Child(self._daemon.fork(frozen(thread), on))
 
     def exit(self) -> NoReturn:

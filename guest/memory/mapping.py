@@ -48,6 +48,8 @@ class Mapping:
         self._change(Kind.MOVE, offset, size, to=to)
 
     def _change(self, kind: Kind, offset: int, size: int, access: Access = Access.WRITE, to: int = 0) -> None:
+        if not all(isinstance(number, int) for number in (offset, size, to)):
+            raise ValueError(f"{kind.name.lower()} {size!r} at {offset!r}: expected numbers of bytes")
         if offset % PAGE_BYTES or size % PAGE_BYTES or to % PAGE_BYTES or min(offset, size - 1, to) < 0:
             found = f"{kind.name.lower()} {size} bytes at {offset}" + (f" to {to}" if kind is Kind.MOVE else "")
             raise ValueError(f"{found}: expected whole pages of {PAGE_BYTES} bytes")

@@ -155,7 +155,8 @@ class ProcessRun(Running):
             figure = float(value) if "." in value or "e" in value or "n" in value else int(value)
             self._figures[name] = max(figure, self._figures.get(name, figure))
         elif kind == application.FAILED:
-            self.fail(failure_of(each, body))
+            # Who has no thread yet has got no further than to read the program.
+            self.fail(failure_of(each.called if each.thread is not None else "the program", each, body))
 
     def _worker_died(self, each: Worker, how: str) -> None:
         if each.part.over:

@@ -95,7 +95,7 @@ class Run(Running):
             thread.result = json.loads(body)
             self._arrived(thread)
         elif kind == application.FAILED:
-            self.fail(failure_of(thread, body))
+            self.fail(failure_of(thread.called, thread, body))
 
     def _parked(self) -> int:
         return self._barrier.waiting + self._threads.sleeping
@@ -161,10 +161,10 @@ class Run(Running):
         return "; ".join(parts + self._threads.where())
 
 
-def failure_of(each: Application, body: bytes) -> RunFailed:
-    """What a FAILED of an application means for the run."""
+def failure_of(called: str, each: Application, body: bytes) -> RunFailed:
+    """What a FAILED of an application, called so, means for the run."""
     error = json.loads(body)
     lost = error.get("lost_pages", [])  # C does not tell
     kind = "check" if error["kind"] in application.CHECKS and not lost else "application"
     zeros = f"; it had found zeros in place of pages {lost[:8]}, which died with a kernel" if lost else ""
-    return RunFailed(kind, f"{each.called}: {error['kind']}: {error['message']}{zeros}{each.said}")
+    return RunFailed(kind, f"{called}: {error['kind']}: {error['message']}{zeros}{each.said}")

@@ -136,6 +136,8 @@ def test_moving_to_where_it_is_costs_nothing_and_the_process_stays_on_one_kernel
         ("raise RuntimeError('oops')", 3, "RuntimeError: oops"),
         ("assert self.cell[0] == 2, 'wrong'", 1, "check: thread"),
         ("self.migrate(2)", 3, "ValueError: kernel 2, expected 0 to 1"),
+        ("self.migrate('arm')", 3, "ValueError: kernel 'arm', expected 0 to 1"),
+        ("self.process.unmap('a', 4096)", 3, "ValueError: unmap 4096 at 'a': expected numbers of bytes"),
         ("self.big = bytes(5000); self.migrate(1)", 3, "bytes, 4088 are the most"),
         ("self.exit(bytes(300))", 3, "a result of 3"),
         ("self.cell.view[10**6]", 3, "IndexError"),
@@ -150,7 +152,11 @@ def test_what_a_thread_does_wrong_is_told_with_its_line(tmp_path: Path, body: st
 
 @pytest.mark.parametrize(
     ("program", "said"),
-    [("def main(process", "SyntaxError"), ("x = 1\n", "has no attribute 'main'"), ("import nothing\n", "nothing")],
+    [
+        ("def main(process", "the program: SyntaxError"),
+        ("x = 1\n", "has no attribute 'main'"),
+        ("import nothing\n", "nothing"),
+    ],
 )
 def test_a_program_that_is_none_is_told(tmp_path: Path, program: str, said: str) -> None:
     (tmp_path / "own.py").write_text(program)
