@@ -173,4 +173,7 @@ def test_what_up_has_started_is_told_as_ps_tells_it(
     assert [node.cpus for node in asked[0].nodes.values()] == [1, 2]
     assert command(monkeypatch, "ps", "--json") == 0
     (listed,) = json.loads(capsys.readouterr().out)
-    assert listed | {"age_s": 0} == told | {"age_s": 0}
+    for said in (listed, told):  # one after the other, and the machine, this very process, may have grown meanwhile
+        assert said.pop("age_s") < 60
+        assert said["nodes"][0].pop("resident_bytes") > 0
+    assert listed == told
