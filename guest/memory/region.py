@@ -44,6 +44,7 @@ BASE = 0x100000000000
 
 _ABSENT, _PROTECTED, _WRITABLE, _POISONED = range(4)
 _PRESENT = (_PROTECTED, _WRITABLE)
+_NOT_POISONED = re.compile(b"[^\\x%02x]+" % _POISONED)
 PRESENCES = _PRESENT
 """How a page can be present: for reading, and for writing too."""
 _COMPARED = 256
@@ -181,7 +182,8 @@ class Region:
                 for start, count in _runs(allowed, access):
                     protector.allow(BASE + start * PAGE_BYTES, count * PAGE_BYTES, access)
         if again:
-            process.write_unprotect_range(BASE, size_bytes)
+            for run in _NOT_POISONED.finditer(states):
+                process.write_unprotect_range(BASE + run.start() * PAGE_BYTES, len(run[0]) * PAGE_BYTES)
         for start, count in _runs(states, _PROTECTED):
             process.write_protect_range(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
         if space == self._frozen.start // self.span:
@@ -189,7 +191,8 @@ class Region:
                 process.write_protect_range(start, count)
         for start, count in _runs(states, _POISONED):
             for page in range(start, start + count):
-                process.poison(BASE + page * PAGE_BYTES)
+                with suppress(ProcessGone):  # it may have memory of its own in the page's place: see `poison`
+                    process.poison(BASE + page * PAGE_BYTES)
 
     def unregister(self, fd: int) -> None:
         """Serve the process of `fd` no more, and close the descriptor. Before the process ends, or after."""

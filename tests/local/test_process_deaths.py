@@ -220,3 +220,19 @@ def test_an_assertion_about_a_page_that_was_lost_is_no_wrong_value(tmp_path: Pat
         "thread 0: AssertionError: no step was made; it had found zeros in place of pages [0], which died with a kernel"
     )
     assert (home["kind"], home["message"].partition("\n")[0]) == ("application", said), home
+
+
+def test_a_kernel_where_nothing_is_left_answers_those_that_go_on(tmp_path: Path) -> None:
+    with Agents(4) as agents:
+        story = Story(agents, tmp_path, way=[1, 3, 2, 3])
+        story.go("step-1", "step-2")
+        story.at("step-3")
+        story.kill(0)
+        finished = agents.agents[2].answer()
+        story.go("step-3")  # to kernel 2, which refuses it
+        story.at("step-4")
+        story.kill(3)
+        other = agents.agents[1].answer()  # when all that live have said that the thread is not with them
+        closed = [agents.agents[kernel].ask(op="close")["event"] for kernel in (1, 2)]
+    assert (finished["event"], other["event"], closed) == ("finished", "finished", ["closed"] * 2), (finished, other)
+    assert [each["thread"] for each in other["dead_threads"]] == [1, 0]

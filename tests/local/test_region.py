@@ -260,6 +260,24 @@ def test_a_process_that_lives_on_without_a_page_is_served_as_before(region: Regi
         assert surviving.result() == CONTENTS[0]
 
 
+def test_a_process_that_lives_on_without_a_page_hears_of_all_that_changes_while_it_is_suspended(region: Region) -> None:
+    exclusive(region, 0)
+    with RegionProcess(region, survives=True) as surviving:
+        surviving.start_load(2)
+        surviving.fault()
+        region.poison(2)
+        assert surviving.result() == 0
+        surviving.store(0, 5)
+        surviving.suspend()
+        region.protect(0)
+        region.poison(1)
+        region.poison(3)
+        surviving.serve()
+        assert surviving.load(1) == surviving.load(3) == 0  # on pages of its own
+        surviving.start_store(0, 6)
+        assert surviving.fault() == (0, True)
+
+
 def test_a_process_that_dies_leaves_the_pages_to_the_others(region: Region, second: RegionProcess) -> None:
     with RegionProcess(region) as dying:
         exclusive(region, 0)
