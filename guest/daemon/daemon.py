@@ -51,8 +51,7 @@ _FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.
 _BARRIER, _LEAVE, _EVICT = int(MessageName.BARRIER), int(MessageName.LEAVE), int(MessageName.EVICT)
 _OF_PROCESSES = THREAD_MESSAGES | FORK_MESSAGES
 _WITH_STATE = (int(MessageName.THREAD_MIGRATE), int(MessageName.PROCESS_FORK))
-_PLACED = int(MessageName.THREAD_PLACED)
-_PAGE_DATA = int(MessageName.PAGE_DATA)
+_PLACED, _ROLL, _PAGE_DATA = map(int, (MessageName.THREAD_PLACED, MessageName.THREAD_ROLL, MessageName.PAGE_DATA))
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing
 else can happen meanwhile, but for the control descriptor: every thread waits."""
@@ -60,7 +59,6 @@ _SPIN_NS = 4_000_000
 """How long ADAPTIVE looks before it sleeps: a few remote faults, as the next one of a series comes within that time."""
 _PASSES_PER_BEAT = 64
 """How many passes a busy loop makes between two looks at the clock, which costs something too."""
-
 
 _AnyEngine = TypeVar("_AnyEngine")
 
@@ -140,7 +138,7 @@ class Daemon:
             self._epoll.register(bell, select.EPOLLIN | select.EPOLLET)
         self._fault_readers: dict[int, Callable[[], bool]] = {}
         self._stopped = False
-        self._harness_kept: list[tuple[int, Message]] = []
+        self._kept: list[tuple[int, Message]] = []
         self._single_cpu = len(os.sched_getaffinity(0)) == 1
         self._spin_ns = {Policy.POLL: 1 << 62, Policy.INTERRUPT: 0, Policy.ADAPTIVE: _SPIN_NS}[policy]
         self.node.publish(ISA.of(os.uname().machine), link.peer)
@@ -247,8 +245,8 @@ class Daemon:
         return sorted(self._carrier.lost)
 
     def deliver_kept(self) -> None:
-        """Give the harness's messages that came before anybody listened to `on_harness`."""
-        kept, self._harness_kept = self._harness_kept, []
+        """Give the harness's messages that came before anybody listened to `on_harness`, and roll calls."""
+        kept, self._kept = self._kept, []
         for sender, message in kept:
             self._receive_harness(sender, message)
 
@@ -389,10 +387,9 @@ class Daemon:
         """Of the dead one thing is still heard: which threads it has let run (`guest.protocol.threads`).
 
         Nobody listens to it any more by now. So if somebody has taken in a thread that it sent on, that it had let the
-        thread run is in the ring.
-        """
+        thread run is in the ring."""
         (receiver,) = [each for each in self._suspected if each.sender == kernel]
-        while self.on_thread is not None and (message := receiver.receive()) is not None:
+        while self.on_thread and (message := receiver.receive()):
             if message.name == _PLACED:
                 self.on_thread(kernel, message, memoryview(b""))
 
@@ -458,8 +455,10 @@ class Daemon:
     def _receive_other(self, receiver: Receiver, message: Message) -> None:
         """A message that is not about a page."""
         sender, name = receiver.sender, message.name
-        if name in _OF_PROCESSES:
-            assert self.on_thread is not None, f"kernel {sender} sends a message of threads, and there are none here"
+        if name == _ROLL and not self.on_thread:
+            self._kept.append((sender, message))
+        elif name in _OF_PROCESSES:
+            assert self.on_thread, f"kernel {sender} sends a message of threads, and there are none here"
             self.on_thread(sender, message, receiver.payload(message) if name in _WITH_STATE else memoryview(b""))
             if name in _WITH_STATE:
                 receiver.release(message)
@@ -476,7 +475,9 @@ class Daemon:
         elif message.name == _EVICT:
             self._eviction.receive(sender, message)
         elif self.on_harness is None:
-            self._harness_kept.append((sender, message))
+            self._kept.append((sender, message))
+        elif message.name == _ROLL and self.on_thread:
+            self.on_thread(sender, message, memoryview(b""))
         else:
             self.on_harness(sender, message)
 

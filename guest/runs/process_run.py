@@ -89,9 +89,14 @@ class ProcessRun(Running):
         self._listen()
 
     def close(self) -> None:
-        """End every process of the operating system that belongs to it."""
+        """End every process of the operating system that belongs to it. Other kernels may go on without home, and are
+        answered still: that nothing is here."""
         super().close()
-        self._daemon.on_thread = self._daemon.on_copy = self._daemon.on_unmap = None
+        if self._is_over():
+            self._daemon.on_death = self._kernel_died
+        else:
+            self._daemon.on_thread = lambda *_: None  # until all have heard that the run has failed
+        self._daemon.on_copy = self._daemon.on_unmap = None
         self._workers.close()
         self._daemon.node.load = 0
 
@@ -308,12 +313,15 @@ class ProcessRun(Running):
 
     def _end(self) -> bool:
         """The run is over when all processes are."""
-        if self._operations or not all(part.over for part in self._parts.values()):
+        if not self._is_over():
             return False
         self._ended_ns = monotonic_ns()
         self._begun_ns = self._begun_ns or self._ended_ns
         self._daemon.stop()
         return True
+
+    def _is_over(self) -> bool:
+        return not self._operations and all(part.over for part in self._parts.values())
 
     def where(self) -> str:
         """See `Running.where`."""

@@ -68,10 +68,12 @@ class Running:
         raise NotImplementedError
 
     def _listen(self) -> None:
-        """From now on the other kernels are heard."""
+        """From now on the other kernels are heard. Some may have died before."""
         self._daemon.on_harness = self._hear
         self._daemon.count_parked = self._parked
         self._daemon.watch_others(self._kernel_died)
+        for kernel in self._daemon.dead:
+            self._kernel_died(kernel)
         self._daemon.deliver_kept()
 
     def _announce(self) -> None:

@@ -75,17 +75,20 @@ class Story:
         late: int | None = None,
         program: str = PROGRAM,
     ) -> None:
-        """`late`: the kernel that never hears of the run."""
+        """`late`: the kernel that does not hear of the run, or later."""
         self.agents, self.folder = agents, folder
         agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
         program = program.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
         data = base64.b64encode(program.replace("CARRIES_ON", str(carries_on)).encode()).decode()
-        workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
-        roles = [["process"]] * agents.kernels
         for agent in agents.agents:
             assert agent.ask(op="put", name="own.py", offset=0, data=data)["event"] == "put"
         for agent in [agent for agent in agents.agents if agent.kernel != late]:
-            agent.send(op="run", workload=workload, roles=roles[agent.kernel], all_roles=roles, deadline_s=25)
+            self.run(agent.kernel)
+
+    def run(self, kernel: int) -> None:
+        workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
+        roles = [["process"]] * self.agents.kernels
+        self.agents.agents[kernel].send(op="run", workload=workload, roles=roles[0], all_roles=roles, deadline_s=25)
 
     def at(self, name: str) -> None:
         until((self.folder / f"at-{name}").exists)
@@ -235,4 +238,17 @@ def test_a_kernel_where_nothing_is_left_answers_those_that_go_on(tmp_path: Path)
         other = agents.agents[1].answer()  # when all that live have said that the thread is not with them
         closed = [agents.agents[kernel].ask(op="close")["event"] for kernel in (1, 2)]
     assert (finished["event"], other["event"], closed) == ("finished", "finished", ["closed"] * 2), (finished, other)
-    assert [each["thread"] for each in other["dead_threads"]] == [1, 0]
+    assert [each["thread"] for each in other["dead_threads"]] == [1]
+
+
+def test_a_kernel_hears_of_a_death_though_it_begins_later(tmp_path: Path) -> None:
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, way=[2], late=2)
+        story.kill(1)
+        until(lambda: all(agents.segment().nodes[kernel].suspects == 2 for kernel in (0, 2)))
+        until(lambda: story.sent(0, MessageName.THREAD_ROLL) > 0)
+        story.run(2)
+        story.go("step-1", "step-2", "broken")
+        home, other = story.survivors(1)
+    assert (home["event"], other["event"]) == ("finished", "finished"), (home, other)
+    assert home["dead_kernels"] == other["dead_kernels"] == [1]
