@@ -50,6 +50,9 @@ class ProcessRun(Running):
         self._workers = Workers(daemon, launcher, self._heard, self._worker_died)
         self._first = ProcessPart((0, 0, min(daemon.kernels)), daemon, self._workers, workload.policy(), self)
         self._parts = {0: self._first}
+        self._early: list[tuple[int, Message]] = []
+        """What was said to processes that are not born here yet: roll calls, as else nothing is before all have their
+        part."""
         self._forks = daemon.traced("forks", ForksEngine(daemon.kernel, daemon.kernels))
         self._forkers: dict[int, Worker] = {}
         """By request, the worker that waits for its child."""
@@ -229,6 +232,9 @@ class ProcessRun(Running):
         self._parts[part.number] = part
         for kernel in self._dead_kernels:
             part.peer_down(kernel)
+        early, self._early = self._early, []
+        for sender, message in early:
+            self._receive(sender, message, memoryview(b""))
 
     def _end_fork(self, request: int, number: int, refusal: Refusal) -> None:
         each = self._forkers.pop(request)
@@ -263,7 +269,9 @@ class ProcessRun(Running):
         else:
             number = message.page >> PROCESS_SHIFT
             part = self._parts.get(number)
-            if part is not None:
+            if part is None:
+                self._early.append((sender, message))
+            else:
                 part.receive(sender, message._replace(page=message.page & _THREAD) if number else message, state)
 
     def _kernel_died(self, kernel: int) -> None:

@@ -16,7 +16,7 @@ taken is in nobody's, and the replay ends where another one receives it.
 """
 
 import json
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -173,9 +173,9 @@ class _World:
             for kernel, engine in enumerate(self._engines)
         ]
         self._next = [0] * len(traces)
-        self._links: dict[tuple[int, int], deque[list[Any]]] = {
-            (sender, to): deque() for sender in kernels for to in kernels if sender != to
-        }
+        self._links: defaultdict[tuple[int, int, str], deque[list[Any]]] = defaultdict(deque)
+        """By sender, receiver, and forked process if it is about one's threads: what is said to a process that is not
+        born there yet waits for that, and others' messages do not."""
         self._dead: set[int] = set()
         untraced = [trace.kernel for trace in traces if not trace.kept]
         self._unheard = {(trace.kernel, dead) for trace in traces if trace.kept for dead in untraced}
@@ -225,7 +225,7 @@ class _World:
         if entry.what != "receive":
             return True
         sender, message = entry.arguments
-        link = self._links[sender, kernel]
+        link = self._link(sender, kernel, entry.part)
         if not self._traces[sender].kept:
             link.append(_without_slot(message))
         if message[_NAME] == MessageName.THREAD_PLACED and self._is_last_word(kernel, sender):
@@ -252,7 +252,7 @@ class _World:
     def _happen(self, kernel: int, entry: Entry) -> None:
         trace, page = self._traces[kernel], _page(entry)
         if entry.what == "receive":
-            self._links[entry.arguments[0], kernel].popleft()
+            self._link(entry.arguments[0], kernel, entry.part).popleft()
         elif entry.what == "peer_down":
             self._dead.add(entry.arguments[0])
             self._unheard.discard((kernel, entry.arguments[0]))
@@ -265,7 +265,7 @@ class _World:
             raise _Diverged(f"{where}: it did {_effects(entry.effects)}, the engine says {_effects(effects)}", page)
         for effect in effects:
             if effect[0] == "Send":
-                self._send(kernel, effect[1], effect[2])
+                self._send(kernel, entry.part, effect[1], effect[2])
         for about in _operated(entry) or [page]:
             self._check(about)
 
@@ -276,15 +276,18 @@ class _World:
             parts[part] = ThreadsEngine(kernel, range(len(self._traces)), int(part.rpartition("/")[2]))
         return parts[part]
 
-    def _send(self, kernel: int, to: int, message: list[Any]) -> None:
+    def _send(self, kernel: int, part: str, to: int, message: list[Any]) -> None:
         self.messages += 1
-        self._links[kernel, to].append(_without_slot(message))
+        self._link(kernel, to, part).append(_without_slot(message))
+
+    def _link(self, sender: int, to: int, part: str) -> deque[list[Any]]:
+        return self._links[sender, to, part if "/" in part else ""]
 
     def _data_in_flight(self, page: int) -> bool:
         """Whether a living kernel has a copy on its way to another."""
         return any(
             message[_NAME] == MessageName.PAGE_DATA and message[_PAGE] == page
-            for (sender, to), link in self._links.items()
+            for (sender, to, _), link in self._links.items()
             if sender not in self._dead and to not in self._dead
             for message in link
         )

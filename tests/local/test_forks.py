@@ -1,6 +1,7 @@
 """Processes that begin as copies of others: what they see, where they are, and that nothing of them stays."""
 
 import base64
+import json
 import os
 import signal
 from pathlib import Path
@@ -8,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from guest.protocol.messages import MessageName
+from orchestrator.checker.replay import read_traces, replay
+from tests.local import late_copy_agent
 from tests.local.agents import Agents
 from tests.local.test_daemon import children, until
 from tests.local.test_process import answers, assert_replays, text
@@ -168,7 +172,7 @@ class Pair:
 
     def __init__(self, agents: Agents, folder: Path, program: str) -> None:
         self.agents, self.folder = agents, folder
-        agents.open(pages=128, span=64, mapped=64, failure_deadline_s=1.0)
+        agents.open(pages=128, span=64, mapped=64, failure_deadline_s=1.0, trace=True)
         data = base64.b64encode(program.replace("FOLDER_HERE", str(folder)).encode()).decode()
         workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
         roles = [["process"]] * agents.kernels
@@ -184,6 +188,14 @@ class Pair:
 
     def answers(self, kernels: list[int]) -> list[dict[str, Any]]:
         return [self.agents.agents[kernel].answer() for kernel in kernels]
+
+    def replayed(self, kernels: list[int]) -> str | None:
+        """Where their traces leave the model."""
+        for kernel in kernels:
+            answer = self.agents.agents[kernel].ask(op="trace")
+            lines = [{**answer["header"], "node": f"node{kernel}"}, *answer["entries"]]
+            (self.folder / f"{kernel}.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+        return replay(read_traces(self.folder)).divergence
 
 
 WAITING = """\
@@ -241,6 +253,33 @@ def test_a_child_outlives_the_kernel_that_forked_it(tmp_path: Path) -> None:
         assert first["event"] == third["event"] == "finished", (first, third)
         assert first["dead_kernels"] == third["dead_kernels"] == [1]
         assert "child sees" in "".join(third["output"])
+
+
+def test_of_a_death_before_it_was_born_a_process_hears_from_all_though_some_hear_late_that_it_is_born(
+    tmp_path: Path,
+) -> None:
+    program = WAITING + (
+        "class Traveller(Thread):\n"
+        "    way = (2, 1, 0)\n"
+        "    def step(self):\n"
+        "        if not self.way:\n"
+        "            self.exit()\n"
+        "            return\n"
+        "        self.migrate(self.way[0])\n"
+        "        self.way = self.way[1:]\n"
+        "def main(process):\n"
+        "    pause('main')\n"
+        "    process.fork(Traveller(), on=1).join()\n"
+    )
+    with Agents(4, module=late_copy_agent.__name__) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("main")
+        os.kill(agents.agents[3].process.pid, signal.SIGKILL)
+        until(lambda: all(agents.segment().nodes[kernel].messages[MessageName.THREAD_ROLL] == 4 for kernel in range(3)))
+        pair.go("main")
+        answers = pair.answers([0, 1, 2])
+        assert [answer["event"] for answer in answers] == ["finished"] * 3, answers
+        assert pair.replayed([0, 1, 2]) is None
 
 
 def test_a_fork_onto_a_kernel_that_dies_is_told_so(tmp_path: Path) -> None:

@@ -136,6 +136,20 @@ def test_of_a_kernel_that_dies_the_last_words_are_heard_and_what_came_before_is_
     assert "but next on that link was PAGE_REQUEST" in found.divergence
 
 
+def test_what_is_said_to_a_process_waits_for_its_birth_and_other_messages_do_not() -> None:
+    pages = [TracedEngine(VotingEngine(kernel, range(3), PAGES, 0), lambda: 0, 100) for kernel in range(3)]
+    parts = [TracedPart("threads/1/0", ThreadsEngine(kernel, range(3), 0), pages[kernel]) for kernel in range(2)]
+    for kernel in range(2):
+        pages[kernel].peer_down(2)
+    heard: Any = parts[0].peer_down(2)[0]
+    request: Any = pages[0].fault(0, False)[0]
+    absent: Any = pages[1].receive(0, request.message)[0]
+    pages[0].receive(1, absent.message)
+    parts[1].receive(0, heard.message)
+    found = replay(traces_of(pages))
+    assert (found.divergence, found.complete) == (None, True)
+
+
 def header(kernel: int, kernels: int) -> dict[str, Any]:
     return {
         "version": TRACE_VERSION,
