@@ -388,6 +388,7 @@ class Daemon:
 
         Nobody listens to it any more by now. So if somebody has taken in a thread that it sent on, that it had let the
         thread run is in the ring."""
+        full_fence()  # between the others' suspects and its rings
         (receiver,) = [each for each in self._suspected if each.sender == kernel]
         while self.on_thread and (message := receiver.receive()):
             if message.name == _PLACED:

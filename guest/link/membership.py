@@ -19,7 +19,7 @@ that the model checker searches. Whether it really stopped, or was only paused, 
 it had written by then is still in its rings; the daemon reads there which threads it has let run.
 
 A pause of one's own proves nothing about others, who may have been paused with us (a host that was suspended): however
-long it is since the last look, it counts as two beats at most.
+long it is since the last look, it counts as one beat at most: whoever lives has beaten by the next look.
 """
 
 from guest.errors import GuestFailure
@@ -69,7 +69,7 @@ class Membership:
         Raises Fenced.
         """
         self._nodes[self._kernel].beat()
-        passed_ns = min(now_ns - self._last_ns, 2 * BEAT_NS) if self._last_ns else 0
+        passed_ns = min(now_ns - self._last_ns, BEAT_NS) if self._last_ns else 0
         self._last_ns = now_ns
         self._stop_if_fenced()
         before = self.suspects

@@ -15,11 +15,11 @@ DEADLINE_NS = 6 * BEAT_NS
 class Kernels:
     """Some kernels that beat and look around, each by a clock of its own."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, deadline_ns: int = DEADLINE_NS) -> None:
         self.segment = format_segment(memoryview(bytearray(8 << 20)), count)
         for node in self.segment.nodes:
             node.publish(ISA.X86_64, node.kernel)
-        self.members = [Membership(self.segment, kernel, DEADLINE_NS) for kernel in range(count)]
+        self.members = [Membership(self.segment, kernel, deadline_ns) for kernel in range(count)]
         self.now_ns = [BEAT_NS * (kernel + 1) for kernel in range(count)]
         self.dead: list[list[int]] = [[] for _ in range(count)]
         self.fenced: set[int] = set()
@@ -131,10 +131,11 @@ def test_a_kernel_that_has_not_come_yet_is_not_dead() -> None:
     assert kernels.dead[0] == []
 
 
-def test_a_pause_of_all_kernels_is_nobodys_death() -> None:
-    kernels = Kernels(3)
+@pytest.mark.parametrize("deadline_ns", [DEADLINE_NS, 2 * BEAT_NS], ids=["usual", "shortest"])
+def test_a_pause_of_all_kernels_is_nobodys_death(deadline_ns: int) -> None:
+    kernels = Kernels(3, deadline_ns)
     kernels.beats(range(3), 3)
-    for kernel in range(3):
+    for kernel in (2, 1, 0):  # the first to look has heard nothing since its last look
         kernels.look(kernel, passed_ns=1000 * DEADLINE_NS)
     kernels.beats(range(3), 3)
     assert kernels.fenced == set()
