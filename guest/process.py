@@ -30,7 +30,7 @@ has, or when a thread says so.
 """
 
 import pickle
-from contextlib import nullcontext
+from collections.abc import Callable
 from operator import index
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
@@ -40,6 +40,7 @@ from guest.memory.mapping import Mapping
 from guest.memory.region import BASE
 from guest.memory.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.protocol.address_space import Operation, Refusal
+from guest.state import arrays_are, from_bytes, to_bytes
 from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, empty_handed, here
 
 STATE_BYTES = PAGE_BYTES - 8
@@ -127,6 +128,7 @@ class Thread:
         return self.process.kernel
 
 
+@arrays_are
 class Array:
     """Numbers in the memory of the process, of a type of `struct` ("q" is 64 bits, "d" a double), zeros at first.
 
@@ -224,7 +226,7 @@ class _Entry:
 
     def end(self, result: Any) -> None:
         """The thread has ended: what it stored before can be seen by those who see this."""
-        data = _pickled(result, "the result of a thread")
+        data = _pickled(pickle.dumps, result, "result")
         if len(data) > RESULT_BYTES:
             raise ThreadError(
                 f"a result of {len(data)} bytes, pickled; {RESULT_BYTES} are the most",
@@ -360,8 +362,10 @@ def enter(process: Process) -> None:
 def frozen(thread: Thread, *, new: bool = False) -> bytes:
     """The state of a thread, to travel; a `new` one holds nothing of what the one that starts it holds. Raises
     ThreadError if it cannot be pickled, or is too large."""
-    with empty_handed() if new else nullcontext():
-        state = _pickled(thread, f"the state of a {type(thread).__name__}")
+    if new:
+        with empty_handed():
+            return frozen(thread)
+    state = _pickled(to_bytes, thread, "state")
     if len(state) > STATE_BYTES:
         raise ThreadError(
             f"the state of a {type(thread).__name__} is {len(state)} bytes, {STATE_BYTES} are the most",
@@ -370,12 +374,14 @@ def frozen(thread: Thread, *, new: bool = False) -> bytes:
     return state
 
 
-def _pickled(value: Any, what: str) -> bytes:
+def _pickled(pickled: Callable[[Any], bytes], value: Any, what: str) -> bytes:
+    """`what` a thread has that travels; its state is the thread itself."""
     try:
-        return pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+        return pickled(value)
     except Exception as error:  # whatever `__reduce__` and the like of a program may raise
+        of = type(value).__name__ if what == "state" else "thread"
         raise ThreadError(
-            f"{what} cannot be pickled: {type(error).__name__}: {error}",
+            f"the {what} of a {of} cannot be pickled: {type(error).__name__}: {error}",
             "keep in it what `pickle` takes: no functions within others, open files, or views of memory",
         ) from error
 
@@ -390,7 +396,7 @@ def _item_bytes(typecode: str) -> int:
 
 def thawed(state: bytes | memoryview) -> Thread:
     """A thread from its state, here."""
-    thread: Thread = pickle.loads(state)
+    thread: Thread = from_bytes(state)
     return thread
 
 

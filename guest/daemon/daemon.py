@@ -136,7 +136,7 @@ class Daemon:
             # Reported once for every ring: it need not be read, and means no more than a look at the rings.
             self._handlers[bell] = _nothing
             self._epoll.register(bell, select.EPOLLIN | select.EPOLLET)
-        self._fault_readers: dict[int, Callable[[], bool]] = {}
+        self._fault_readers: dict[int, Callable[[], object]] = {}
         self._stopped = False
         self._kept: list[tuple[int, Message]] = []
         self._single_cpu = len(os.sched_getaffinity(0)) == 1
@@ -185,11 +185,11 @@ class Daemon:
         self.region.suspend(userfaultfd)
         self._ends(userfaultfd, log)
 
-    def resume(self, userfaultfd: int, log: FaultLog) -> None:
+    def resume(self, userfaultfd: int) -> None:
         """Serve the faults of a process again that was suspended."""
         self.region.resume(userfaultfd)
         self.threads += 1
-        self._fault_readers[userfaultfd] = partial(self._fault, userfaultfd, log)
+        self._fault_readers[userfaultfd] = self._handlers[userfaultfd]
 
     def _ends(self, userfaultfd: int, log: FaultLog) -> None:
         if self._fault_readers.pop(userfaultfd, None) is not None:

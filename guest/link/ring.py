@@ -20,7 +20,7 @@ from typing import NoReturn
 from guest.errors import RingError
 from guest.link.fence import full_fence
 from guest.link.segment import PAGE_BYTES, PAIR_HEAD, PAIR_RELEASED, PAIR_TAIL, SLOT_BYTES, WORD_MASK, Segment
-from guest.protocol.messages import FIELDS, STAMP, STAMP_BYTES, WIRE_VERSION, Message, new_message
+from guest.protocol.messages import FIELDS, STAMP, STAMP_BYTES, WIRE_VERSION, Message, new_tuple
 
 _SEQUENCE_MASK = 0xFFFFFFFF  # a message names its page slot by the lower 32 bits of the running number
 _pack = FIELDS.pack_into
@@ -112,7 +112,7 @@ class Sender:
                 f"a page was sent to kernel {self.to} while it holds all {len(self._pages)} page slots",
                 "fill the slot that page_slot() offers, and send only then",
             )
-        if not self.send(new_message(Message, (*message[:8], sequence & _SEQUENCE_MASK))):
+        if not self.send(new_tuple(Message, (*message[:8], sequence & _SEQUENCE_MASK))):
             return False
         self._pages_sent = sequence + 1
         return True
@@ -201,7 +201,7 @@ class Receiver:
                 self._give_back()
         offset = self._fields + (position & self._mask) * SLOT_BYTES
         self._received = position + 1
-        return new_message(Message, _unpack(self._memory, offset))
+        return new_tuple(Message, _unpack(self._memory, offset))
 
     def payload(self, message: Message) -> memoryview:
         """The page that came with `message`, in place."""

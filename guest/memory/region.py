@@ -43,10 +43,10 @@ BASE = 0x100000000000
 """Where every process of every kernel maps the region: free on all ISAs in question, far from libraries and stacks."""
 
 _ABSENT, _PROTECTED, _WRITABLE, _POISONED = range(4)
-_PRESENT = (_PROTECTED, _WRITABLE)
-_NOT_POISONED = re.compile(b"[^\\x%02x]+" % _POISONED)
-PRESENCES = _PRESENT
+PRESENCES = (_PROTECTED, _WRITABLE)
 """How a page can be present: for reading, and for writing too."""
+_NOT_POISONED = re.compile(b"[^\\x%02x]+" % _POISONED)
+_RUNS_OF = {value: re.compile(b"\\x%02x+" % value) for value in {*PRESENCES, _POISONED, *Access}}
 _COMPARED = 256
 """Pages whose states are compared at once."""
 _WRITE = FAULT_WRITE | FAULT_WRITE_PROTECT
@@ -159,13 +159,16 @@ class Region:
         if protector is not None:
             self._protectors[space][fd] = protector
         self._processes[space].append(process)
-        with suppress(ProcessGone):
+        now = self._state[self._pages_of(space)]
+        try:
             if changes != self._changes or _POISONED in states or self._frozen:
                 self._tell_all(process, space, protector, again=True)
                 return
-            for state, start, count in _changed(states, self._state[self._pages_of(space)]):
+            for state, start, count in _changed(states, now) if states != now else ():
                 change = process.write_protect_range if state == _PROTECTED else process.write_unprotect_range
                 change(BASE + start * PAGE_BYTES, count * PAGE_BYTES)
+        except ProcessGone:
+            pass
 
     def _pages_of(self, space: int) -> slice:
         return slice(space * self.span, min((space + 1) * self.span, self.pages))
@@ -246,7 +249,7 @@ class Region:
 
     def grant(self, page: int) -> None:
         """Let the present page be written, and wake the threads that wait to."""
-        if self._state[page] not in _PRESENT:
+        if self._state[page] not in PRESENCES:
             self._refuse(page, "granted for writing")
         self._state[page] = _WRITABLE
         if page in self._frozen:
@@ -256,7 +259,7 @@ class Region:
 
     def protect(self, page: int) -> None:
         """Write-protect the present page: when this returns, no process writes to it any more."""
-        if self._state[page] not in _PRESENT:
+        if self._state[page] not in PRESENCES:
             self._refuse(page, "write-protected")
         self._state[page] = _PROTECTED
         self._apply(Userfaultfd.write_protect, page)
@@ -332,7 +335,7 @@ class Region:
         held = memoryview(bytearray(PAGE_BYTES))
         for page, number in zip(range(first, first + length), range(to, to + length), strict=True):
             state = self._state[page]
-            if state in _PRESENT:
+            if state in PRESENCES:
                 self.read_out(page, held)
                 self.install(number, address_of(held), state == _WRITABLE, wake=False)
             elif state == _POISONED:
@@ -387,7 +390,7 @@ class Region:
 
         Read from the memfd, not through a mapping: that would make holes present.
         """
-        if self._state[page] not in _PRESENT:
+        if self._state[page] not in PRESENCES:
             self._refuse(page, "read out")
         count = os.preadv(self.memory_fd, [into], page * PAGE_BYTES)
         if count != PAGE_BYTES:
@@ -488,11 +491,10 @@ def _changed(before: bytes, now: bytearray) -> Iterator[tuple[int, int, int]]:
         old, new = before[first : first + _COMPARED], now[first : first + _COMPARED]
         if old != new:
             differing = bytes(_ABSENT if a == b else b for a, b in zip(old, new, strict=True))
-            for state in _PRESENT:
+            for state in PRESENCES:
                 yield from ((state, first + start, count) for start, count in _runs(differing, state))
 
 
 def _runs(values: bytes | bytearray, wanted: int) -> Iterator[tuple[int, int]]:
     """First page and length of every run of pages that have the value `wanted`."""
-    for run in re.finditer(b"\\x%02x+" % wanted, values):
-        yield run.start(), run.end() - run.start()
+    return ((run.start(), run.end() - run.start()) for run in _RUNS_OF[wanted].finditer(values))

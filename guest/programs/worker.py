@@ -148,6 +148,10 @@ def _load(program_fd: int, name: str, workload: Distributed) -> None:
     exec(workload.compile(program_fd, name), vars(module))
 
 
+_REHEARSALS = 4
+"""Until Python has specialised its instructions (PEP 659)."""
+
+
 class _Rehearsal(distributed.Thread):
     """Leaves at once."""
 
@@ -161,9 +165,10 @@ def _rehearse(process: distributed.Process) -> None:
     first use takes the time of many page faults."""
     daemon, here = socketpair(AF_UNIX, SOCK_SEQPACKET)
     with daemon, here:
-        for packet in (RUN + NUMBER.pack(0) + distributed.frozen(_Rehearsal()), PARKED):
-            daemon.send(packet)
-        _host(here, process, asks=False)
+        for _ in range(_REHEARSALS):
+            for packet in (RUN + NUMBER.pack(0) + distributed.frozen(_Rehearsal()), PARKED):
+                daemon.send(packet)
+            _host(here, process, asks=False)
 
 
 def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:

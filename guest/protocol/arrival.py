@@ -1,9 +1,19 @@
-"""A thread on its way to this kernel, as the engine of threads (`guest.protocol.threads`) knows it."""
+"""A process and a thread that come to this kernel, as the engine of threads (`guest.protocol.threads`) knows them."""
 
 from enum import IntEnum
 from typing import NamedTuple
 
 from guest.protocol.thread_effects import Placement
+
+
+class Part(IntEnum):
+    """What this kernel has of the process."""
+
+    NONE = 0
+    """Nothing, not yet or not any more."""
+    CREATING = 1
+    """It is joining."""
+    THERE = 2
 
 
 class Stage(IntEnum):

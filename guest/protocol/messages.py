@@ -120,8 +120,9 @@ FIELDS = Struct("<H4xQIIQQQII")
 one. In a slot, every field lies at a multiple of its size, as device memory on arm64 demands."""
 WIRE_BYTES = STAMP_BYTES + FIELDS.size
 
-new_message = tuple.__new__
-"""`new_message(Message, fields)` is Message._make(fields) without its check of the length."""
+new_tuple = tuple.__new__
+"""`new_tuple(Message, fields)` is Message._make(fields) without its check of the length. For this and other tuples on
+the way of a fault or a migration: their own constructors are Python."""
 
 
 def pack_into(buffer: memoryview, offset: int, sender: int, message: Message) -> None:
@@ -135,4 +136,4 @@ def unpack_from(buffer: memoryview, offset: int) -> tuple[int, Message]:
     version, sender = STAMP.unpack_from(buffer, offset)
     if version != WIRE_VERSION:
         raise ValueError(f"message of wire version {version}, this side speaks {WIRE_VERSION}")
-    return sender, new_message(Message, FIELDS.unpack_from(buffer, offset + STAMP_BYTES))
+    return sender, new_tuple(Message, FIELDS.unpack_from(buffer, offset + STAMP_BYTES))

@@ -76,7 +76,8 @@ class RollCall:
 
     def seen(self, thread: int) -> None:
         """The thread is here, or about to be."""
-        self._suspects -= {thread}
+        if self._suspects:
+            self._suspects -= {thread}
 
     def abreast(self, kernel: int) -> bool:
         """Whether the kernel has called its roll for every death that we know of."""

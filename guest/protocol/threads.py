@@ -41,14 +41,13 @@ Pure, like the engine of pages. A kernel that has died and come back is not of t
 """
 
 from collections.abc import Hashable, Iterable
-from enum import IntEnum
 from typing import Any, Self
 
-from guest.protocol.arrival import Arrival, Stage
+from guest.protocol.arrival import Arrival, Part, Stage
 from guest.protocol.count import Count, Verdict
 from guest.protocol.effects import Send
 from guest.protocol.engine import ProtocolError
-from guest.protocol.messages import Message, MessageName
+from guest.protocol.messages import Message, MessageName, new_tuple
 from guest.protocol.roll import RollCall
 from guest.protocol.thread_effects import (
     Create,
@@ -84,14 +83,9 @@ THREAD_MESSAGES = frozenset((_MIGRATE, _PLACED, _EXIT, _COUNT, _ROLL, _GROUP_EXI
 """Which messages are this engine's."""
 
 
-class Part(IntEnum):
-    """What this kernel has of the process."""
-
-    NONE = 0
-    """Nothing, not yet or not any more."""
-    CREATING = 1
-    """It is joining."""
-    THERE = 2
+def _send(to: int, name: int, thread: int, flags: int, copyset: int = 0) -> Send:
+    """On the way of every migration."""
+    return new_tuple(Send, (to, new_tuple(Message, (name, thread, 0, flags, 0, copyset, 0, 0, 0)), False))
 
 
 class ThreadsEngine:
@@ -152,7 +146,7 @@ class ThreadsEngine:
         if to not in self._others:
             return [Stay(thread, Why.DIED)]
         self._departing[thread] = to
-        return [Send(to, Message(_MIGRATE, thread, copyset=self._threads[thread] | 1 << self.kernel))]
+        return [_send(to, _MIGRATE, thread, 0, self._threads[thread] | 1 << self.kernel)]
 
     def exit(self, thread: int) -> list[ThreadEffect]:
         """The thread, which runs here, has ended. (One whose process dies while it departs may yet run elsewhere: it
@@ -197,8 +191,10 @@ class ThreadsEngine:
         effects: list[ThreadEffect] = []
         arrival = self._arriving.get(thread)
         if arrival is not None and arrival.stage is Stage.PLACING:
-            self._arriving[thread] = arrival._replace(stage=Stage.PLACED)
-            self._answer(thread, effects)
+            if self._roll.abreast(arrival.source):
+                self._take_over(thread, arrival, effects)
+            else:
+                self._arriving[thread] = arrival._replace(stage=Stage.PLACED)
         return effects
 
     def refused(self, thread: int) -> list[ThreadEffect]:
@@ -216,14 +212,13 @@ class ThreadsEngine:
             self._dissolve(effects)
         self._tidy(effects)
 
-    def _answer(self, thread: int, effects: list[ThreadEffect]) -> None:
-        """A thread that was placed is ours, unless a roll has still to come from its source."""
-        arrival = self._arriving[thread]
-        if arrival.stage is Stage.PLACED and self._roll.abreast(arrival.source):
-            del self._arriving[thread]
+    def _take_over(self, thread: int, arrival: Arrival, effects: list[ThreadEffect]) -> None:
+        """A thread that was placed is ours: nothing has still to come from its source."""
+        del self._arriving[thread]
+        if thread in self._placeholders:
             self._placeholders -= {thread}
-            self._threads[thread] = arrival.copyset
-            effects += [Send(arrival.source, Message(_PLACED, thread, flags=arrival.placement)), Run(thread)]
+        self._threads[thread] = arrival.copyset
+        effects += [_send(arrival.source, _PLACED, thread, arrival.placement), new_tuple(Run, (thread,))]
 
     # Messages ---------------------------------------------------------------------------------------------------------
 
@@ -234,7 +229,7 @@ class ThreadsEngine:
             return effects  # it is dead
         match message.name:
             case MessageName.THREAD_MIGRATE:
-                effects.append(TakeState(message.page))
+                effects.append(new_tuple(TakeState, (message.page,)))
                 self._let_in(sender, message, effects)
             case MessageName.THREAD_PLACED:
                 self._let_go(message.page, sender, Placement(message.flags), effects)
@@ -268,9 +263,10 @@ class ThreadsEngine:
         placement = Placement.CLONED if self.part is Part.THERE else Placement.CREATED
         placement = Placement.BACK if thread in self._placeholders else placement
         stage = Stage.PLACING if self.part is Part.THERE else Stage.JOINING
-        self._arriving[thread] = Arrival(source, message.copyset & ~(1 << self.kernel), placement, stage)
+        copyset = message.copyset & ~(1 << self.kernel)
+        self._arriving[thread] = new_tuple(Arrival, (source, copyset, placement, stage))
         if stage is Stage.PLACING:
-            effects.append(Place(thread, placement))
+            effects.append(new_tuple(Place, (thread, placement)))
         elif self.part is Part.NONE:
             self.part = Part.CREATING
             effects.append(Create())
@@ -456,8 +452,9 @@ class ThreadsEngine:
             self._roll.named(sender, message.copyset, message.page)
             return
         self._roll.called(sender, message.copyset)
-        for thread in list(self._arriving):
-            self._answer(thread, effects)
+        for thread, arrival in list(self._arriving.items()):
+            if arrival.stage is Stage.PLACED and self._roll.abreast(arrival.source):
+                self._take_over(thread, arrival, effects)
         self._end_roll(effects)
 
     def _end_roll(self, effects: list[ThreadEffect]) -> None:

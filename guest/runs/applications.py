@@ -56,6 +56,8 @@ class Application:
         """As long as its faults are served."""
         self.accesses_fd: int | None = None
         self.output_fd: int | None = None
+        self.has_descriptors = True
+        """Whether it may still have some to send: packets are read quicker without."""
         self.faults = FaultLog()
         self.asking = False
         """Whether it waits for an operation on the address space."""
@@ -105,6 +107,16 @@ class Applications(Generic[_Kind]):
         self.all: list[_Kind] = []
         self._daemon, self._launcher = daemon, launcher
         self._heard, self._ended = heard, ended
+        self._asked: dict[bytes, Callable[[_Kind, bytes, list[int]], object]] = {
+            application.FAULTS: self._hands_over,
+            application.OPERATE: lambda each, body, _: self._operates(each, Operation.of(*map(int, body.split()))),
+            surroundings.WAIT: lambda each, body, _: self._waits(each, *map(int, body.split())),
+            surroundings.CANCEL: lambda each, *_: self._cancels(each),
+            surroundings.WAKE: self._wakes,
+            application.ACCESSES: lambda each, _, fds: setattr(each, "accesses_fd", fds[0]),
+            application.OUTPUT: lambda each, _, fds: setattr(each, "output_fd", fds[0]),
+            b"": lambda each, *_: self._ended(each, launcher.ended(each.number)),
+        }
         self._sent_before = daemon.node.messages
 
     @property
@@ -123,8 +135,10 @@ class Applications(Generic[_Kind]):
     def tell(self, each: _Kind, packet: bytes) -> None:
         """Nobody hears it if it has just died: the end of its socket is the next thing that is read there."""
         if each.socket.fileno() >= 0:
-            with suppress(ConnectionError):
+            try:  # it is on the way of a migration, where `suppress` takes longer than one would think
                 each.socket.send(packet)
+            except ConnectionError:
+                pass
 
     def attach(self, each: _Kind, userfaultfd: int, protection: socket | None) -> None:
         """Serve its faults from now on, and tell it so."""
@@ -163,30 +177,26 @@ class Applications(Generic[_Kind]):
 
     def _read(self, each: _Kind) -> None:
         try:
-            packet, fds = _received(each.socket)
+            if each.has_descriptors:
+                packet, fds = _received(each.socket)
+            else:
+                packet, fds = each.socket.recv(application.PACKET_BYTES, MSG_DONTWAIT), []
         except (BlockingIOError, ConnectionResetError):
             return  # the latter is said once, of a process that ended with our words unread; its last words come next
         kind, body = packet[:1], packet[1:]
-        if kind == application.FAULTS:
-            userfaultfd, *protection = fds
-            self.registers(each, userfaultfd, socket(fileno=protection[0]) if protection else None)
-        elif kind == application.OPERATE:
-            self._operates(each, Operation.of(*map(int, body.split())))
-        elif kind == surroundings.WAIT:
-            self._waits(each, *map(int, body.split()))
-        elif kind == surroundings.CANCEL:
-            self._cancels(each)
-        elif kind == surroundings.WAKE:
-            word, value = map(int, body.split())
-            self._daemon.waits.wake(self._everywhere(each, word), value)
-        elif kind == application.ACCESSES:
-            each.accesses_fd = fds[0]
-        elif kind == application.OUTPUT:
-            each.output_fd = fds[0]
-        elif kind:
+        asked = self._asked.get(kind)
+        if asked is None:
             self._heard(each, kind, body)
         else:
-            self._ended(each, self._launcher.ended(each.number))
+            asked(each, body, fds)
+
+    def _hands_over(self, each: _Kind, _: bytes, fds: list[int]) -> None:
+        userfaultfd, *protection = fds
+        self.registers(each, userfaultfd, socket(fileno=protection[0]) if protection else None)
+
+    def _wakes(self, each: _Kind, body: bytes, _: list[int]) -> None:
+        word, value = map(int, body.split())
+        self._daemon.waits.wake(self._everywhere(each, word), value)
 
     def _operates(self, each: _Kind, operation: Operation) -> None:
         """It waits for an operation on the address space."""

@@ -15,9 +15,10 @@ from guest.programs import worker
 from guest.programs.worker import NUMBER
 from guest.protocol import thread_effects as fx
 from guest.protocol.address_space import Refusal
+from guest.protocol.arrival import Part
 from guest.protocol.effects import Send
-from guest.protocol.messages import Message, MessageName
-from guest.protocol.threads import Part, ThreadsEngine
+from guest.protocol.messages import Message, MessageName, new_tuple
+from guest.protocol.threads import ThreadsEngine
 from guest.runs.stays import Stays
 from guest.runs.workers import Worker, Workers
 from guest.workloads.placement import Policy, View
@@ -50,14 +51,15 @@ class Host(Protocol):
     def dead_kernels(self) -> list[int]:
         """Kernels that have died since the run began."""
 
+    @property
+    def notes(self) -> deque[Note]:
+        """What became of threads, in order."""
+
     def launch(self, part: "ProcessPart") -> None:
         """Fork one more worker for the part; it says when it is ready."""
 
     def view(self, leaving: list[int]) -> View:
         """What placement knows, when threads are about to go to these kernels."""
-
-    def note(self, note: Note) -> None:
-        """Something became of a thread."""
 
     def part_is_over(self, part: "ProcessPart") -> None:
         """Nothing of it is left here, and nothing will come."""
@@ -79,6 +81,7 @@ class ProcessPart:
         """Those that wait for a thread; the last one comes first, as most of what it needs is in the caches."""
         self.stays = Stays()
         self._daemon, self._workers, self._policy, self._host = daemon, workers, policy, host
+        self._notes = host.notes
         part = f"threads/{self.number}/{home}" if self.number else "threads"
         self.engine = daemon.traced(part, ThreadsEngine(daemon.kernel, daemon.kernels, home))
         self._by_thread: dict[int, Worker] = {}
@@ -97,10 +100,10 @@ class ProcessPart:
         """Threads for which the pool had nobody."""
         self._runnable: set[int] = set()
         """Of these, those that began here: they run as soon as they have a worker."""
-        self._later: deque[Callable[[], list[fx.ThreadEffect]]] = deque()
+        self._later: deque[tuple[Callable[..., list[fx.ThreadEffect]], tuple[Any, ...]]] = deque()
         """Events of the engine that wait until the effects of the one before are carried out."""
         self._busy = False
-        self._afterwards: deque[Callable[[], object]] = deque()
+        self._afterwards: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         """What is done to workers: once messages are on their way, as a worker that hears something takes the CPU."""
         self._incoming = b""
         self._effects: dict[type[Any], Callable[[Any], None]] = {
@@ -128,7 +131,7 @@ class ProcessPart:
             assert each.thread is not None
             (to,) = NUMBER.unpack_from(body)
             self._leaves(each.thread, to, body[NUMBER.size :])
-            self._event(lambda thread=each.thread: self.engine.migrate(thread, to))  # type: ignore[misc]
+            self._event(self.engine.migrate, each.thread, to)
         elif kind == worker.ASK:
             assert each.thread is not None
             self._daemon.settle()
@@ -140,7 +143,7 @@ class ProcessPart:
             thread = each.thread
             self._note(thread, "ended", self._daemon.kernel)
             self._release(thread)
-            self._event(lambda: self.engine.exit(thread))
+            self._event(self.engine.exit, thread)
         elif kind == worker.START:
             number, to = NUMBER.unpack_from(body)[0], NUMBER.unpack_from(body, NUMBER.size)[0]
             self.begin_thread(number, to, body[2 * NUMBER.size :])
@@ -158,11 +161,11 @@ class ProcessPart:
         if to == self._daemon.kernel:
             self._states[thread] = state
             self._place(fx.Place(thread, fx.Placement.CLONED))
-            self._event(lambda: self.engine.start(thread))
+            self._event(self.engine.start, thread)
             return
         self._event(lambda: [each for each in self.engine.start(thread) if not isinstance(each, fx.Run)])
         self._leaves(thread, to, state)
-        self._event(lambda: self.engine.migrate(thread, to))
+        self._event(self.engine.migrate, thread, to)
 
     def _leaves(self, thread: int, to: int, state: bytes) -> None:
         self._note(thread, "leaves", to)
@@ -185,36 +188,38 @@ class ProcessPart:
         """A message about threads, and the state that came with it."""
         if state:
             self._incoming = state
-        self._event(lambda: self.engine.receive(sender, message))
+        self._event(self.engine.receive, sender, message)
 
     def peer_down(self, kernel: int) -> None:
         """Another kernel died."""
-        self._event(lambda: self.engine.peer_down(kernel))
+        self._event(self.engine.peer_down, kernel)
 
     # -- what the engine wants -----------------------------------------------------------------------------------------
 
-    def _event(self, event: Callable[[], list[fx.ThreadEffect]]) -> None:
+    def _event(self, event: Callable[..., list[fx.ThreadEffect]], *arguments: Any) -> None:
         """Give the engine an event, and carry out what it wants, before the next one."""
-        self._later.append(event)
+        self._later.append((event, arguments))
         if self._busy:
             return
         self._busy = True
         try:
             while self._later:
-                for effect in self._later.popleft()():
+                event, arguments = self._later.popleft()
+                for effect in event(*arguments):
                     self._effects[type(effect)](effect)
                 while self._afterwards and not self._later:
-                    self._afterwards.popleft()()
+                    do, arguments = self._afterwards.popleft()
+                    do(*arguments)
         finally:
             self._busy = False
         if self._is_over():
             self._finish()
 
     def _tell(self, each: Worker, packet: bytes) -> None:
-        self._afterwards.append(lambda: self._workers.tell(each, packet))
+        self._afterwards.append((self._workers.tell, (each, packet)))
 
     def _suspend(self, each: Worker) -> None:
-        self._afterwards.append(lambda: self._workers.suspend(each))
+        self._afterwards.append((self._workers.suspend, (each,)))
 
     def _is_over(self) -> bool:
         """Whether nothing of the process is left here, and nothing will come. Home hears it of all (`GroupEnded`)."""
@@ -234,7 +239,7 @@ class ProcessPart:
         self._daemon.send(to, message, payload)
         if message.name == MessageName.THREAD_PLACED and thread in self._placed and self._daemon.unsent(to):
             self._unsaid.add(thread)
-            self._daemon.when_sent(to, lambda: self._event(lambda: self._said(thread)))
+            self._daemon.when_sent(to, lambda: self._event(self._said, thread))
 
     def _said(self, thread: int) -> list[fx.ThreadEffect]:
         """The thread's source can read that the thread runs here."""
@@ -254,7 +259,7 @@ class ProcessPart:
             return
         self._note(thread, "runs", self._daemon.kernel)
         self._tell(each, worker.RUN + NUMBER.pack(thread) + self._placed.pop(thread))
-        self._afterwards.append(lambda: self._stay_begins(thread, each))
+        self._afterwards.append((self._stay_begins, (thread, each)))
 
     def _stay_begins(self, thread: int, each: Worker) -> None:
         """Its faults are handled later than this, though it may be running already."""
@@ -288,7 +293,7 @@ class ProcessPart:
             else:
                 for thread in [thread for thread in self._states if thread not in self._by_thread]:
                     del self._states[thread]
-                    self._event(lambda thread=thread: self.engine.refused(thread))  # type: ignore[misc]
+                    self._event(self.engine.refused, thread)
 
         self._daemon.join(done)
 
@@ -304,13 +309,13 @@ class ProcessPart:
             each = self.pool.pop()
             each.thread = thread
             self._by_thread[thread] = each
-        self._afterwards.append(lambda: self._workers.serve(each))
+        self._afterwards.append((self._workers.serve, (each,)))
         self._placed[thread] = self._states.pop(thread)
         self._note(thread, "placed", self._daemon.kernel, placement)
         if thread in self._runnable:
             self._runnable.discard(thread)
             self._let_run(thread)
-        self._event(lambda: self.engine.placed(thread))
+        self._event(self.engine.placed, thread)
 
     def _drop(self, effect: fx.Drop) -> None:
         thread = effect.thread
@@ -330,7 +335,7 @@ class ProcessPart:
         self._leaving.pop(thread, None)
         self._note(thread, "left", to, placement)
         self._destinations.pop(thread, None)
-        self._afterwards.append(lambda: self._gone(thread))
+        self._afterwards.append((self._gone, (thread,)))
         each = self._by_thread.get(thread)
         if each is not None:
             self._tell(each, worker.PARKED)
@@ -381,4 +386,4 @@ class ProcessPart:
         return len(self._waiting)
 
     def _note(self, thread: int, event: str, kernel: int, placement: fx.Placement | None = None) -> None:
-        self._host.note(Note(monotonic_ns(), self.number, thread, event, kernel, placement))
+        self._notes.append(new_tuple(Note, (monotonic_ns(), self.number, thread, event, kernel, placement)))

@@ -5,7 +5,6 @@ the first process's pool. A process is born on all kernels when they carry out t
 and its number is the epoch of that; the first process has 0.
 """
 
-import pickle
 from collections import deque
 from collections.abc import Callable
 from time import monotonic_ns
@@ -48,6 +47,8 @@ class ProcessRun(Running):
         self._workload = workload
         self._barrier = Barrier(daemon.kernel, daemon.kernels, 1)
         self._workers = Workers(daemon, launcher, self._heard, self._worker_died)
+        self.notes: deque[Note] = deque(maxlen=MOVES_KEPT)
+        """What became of threads, in order."""
         self._first = ProcessPart((0, 0, min(daemon.kernels)), daemon, self._workers, workload.policy(), self)
         self._parts = {0: self._first}
         self._early: list[tuple[int, Message]] = []
@@ -62,7 +63,6 @@ class ProcessRun(Running):
         """(process, worker that waits for its end)."""
         self._operations = 0
         """How many operations on address spaces were asked for here and are not done yet."""
-        self._moves: deque[Note] = deque(maxlen=MOVES_KEPT)
         self._figures: dict[str, int | float] = {}
         self._launched = 0
         self._launch: Callable[[ProcessPart], None]
@@ -120,7 +120,7 @@ class ProcessRun(Running):
             "dead_kernels": self._dead_kernels,
             "dead_threads": lost,
             **self._workers.told(self._timeline, begun_ns),
-            "moves": [note.told(begun_ns) for note in self._moves],
+            "moves": [note.told(begun_ns) for note in self.notes],
             "stays": sorted(stays, key=lambda stay: stay["begin_ns"]),
             "figures": self._figures,
             "duration_s": round((self._ended_ns - begun_ns) / 1e9, 6),
@@ -130,6 +130,7 @@ class ProcessRun(Running):
 
     def _is_ready(self, each: Worker) -> None:
         """It waits for a thread."""
+        each.has_descriptors = False
         each.part.to_pool(each)
         all_are = len(self._first.pool) == self._launched == self._workload.pool
         if not self._begun_ns and all_are and self._barrier.arrive(0):
@@ -141,7 +142,7 @@ class ProcessRun(Running):
             return
         self._begun_ns = monotonic_ns()
         if self._daemon.kernel == self._first.engine.home:
-            self._first.begin_thread(MAIN, self._daemon.kernel, pickle.dumps(process.Main()))
+            self._first.begin_thread(MAIN, self._daemon.kernel, process.frozen(process.Main()))
 
     # -- what workers say ----------------------------------------------------------------------------------------------
 
@@ -295,10 +296,6 @@ class ProcessRun(Running):
         nodes, usable = self._daemon.nodes, self._daemon.kernels[: self._workload.kernels]
         living = [kernel for kernel in usable if kernel not in self._dead_kernels]
         return View(self._daemon.kernel, {kernel: nodes[kernel].load + leaving.count(kernel) for kernel in living})
-
-    def note(self, note: Note) -> None:
-        """See `Host.note`."""
-        self._moves.append(note)
 
     def _parked(self) -> int:
         """See `Daemon.count_parked`. The other kernels are told the load at the same time."""

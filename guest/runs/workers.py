@@ -56,7 +56,7 @@ class Workers(Applications[Worker]):
             (each.userfaultfd, protector), each.newcomer = each.newcomer, None
             self._daemon.attach(each.userfaultfd, each.faults, protector, each.space)
         elif each.userfaultfd is not None:
-            self._daemon.resume(each.userfaultfd, each.faults)
+            self._daemon.resume(each.userfaultfd)
         each.served = True
 
     def suspend(self, each: Worker) -> None:

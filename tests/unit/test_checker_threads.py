@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
+from guest.protocol.arrival import Part
 from guest.protocol.count import Count, Verdict
 from guest.protocol.effects import Send
 from guest.protocol.messages import Message
 from guest.protocol.roll import RollCall
 from guest.protocol.thread_effects import Placement, Run, ThreadEffect
-from guest.protocol.threads import LAST, Part, ThreadsEngine
+from guest.protocol.threads import LAST, ThreadsEngine
 from orchestrator.checker.search import explore
 from orchestrator.checker.thread_system import ThreadScenario, ThreadSystem
 from orchestrator.checker.trace import tell

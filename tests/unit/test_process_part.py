@@ -7,7 +7,7 @@ from guest.programs import worker
 from guest.protocol.address_space import Refusal
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.thread_effects import Placement
-from guest.runs.process_part import ProcessPart
+from guest.runs.process_part import Note, ProcessPart
 from guest.runs.workers import Worker
 
 STATE = b"its state"
@@ -24,6 +24,7 @@ class Surroundings:
         self.told: list[bytes] = []
         self.waiting: list[Callable[[], object]] = []
         self.over: list[ProcessPart] = []
+        self.notes: list[Note] = []
 
     def traced(self, _: str, engine: Any) -> Any:
         return engine
