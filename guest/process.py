@@ -31,6 +31,7 @@ has, or when a thread says so.
 
 import pickle
 from collections.abc import Callable
+from functools import partial
 from operator import index
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
@@ -47,6 +48,7 @@ STATE_BYTES = PAGE_BYTES - 8
 """What the pickled state of a thread may be, in bytes: it travels in one page slot, with its length."""
 RESULT_BYTES = ENTRY_BYTES - 4 * WORD_BYTES
 """What the pickled result of a thread may be, in bytes."""
+_dumps = partial(pickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
 
 Number = int | float
 
@@ -226,7 +228,7 @@ class _Entry:
 
     def end(self, result: Any) -> None:
         """The thread has ended: what it stored before can be seen by those who see this."""
-        data = _pickled(pickle.dumps, result, "result")
+        data = _pickled(_dumps, result, "result")
         if len(data) > RESULT_BYTES:
             raise ThreadError(
                 f"a result of {len(data)} bytes, pickled; {RESULT_BYTES} are the most",

@@ -26,9 +26,9 @@ _DATA = _SCALARS | {tuple, list}
 _DEPTH = 3
 """How deep tuples and lists may lie in each other."""
 _ITEMS = 64
-"""Of a tuple or list that has others in it: to look at more takes longer than `pickle` does."""
+"""How many a tuple or list may have that has others in it: they are looked at one by one."""
 _BYTES = 1024
-"""Longer ones are pickled: there the questions do not count, and numbers take less room."""
+"""Longer ones are pickled: small numbers take less room there, and room is short."""
 _HOOKS = frozenset(
     (
         "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__", "__getnewargs__", "__getnewargs_ex__",
