@@ -338,7 +338,7 @@ class Daemon:
             if busy:
                 continue
             progress_ns = progress_ns or now_ns
-            computing = self._single_cpu and self.threads > self.count_parked() + self._faults.blocked()
+            computing = self.threads > self.count_parked() + self._faults.blocked() and self._single_cpu
             if computing or now_ns - progress_ns >= self._spin_ns:
                 self._sleep(computing)
             else:

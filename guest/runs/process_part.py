@@ -61,6 +61,9 @@ class Host(Protocol):
     def view(self, leaving: list[int]) -> View:
         """What placement knows, when threads are about to go to these kernels."""
 
+    def tell_load(self) -> None:
+        """Let the other kernels know how many threads are here."""
+
     def part_is_over(self, part: "ProcessPart") -> None:
         """Nothing of it is left here, and nothing will come."""
 
@@ -77,14 +80,17 @@ class ProcessPart:
         """Whether nothing of it is left here."""
         self.lost: list[int] = []
         """Threads that died with their kernels, as far as this one can tell."""
+        self.policy = policy
         self.pool: list[Worker] = []
         """Those that wait for a thread; the last one comes first, as most of what it needs is in the caches."""
         self.stays = Stays()
-        self._daemon, self._workers, self._policy, self._host = daemon, workers, policy, host
+        self._daemon, self._workers, self._host = daemon, workers, host
         self._notes = host.notes
         part = f"threads/{self.number}/{home}" if self.number else "threads"
         self.engine = daemon.traced(part, ThreadsEngine(daemon.kernel, daemon.kernels, home))
         self._by_thread: dict[int, Worker] = {}
+        self._here: set[int] = set()
+        """Threads that run here, or will once they have a worker and their sources can read so."""
         self._leaving: dict[int, bytes] = {}
         """States of threads that are about to go."""
         self._states: dict[int, bytes] = {}
@@ -135,7 +141,7 @@ class ProcessPart:
         elif kind == worker.ASK:
             assert each.thread is not None
             self._daemon.settle()
-            to = self._policy.moves(each.thread, self._view(), self.stays.pages(each.thread))
+            to = self.policy.moves(each.thread, self._view(), self.stays.pages(each.thread))
             self._workers.tell(each, worker.ADVICE + NUMBER.pack(to))
             self._daemon.woke()
         elif kind == worker.EXITED:
@@ -156,7 +162,7 @@ class ProcessPart:
     def begin_thread(self, thread: int, to: int, state: bytes) -> None:
         """A thread begins; one that is to run elsewhere leaves at once, and never had a worker here."""
         if to == worker.ANYWHERE:
-            to = self._policy.begins(thread, self._view())
+            to = self.policy.begins(thread, self._view())
         self._note(thread, "begins", self._daemon.kernel)
         if to == self._daemon.kernel:
             self._states[thread] = state
@@ -169,6 +175,7 @@ class ProcessPart:
 
     def _leaves(self, thread: int, to: int, state: bytes) -> None:
         self._note(thread, "leaves", to)
+        self._here.discard(thread)
         self._leaving[thread] = state
         self._destinations[thread] = to
 
@@ -277,6 +284,7 @@ class ProcessPart:
             self._place(fx.Place(thread, fx.Placement.CLONED))
             self._let_run(thread)
             return
+        self._here.add(thread)
         self._tell(each, worker.STAY + _WHY[why].encode())
         self._daemon.woke()
 
@@ -300,6 +308,9 @@ class ProcessPart:
     def _place(self, effect: fx.Place) -> None:
         """A worker for the thread: its placeholder, or one of the pool, which may have to be filled first."""
         thread, placement = effect
+        self._here.add(thread)
+        if self.policy.weighs:  # before the source can read that the thread is not on its way any more
+            self._host.tell_load()
         each = self._by_thread.get(thread)
         if each is None:
             if not self.pool:
@@ -319,6 +330,7 @@ class ProcessPart:
 
     def _drop(self, effect: fx.Drop) -> None:
         thread = effect.thread
+        self._here.discard(thread)
         self._states.pop(thread, None)
         self._placed.pop(thread, None)
         self._waiting = deque(place for place in self._waiting if place.thread != thread)
@@ -349,6 +361,7 @@ class ProcessPart:
         """The thread's worker is in the pool again."""
         each = self._by_thread.pop(thread, None)
         if each is not None:
+            self._here.discard(thread)
             self._gone(thread)
             self._suspend(each)
             self.to_pool(each)
@@ -357,7 +370,7 @@ class ProcessPart:
         """It runs here no more."""
         self._daemon.settle()
         self.stays.ends(thread)
-        self._policy.leaves(thread)
+        self.policy.leaves(thread)
 
     def _lose(self, effect: fx.Lost) -> None:
         self.lost.append(effect.thread)
@@ -381,9 +394,9 @@ class ProcessPart:
         return len(self._placed)
 
     @property
-    def waiting(self) -> int:
-        """How many threads have no worker yet."""
-        return len(self._waiting)
+    def here(self) -> int:
+        """How many threads run here, or will once they have a worker and their sources can read so."""
+        return 0 if self.over else len(self._here)
 
     def _note(self, thread: int, event: str, kernel: int, placement: fx.Placement | None = None) -> None:
         self._notes.append(new_tuple(Note, (monotonic_ns(), self.number, thread, event, kernel, placement)))

@@ -292,18 +292,22 @@ class ProcessRun(Running):
 
     def view(self, leaving: list[int]) -> View:
         """See `Host.view`."""
-        self._parked()
+        self.tell_load()
         nodes, usable = self._daemon.nodes, self._daemon.kernels[: self._workload.kernels]
         living = [kernel for kernel in usable if kernel not in self._dead_kernels]
         return View(self._daemon.kernel, {kernel: nodes[kernel].load + leaving.count(kernel) for kernel in living})
 
+    def tell_load(self) -> None:
+        """See `Host.tell_load`."""
+        here = sum(part.here for part in self._parts.values())
+        self._daemon.node.load = max(0, here - self._workers.sleeping)
+
     def _parked(self) -> int:
-        """See `Daemon.count_parked`. The other kernels are told the load at the same time."""
-        parts, workers = self._parts.values(), self._workers
-        parked = workers.sleeping + sum(part.leaving for part in parts)
-        here = sum(each.served for each in workers.all)
-        self._daemon.node.load = max(0, here - parked) + sum(part.waiting for part in parts)
-        return parked + sum(part.placed for part in parts)
+        """See `Daemon.count_parked`. Threads sleep and end without a word to the other kernels, which are told now."""
+        parts = self._parts.values()
+        if self._first.policy.weighs:
+            self.tell_load()
+        return self._workers.sleeping + sum(part.leaving + part.placed for part in parts)
 
     def part_is_over(self, part: ProcessPart) -> None:
         """See `Host.part_is_over`. What belonged to the last one goes with the run. Of others the workers end here, and

@@ -32,6 +32,8 @@ class Fixed:
     name: ClassVar[str] = "fixed"
     asks: ClassVar[bool] = False
     """Whether `moves` has anything to say: otherwise nobody is asked between two steps."""
+    weighs: ClassVar[bool] = False
+    """Whether it compares the numbers of `View.loads`: otherwise kernels tell each other theirs only now and then."""
 
     def begins(self, _thread: int, view: View) -> int:
         """The living kernel at which this thread begins; threads have the numbers 1, 2, … in the whole process."""
@@ -65,6 +67,7 @@ class Load(Fixed):
 
     name = "load"
     asks = True
+    weighs = True
 
     def begins(self, _thread: int, view: View) -> int:
         """The kernel with the fewest."""

@@ -48,6 +48,38 @@ def main(process):
     for number, thread in enumerate([process.start(Spinner(begun), on=0) for _ in range(6)], 1):
         process.figure(f"kernel_of_{number}", thread.join())
 """
+SLEEPERS = """\
+from time import sleep
+
+from guest.process import Thread
+
+
+class Sleeper(Thread):
+    def __init__(self, event):
+        self.event = event
+
+    def step(self):
+        self.event.wait()
+        self.exit()
+
+
+class Here(Thread):
+    def step(self):
+        self.exit(self.kernel)
+
+
+def main(process):
+    event = process.event()
+    sleepers = [process.start(Sleeper(event), on=1) for _ in range(2)]
+    begins = [process.start(Here()).join()]
+    while begins[-1] == 0 and len(begins) < 100:
+        sleep(0.01)
+        begins.append(process.start(Here()).join())
+    event.set()
+    for thread in sleepers:
+        thread.join()
+    process.figure("begins", begins[-1])
+"""
 CONSUMER = """\
 from guest.process import Thread
 
@@ -114,6 +146,12 @@ def test_a_skewed_start_is_balanced_by_load(tmp_path: Path) -> None:
     fixed, load = summary_of(run(tmp_path, text(2, more), "--json"))["points"]
     assert kernels(fixed["figures"]) == [0] * 6
     assert Counter(kernels(load["figures"])) == {0: 3, 1: 3}
+
+
+def test_threads_that_have_fallen_asleep_do_not_count_on_other_kernels_either(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(SLEEPERS)
+    (point,) = summary_of(run(tmp_path, text(2, ", pool: 4, placement: load"), "--json"))["points"]
+    assert point["figures"] == {"begins": 1}
 
 
 def test_a_thread_goes_to_where_its_pages_come_from_and_they_stay(tmp_path: Path) -> None:

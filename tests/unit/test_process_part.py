@@ -9,6 +9,7 @@ from guest.protocol.messages import Message, MessageName
 from guest.protocol.thread_effects import Placement
 from guest.runs.process_part import Note, ProcessPart
 from guest.runs.workers import Worker
+from guest.workloads.placement import Load
 
 STATE = b"its state"
 
@@ -25,6 +26,9 @@ class Surroundings:
         self.waiting: list[Callable[[], object]] = []
         self.over: list[ProcessPart] = []
         self.notes: list[Note] = []
+        self.part: ProcessPart | None = None
+        self.loads: list[tuple[int, int]] = []
+        """What the other kernels were told: how many messages had been sent then, and how many threads are here."""
 
     def traced(self, _: str, engine: Any) -> Any:
         return engine
@@ -44,6 +48,10 @@ class Surroundings:
     def tell(self, _: Worker, packet: bytes) -> None:
         self.told.append(packet)
 
+    def tell_load(self) -> None:
+        assert self.part is not None
+        self.loads.append((len(self.sent), self.part.here))
+
     def part_is_over(self, part: ProcessPart) -> None:
         self.over.append(part)
 
@@ -56,7 +64,7 @@ def arrived(full: bool) -> tuple[Surroundings, ProcessPart]:
     around = Surroundings()
     around.full = full
     any_of = cast(Any, around)
-    part = ProcessPart((0, 0, 0), any_of, any_of, any_of, any_of)
+    around.part = part = ProcessPart((0, 0, 0), any_of, any_of, Load(), any_of)
     part.to_pool(Worker(0, part))
     part.receive(0, Message(MessageName.THREAD_MIGRATE, 7, copyset=1), STATE)
     assert around.sent == [Message(MessageName.THREAD_PLACED, 7, flags=Placement.CREATED)]
@@ -86,3 +94,10 @@ def test_a_thread_that_ends_with_its_group_before_its_source_can_read_that_it_ru
     then()
     assert around.told == []
     assert around.over == [part]
+
+
+def test_a_thread_counts_here_before_its_source_can_read_that_it_is_not_on_its_way_any_more() -> None:
+    around, part = arrived(full=False)
+    assert around.loads == [(0, 1)]
+    part.receive(0, Message(MessageName.GROUP_EXIT), b"")
+    assert part.here == 0
