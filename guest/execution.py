@@ -35,7 +35,7 @@ class Execution:
         self, commands: list[list[str]], files: dict[str, int], environment: dict[str, str], deadline_ns: int | None
     ) -> None:
         """`files` are descriptors of what is to lie in the folder, by name."""
-        self.folder = Path(f"/tmp/testbed-{os.getpid()}-{monotonic_ns()}")
+        self.folder = Path(os.environ.get("TMPDIR") or "/tmp") / f"testbed-{os.getpid()}-{monotonic_ns()}"
         self._commands = list(commands)
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), **environment}
         self._deadline_ns = deadline_ns

@@ -15,12 +15,17 @@ from tests.local.test_run_local import ROOT, command, environment, run, summary_
 HEAD = "name: own\ntestbed:\n  nodes: {x86: {arch: x86_64}, arm: {arch: aarch64}}\n"
 
 
-def folders() -> set[Path]:
-    return set(Path("/tmp").glob("testbed-[0-9]*-[0-9]*"))
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the folders of this test's commands: other tests' come and go at the same time."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("folders")))
+
+
+def folders() -> list[Path]:
+    return list(Path(os.environ["TMPDIR"]).glob("testbed-*"))
 
 
 def test_what_is_sent_is_there_and_what_is_left_is_collected(tmp_path: Path) -> None:
-    before = folders()
     text = (ROOT / "configs" / "commands.yaml").read_text()
     (tmp_path / "programs").mkdir()
     numbers = (ROOT / "configs" / "programs" / "numbers.txt").read_bytes()
@@ -32,7 +37,7 @@ def test_what_is_sent_is_there_and_what_is_left_is_collected(tmp_path: Path) -> 
         assert (output / "x86" / "sorted.txt").read_text() == "4\n5\n9\n15\n26\n31\n"
         assert (output / "arm" / "sum.txt").read_text().startswith(hashlib.sha256(numbers).hexdigest())
         assert (output / "arm.txt").read_text() == os.uname().machine + "\n"
-    assert folders() == before
+    assert folders() == []
 
 
 def test_no_word_reaches_a_shell_and_every_point_has_a_clean_folder(tmp_path: Path) -> None:
@@ -45,6 +50,7 @@ def test_no_word_reaches_a_shell_and_every_point_has_a_clean_folder(tmp_path: Pa
         assert said[0] == "$HOME; * >x"
         assert "left" not in said
         assert {"COLOUR=red", f"TESTBED_SEED={seed}", "TESTBED_NODE=x86"} <= set(said)
+        assert any(line.startswith(f"HOME={os.environ['TMPDIR']}/testbed-") for line in said)
 
 
 @pytest.mark.parametrize(
@@ -61,14 +67,13 @@ def test_no_word_reaches_a_shell_and_every_point_has_a_clean_folder(tmp_path: Pa
     ],
 )
 def test_a_command_that_fails_fails_its_point_alone(tmp_path: Path, commands: str, code: int, said: str) -> None:
-    before = folders()
     text = HEAD + f"workload: {{kind: command, commands: {{x86: [echo, fine], arm: {commands}}}}}\n"
     text += f"matrix: {{workload.commands.arm: [{commands}, [echo, fine]]}}\ntimeout_s: 5\n"
     done = run(tmp_path, text, "--json")
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
     assert "\n        after" not in done.stderr
     assert [point["verified"] for point in json.loads(done.stdout)["points"]] == [False, True]
-    assert folders() == before
+    assert folders() == []
 
 
 def test_a_file_that_is_not_left_fails_the_point_and_says_what_is_there(tmp_path: Path) -> None:
@@ -90,7 +95,6 @@ def test_large_files_go_and_come_in_pieces(tmp_path: Path) -> None:
 
 
 def test_a_signal_ends_commands_and_all_that_they_started(tmp_path: Path) -> None:
-    before = folders()
     text = HEAD + "workload: {kind: command, commands: {arm: [sh, -c, 'echo $$ > pid; sleep 1000; true']}}\n"
     (tmp_path / "quick.yaml").write_text(text)
     line = command("run", "quick.yaml", "--stage", "local")
@@ -104,7 +108,7 @@ def test_a_signal_ends_commands_and_all_that_they_started(tmp_path: Path) -> Non
         assert process.wait(60) == 128 + signal.SIGTERM
     assert started(tmp_path) in ([], [0])
     assert events(tmp_path)[-1]["event"] == "run_finished"
-    assert folders() == before
+    assert folders() == []
 
 
 @pytest.mark.parametrize(
