@@ -21,7 +21,7 @@ from tests.vm.conftest import pair_spec, say
 
 pytestmark = pytest.mark.timeout(600)
 
-DEADLINE_S = 10.0
+DEADLINE_S = 6.0
 """Failure deadline: emulated guests share this host with whatever else it does."""
 RUN_S = 240.0
 LOOK_S = 0.02
