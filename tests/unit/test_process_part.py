@@ -59,12 +59,18 @@ class Surroundings:
         return lambda *_: None
 
 
+def surrounded(home: int) -> tuple[Surroundings, ProcessPart]:
+    """Nothing has happened yet."""
+    around = Surroundings()
+    any_of = cast(Any, around)
+    around.part = part = ProcessPart((0, 0, home), any_of, any_of, Load(), any_of)
+    return around, part
+
+
 def arrived(full: bool) -> tuple[Surroundings, ProcessPart]:
     """A thread of kernel 0 has been placed here."""
-    around = Surroundings()
+    around, part = surrounded(home=0)
     around.full = full
-    any_of = cast(Any, around)
-    around.part = part = ProcessPart((0, 0, 0), any_of, any_of, Load(), any_of)
     part.to_pool(Worker(0, part))
     part.receive(0, Message(MessageName.THREAD_MIGRATE, 7, copyset=1), STATE)
     assert around.sent == [Message(MessageName.THREAD_PLACED, 7, flags=Placement.CREATED)]
@@ -101,3 +107,30 @@ def test_a_thread_counts_here_before_its_source_can_read_that_it_is_not_on_its_w
     assert around.loads == [(0, 1)]
     part.receive(0, Message(MessageName.GROUP_EXIT), b"")
     assert part.here == 0
+
+
+def test_a_thread_that_stays_after_all_counts_here_again() -> None:
+    around, part = arrived(full=False)
+    (each,) = part._by_thread.values()
+    part.heard(each, worker.MIGRATE, worker.NUMBER.pack(0) + STATE)
+    assert part.here == 0
+    part.receive(0, Message(MessageName.THREAD_PLACED, 7, flags=Placement.REFUSED), b"")
+    assert around.told[-1][:1] == worker.STAY
+    assert part.here == 1
+
+
+def test_a_thread_that_has_ended_does_not_count_here() -> None:
+    _, part = arrived(full=False)
+    (each,) = part._by_thread.values()
+    part.heard(each, worker.EXITED, b"")
+    assert (part.over, part.here) == (False, 0)
+
+
+def test_a_thread_that_is_lost_before_it_has_a_worker_does_not_count_here() -> None:
+    _, part = surrounded(home=1)
+    part.to_pool(Worker(0, part))
+    part.begin_thread(1, 1, STATE)
+    part.receive(0, Message(MessageName.THREAD_MIGRATE, 7, copyset=1), STATE)
+    assert part.here == 2
+    part.peer_down(0)
+    assert (part.lost, part.here) == ([7], 1)
