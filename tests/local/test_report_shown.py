@@ -1,8 +1,10 @@
 """What a report shows, in a browser: a real run's page in headless Chromium, which has no network to fetch from."""
 
 import json
+import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -56,8 +58,11 @@ def browser() -> Iterator[Chrome]:
     for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
-    with Chrome(options=options, service=Service(DRIVER)) as chrome:
-        yield chrome
+    # It leaves a folder with its socket behind. Paths of sockets have to be short.
+    with tempfile.TemporaryDirectory(prefix="tb-") as folder:
+        service = Service(DRIVER, env={**os.environ, "TMPDIR": folder})
+        with Chrome(options=options, service=service) as chrome:
+            yield chrome
 
 
 shown: list[tuple[Path, str, int]] = []
