@@ -211,7 +211,8 @@ class Child:
         """Its number in the run; the first process's is 0."""
 
     def join(self) -> None:
-        """Wait until its last thread has ended, wherever that is. Results are its own: it has figures to report."""
+        """Wait until its last thread has ended, wherever that is. Results are its own: it has figures to report. Raises
+        WaitBroken when its home died: it goes on without that, if it can."""
         current()._daemon.wait_for(self.number)
 
 

@@ -20,6 +20,7 @@ from guest.programs.application import ACCESSES, FAILED, PACKET_BYTES, Attached,
 from guest.programs.lost_pages import survive_lost_pages
 from guest.programs.surroundings import Detached
 from guest.protocol.address_space import Operation, Refusal
+from guest.synchronization import WaitBroken
 from guest.workloads.distributed import Distributed
 
 RUN = b"g"
@@ -47,7 +48,7 @@ FORKED = b"c"
 AWAIT = b"j"
 """Worker: wait until the process of that number (`NUMBER`) has ended."""
 ENDED = b"e"
-"""Daemon: it has."""
+"""Daemon: it has; or its home (`NUMBER`) has died, and nobody can say any more whether it has."""
 FIGURE = b"f"
 """Worker: a number is reported: its name, `=`, its representation in Python."""
 EXIT_GROUP = b"q"
@@ -97,7 +98,13 @@ class _Daemon:
 
     def wait_for(self, process: int) -> None:
         self._connection.send(AWAIT + NUMBER.pack(process))
-        _receive(self._connection, ENDED)
+        home = _receive(self._connection, ENDED)
+        if home:
+            raise WaitBroken(
+                f"kernel {NUMBER.unpack(home)[0]} died, the home of process {process}, and nobody else can say when it "
+                "has ended",
+                "threads that may have to wait cannot go on without a kernel of theirs",
+            )
 
     def figure(self, name: str, value: int | float) -> None:
         self._connection.send(FIGURE + f"{name}={value!r}".encode())

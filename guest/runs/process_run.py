@@ -245,12 +245,18 @@ class ProcessRun(Running):
         self._daemon.woke()
 
     def _tell_of_ends(self) -> None:
-        """Let those go on who wait for processes that have ended."""
-        going = [entry for entry in self._awaited if self._has_ended(entry[0])]
-        for entry in going:
+        """Let those go on who wait for processes that have ended, or of which nobody can say whether they have."""
+        for entry in list(self._awaited):
+            number, each = entry
+            part = self._parts.get(number)
+            broken = b""
+            if not self._has_ended(number):
+                if part is None or part.engine.home not in self._dead_kernels:
+                    continue
+                broken = NUMBER.pack(part.engine.home)
             self._awaited.remove(entry)
-            entry[1].asking = False
-            self._workers.tell(entry[1], worker.ENDED)
+            each.asking = False
+            self._workers.tell(each, worker.ENDED + broken)
             self._daemon.woke()
 
     def _has_ended(self, number: int) -> bool:
@@ -283,6 +289,7 @@ class ProcessRun(Running):
         self._carry_out(self._forks.peer_down(kernel))
         for part in list(self._parts.values()):
             part.peer_down(kernel)
+        self._tell_of_ends()
 
     # -- what its parts ask for ----------------------------------------------------------------------------------------
 

@@ -302,6 +302,39 @@ def test_a_fork_onto_a_kernel_that_dies_is_told_so(tmp_path: Path) -> None:
         assert "no process at kernel 1: the kernel has died" in "".join(answer["output"])
 
 
+@pytest.mark.parametrize(
+    "before", ["", "    try:\n        process.event().wait()\n    except WaitBroken:\n        pass\n"]
+)
+def test_who_joins_a_process_whose_home_has_died_hears_so(tmp_path: Path, before: str) -> None:
+    """Whether it waits already, or begins to when the kernel is known to be dead. A thread of it is here."""
+    program = WAITING + (
+        "from guest.synchronization import WaitBroken\n"
+        "class Roaming(Thread):\n"
+        "    def step(self):\n"
+        "        self.process.start(Child(self.process.array('q', 1)), on=0)\n"
+        "        pause('roaming')\n"
+        "def main(process):\n"
+        "    child = process.fork(Roaming(), on=1)\n" + before + "    try:\n"
+        "        child.join()\n"
+        "    except WaitBroken as broken:\n"
+        "        print(broken)\n"
+        "    pause('end')\n"
+    )
+    with Agents(2) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("roaming")
+        pair.until_at("child")
+        agents.agents[1].process.kill()
+        pair.until_at("end")
+        pair.go("child")
+        pair.go("end")
+        (answer,) = pair.answers([0])
+        assert answer["event"] == "finished", answer
+        output = "".join(answer["output"])
+        assert "kernel 1 died, the home of process" in output
+        assert "child sees 0" in output
+
+
 def test_a_process_that_ends_as_a_whole_takes_its_computing_threads_along_and_nobody_elses(tmp_path: Path) -> None:
     """They never look at what their daemon says; their memory is another process's next."""
     program = WAITING + (
