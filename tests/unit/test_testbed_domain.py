@@ -101,6 +101,7 @@ def test_processors_and_iommus_are_those_that_were_measured() -> None:
     x86, arm = parsed(DOMAIN), parsed(replace(DOMAIN, arch="aarch64"))
     assert value(x86, "os/type", "machine") == "q35"
     assert value(x86, "cpu", "mode") == "maximum"
+    assert value(x86, "cpu/feature[@name='erms']", "policy") == "disable"
     assert value(x86, "devices/iommu", "model") == "intel"
     assert value(x86, "devices/iommu/driver", "intremap") == "off"
     assert value(x86, "features/ioapic", "driver") == "qemu"
