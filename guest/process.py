@@ -265,6 +265,7 @@ class Process(Mapping):
         """`figure(name, number)` reports a number, for results and expectations."""
         self._daemon = daemon
         self._operate = daemon.operate
+        self._own = range(self.size, told["pages"] * PAGE_BYTES)
 
     def start(self, thread: Thread, on: int | None = None) -> Handle:
         """Start a thread, on that kernel, or where the experiment's `placement` wants it to begin. Raises ValueError if

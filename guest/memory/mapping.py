@@ -27,6 +27,8 @@ class Mapping:
     """What may be done to the address space; for classes that have memory."""
 
     _operate: Callable[[Operation], Refusal] | None
+    _own = range(0)
+    """Bytes of the memory to which nothing of that may be done."""
 
     def map(self, offset: int, size: int, *, writable: bool = True) -> None:
         """Map memory on all kernels: zeros, where nothing is mapped. All offsets and sizes are whole pages, in bytes.
@@ -53,6 +55,10 @@ class Mapping:
         if offset % PAGE_BYTES or size % PAGE_BYTES or to % PAGE_BYTES or min(offset, size - 1, to) < 0:
             found = f"{kind.name.lower()} {size} bytes at {offset}" + (f" to {to}" if kind is Kind.MOVE else "")
             raise ValueError(f"{found}: expected whole pages of {PAGE_BYTES} bytes")
+        starts = (offset, to) if kind is Kind.MOVE else (offset,)
+        if any(start < self._own.stop and start + size > self._own.start for start in starts):
+            own = f"{len(self._own)} bytes from {self._own.start} on are the process's own"
+            raise ValueError(f"{kind.name.lower()} {size} bytes at {' to '.join(map(str, starts))}: {own}")
         assert self._operate is not None, "scripts run on memory that can be mapped"
         operation = Operation(kind, offset // PAGE_BYTES, size // PAGE_BYTES, access, to // PAGE_BYTES)
         refusal = self._operate(operation)

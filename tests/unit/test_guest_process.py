@@ -1,6 +1,6 @@
 """What a distributed process gives to its threads, as far as one of them alone can see it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ from guest.link.segment import PAGE_BYTES
 from guest.memory.region import BASE
 from guest.memory.reserved import RESERVED_PAGES
 from guest.process import Process, Thread, ThreadError, frozen, thawed
+from guest.protocol.address_space import Operation, Refusal
 from guest.synchronization import Condition, Mutex, surround
 from tests.unit.test_synchronization import Alone
 
@@ -55,6 +56,35 @@ def test_a_new_thread_holds_nothing_of_what_its_starter_holds(process: Process) 
     process._daemon.start = lambda number, state, to: started.append(state)  # type: ignore[method-assign]
     process.start(thread)
     assert started == [frozen(thread, new=True)]
+
+
+def test_the_pages_that_the_process_needs_itself_stay_as_they_are(process: Process) -> None:
+    done: list[Operation] = []
+
+    def operate(operation: Operation) -> Refusal:
+        done.append(operation)
+        return Refusal.NONE
+
+    process._operate = operate
+    size = process.size
+    refused: list[Callable[[], None]] = [
+        lambda: process.unmap(size, PAGE_BYTES),
+        lambda: process.unmap(0, size + PAGE_BYTES),
+        lambda: process.protect(size + (RESERVED_PAGES - 1) * PAGE_BYTES, 2 * PAGE_BYTES, writable=False),
+        lambda: process.map(size - PAGE_BYTES, 2 * PAGE_BYTES),
+        lambda: process.move(0, PAGE_BYTES, size),
+        lambda: process.move(size, PAGE_BYTES, size + RESERVED_PAGES * PAGE_BYTES),
+    ]
+    for change in refused:
+        with pytest.raises(
+            ValueError, match=f"{RESERVED_PAGES * PAGE_BYTES} bytes from {size} on are the process's own"
+        ):
+            change()
+    assert not done
+    process.unmap(0, size)
+    process.map(size + RESERVED_PAGES * PAGE_BYTES, PAGE_BYTES)
+    process.move(size - PAGE_BYTES, PAGE_BYTES, size + RESERVED_PAGES * PAGE_BYTES)
+    assert len(done) == 3
 
 
 def test_memory_that_is_refused_leaves_what_there_is_to_others(process: Process) -> None:
