@@ -56,13 +56,13 @@ def warm(pair: Pair, repeat: int) -> list[Figure]:
             Node.prepare_shell()
             testbed = pair.up(Mode.AUTO)
             try:
+                cold = [node for node in testbed.nodes.values() if not node.warm]
+                if cold:
+                    raise GuestError(f"node {cold[0].name} did not start from its state: {cold[0].warm_reason}")
                 _greet(testbed)
                 agents_s.append(time.monotonic() - begin)
                 for place, samples in ssh_s.items():
                     samples.append(max(testbed.nodes[node].boot_s or 0.0 for node in place))
-                cold = [node for node in testbed.nodes.values() if not node.warm]
-                if cold:
-                    raise GuestError(f"node {cold[0].name} did not start from its state: {cold[0].warm_reason}")
             finally:
                 pair.down(testbed)
     figures = [Figure.of(Quantity.WARM_SSH, place, Unit.SECONDS, samples) for place, samples in ssh_s.items()]

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from platformdirs import user_cache_path
 
 from images import Image, ensure_all
 from testbed import Driver, LinkKind, LinkSpec, NodeSpec, Testbed, TestbedSpec, find, list_all, up
@@ -69,6 +70,20 @@ def libvirt_daemon() -> Iterator[None]:
             yield
     for directory in (config, runtime):
         shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(libvirt_daemon: None) -> Iterator[None]:
+    """Guests' saved states are these tests' own, which remove and break some; everything else is the user's."""
+    users = user_cache_path("testbed")
+    with tempfile.TemporaryDirectory(prefix="tb-cache-") as folder, pytest.MonkeyPatch.context() as patch:
+        own = Path(folder, users.name)
+        own.mkdir()
+        for name in ("accelerator", "guest", "images", "libvirt-capabilities", "test-images"):
+            (users / name).mkdir(parents=True, exist_ok=True)
+            (own / name).symlink_to(users / name)
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield
 
 
 @pytest.fixture(scope="session")
