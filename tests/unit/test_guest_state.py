@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from enum import Enum
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import pytest
 
@@ -161,10 +161,13 @@ class Failure(Exception):
     """An object that has more to it as well."""
 
 
-T = TypeVar("T")
+class Bounded:
+    """Names its slots, and has none."""
+
+    __slots__ = ()
 
 
-class Of(Plain, Generic[T]):
+class Of(Plain, Bounded):
     """Has slots by one of its bases, though none of its own."""
 
 
@@ -275,7 +278,8 @@ def test_what_is_one_object_stays_one_and_what_leads_back_leads_back() -> None:
 
 def test_a_state_does_not_grow_as_it_travels() -> None:
     names = {f"an_attribute_{number}": number for number in range(40)}
-    value = Plain(**names, other=Heir(**names))
+    # Where it has arrived, names of attributes are one for each class and no longer one for all (Python 3.13).
+    value = from_bytes(to_bytes(Plain(**names, other=Heir(**names))))
     first = len(to_bytes(value))
     for _ in range(3):
         value = from_bytes(to_bytes(value))
