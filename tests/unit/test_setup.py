@@ -147,18 +147,18 @@ def test_only_missing_packages_are_installed_by_one_look(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize(("distribution", "asked"), [("debian", True), ("ubuntu", False)])
-def test_a_browser_is_installed_for_tests_alone_and_where_it_is_a_package(
+def test_what_tests_alone_need_is_installed_for_them_a_browser_where_it_is_a_package(
     tree: Tree, tmp_path: Path, distribution: str, asked: bool
 ) -> None:
     (tmp_path / "os-release").write_text(f'NAME="Any"\nID={distribution}\n')
     script = (tree.path / "tb").read_text()
     assert script.count("os_release=/etc/os-release") == 1
     (tree.path / "tb").write_text(script.replace("/etc/os-release", f"'{tmp_path / 'os-release'}'"))
-    tree.tb("ps", ABSENT="chromium")
+    tree.tb("ps", ABSENT="chromium git")
     assert tree.calls("apt-get") == []
-    tree.tb("test", ABSENT="chromium")
+    tree.tb("test", ABSENT="chromium git")
     installs = [call for call in tree.calls("apt-get") if " install " in call]
-    assert [call.endswith(" chromium") for call in installs] == [True] * asked
+    assert [call.partition("recommends ")[2] for call in installs] == ["chromium git" if asked else "git"]
 
 
 def test_the_second_call_does_nothing(tree: Tree) -> None:
@@ -280,6 +280,6 @@ def test_another_distribution_is_told_so(tree: Tree) -> None:
 def test_every_package_has_an_isa_and_a_reason() -> None:
     lines = [line.split(maxsplit=2) for line in (ROOT / "packages.txt").read_text().splitlines() if line.strip()]
     packages = [line for line in lines if not line[0].startswith("#")]
-    assert all(len(line) == 3 and line[1] in {"any", "x86_64", "aarch64", "tests"} for line in packages)
+    assert all(len(line) == 3 and line[1] in {"any", "x86_64", "aarch64", "tests", "debian-tests"} for line in packages)
     names = [line[0] for line in packages]
     assert len(names) == len(set(names))
