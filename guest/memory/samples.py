@@ -8,10 +8,13 @@ fault's kind, as the program itself saw it; with none it is a hit; with several 
 
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
+from math import isfinite
 from mmap import MAP_SHARED, PROT_READ, PROT_WRITE, mmap
+from operator import index
 from os import MFD_CLOEXEC, fstat, ftruncate, memfd_create, pread
 from struct import Struct
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 LOCAL_FAULT = 0
 REMOTE_READ = 1
@@ -61,6 +64,27 @@ class FaultLog:
         self.total_ns[kind] += record[3]
 
 
+def reported(name: str, value: SupportsFloat) -> int | float:
+    """The number of a figure; it may be one of NumPy's. Raises TypeError or ValueError for what is no finite number."""
+    if type(name) is not str or not name:
+        raise TypeError(f"a figure's name is {name!r}, expected a word")
+    try:
+        number = index(value)  # type: ignore[arg-type]
+    except TypeError:
+        if isinstance(value, str | bytes) or not hasattr(type(value), "__float__"):
+            raise TypeError(f"figure {name!r} is {value!r}, expected a number") from None
+        return _finite(name, float(value))
+    _finite(name, number)
+    return number
+
+
+def _finite(name: str, number: int | float) -> float:
+    with suppress(OverflowError):  # so large is a float's infinity
+        if isfinite(as_float := float(number)):
+            return as_float
+    raise ValueError(f"figure {name!r} is {str(number)[:20]}, expected a finite number")
+
+
 class AccessLog:
     """A thread's accesses in a memfd that the daemon reads when the thread is done, or has died."""
 
@@ -88,7 +112,7 @@ class AccessLog:
 
     def figure(self, name: str, value: int | float) -> None:
         """A number that the workload reports, by name; a later one takes the place of an earlier one."""
-        self.figures[name] = value
+        self.figures[name] = reported(name, value)
 
     def keep(self, history: bytes) -> None:
         """All that the thread loaded and stored, behind the accesses."""

@@ -59,6 +59,8 @@ CHECKS = ("AssertionError", "ExitStatus")
 """Kinds of FAILED by which a program says that it has seen something wrong, not that it is broken."""
 
 PACKET_BYTES = 1 << 16
+MESSAGE_CHARACTERS = 4096
+"""Of an error's text; JSON may need twelve bytes for one, and all of it has to fit into a packet."""
 
 
 class Attached(NamedTuple):
@@ -154,7 +156,10 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
 
 def told_of(error: Exception, lost_pages: Iterable[int]) -> bytes:
     """What a FAILED says: the error, and the pages that were lost to whoever made it."""
-    fields = {"kind": type(error).__name__, "message": str(error), "lost_pages": sorted(lost_pages)}
+    message = str(error)
+    if len(message) > MESSAGE_CHARACTERS:
+        message = f"{message[:MESSAGE_CHARACTERS]} … ({len(message)} characters)"
+    fields = {"kind": type(error).__name__, "message": message, "lost_pages": sorted(lost_pages)}
     return json.dumps(fields).encode()
 
 

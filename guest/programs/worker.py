@@ -5,6 +5,7 @@ it ran before. What it and its daemon say to each other is below, beside what al
 (`guest.programs.application`). The daemon says nothing to a worker that has not asked, unless that waits.
 """
 
+import json
 import sys
 import types
 from socket import AF_UNIX, SOCK_SEQPACKET, send_fds, socket, socketpair
@@ -15,7 +16,7 @@ from typing import Any
 from guest import process as distributed
 from guest.memory.mapping import REFUSED
 from guest.memory.region import BASE
-from guest.memory.samples import AccessLog
+from guest.memory.samples import AccessLog, reported
 from guest.programs.application import ACCESSES, FAILED, PACKET_BYTES, Attached, attach, redirect_output, show, told_of
 from guest.programs.lost_pages import survive_lost_pages
 from guest.programs.surroundings import Detached
@@ -50,7 +51,7 @@ AWAIT = b"j"
 ENDED = b"e"
 """Daemon: it has; or its home (`NUMBER`) has died, and nobody can say any more whether it has."""
 FIGURE = b"f"
-"""Worker: a number is reported: its name, `=`, its representation in Python."""
+"""Worker: a number is reported; JSON of [name, number]."""
 EXIT_GROUP = b"q"
 """Worker: the whole process ends."""
 NUMBER = Struct("<Q")
@@ -107,7 +108,7 @@ class _Daemon:
             )
 
     def figure(self, name: str, value: int | float) -> None:
-        self._connection.send(FIGURE + f"{name}={value!r}".encode())
+        self._connection.send(FIGURE + json.dumps([name, reported(name, value)]).encode())
 
     def exit_group(self) -> None:
         self._connection.send(EXIT_GROUP)

@@ -39,7 +39,8 @@ class Launcher:
             try:
                 self._socket.close()
                 die_with(agent)
-                os.dup2(2, 1)  # standard output belongs to the agent's answers
+                os.dup2(2, 1)  # standard output belongs to the agent's answers, and standard input to its commands
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 _serve(theirs)
                 status = 0
             finally:

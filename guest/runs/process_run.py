@@ -5,6 +5,7 @@ the first process's pool. A process is born on all kernels when they carry out t
 and its number is the epoch of that; the first process has 0.
 """
 
+import json
 from collections import deque
 from collections.abc import Callable
 from time import monotonic_ns
@@ -160,8 +161,7 @@ class ProcessRun(Running):
             each.asking = True
             self._tell_of_ends()
         elif kind == worker.FIGURE:
-            name, _, value = body.decode().partition("=")
-            figure = float(value) if "." in value or "e" in value or "n" in value else int(value)
+            name, figure = json.loads(body)
             self._figures[name] = max(figure, self._figures.get(name, figure))
         elif kind == application.FAILED:
             # Who has no thread yet has got no further than to read the program.

@@ -314,3 +314,21 @@ def test_an_error_names_the_thread_as_the_program_knows_it(tmp_path: Path) -> No
     done = run(tmp_path, text())
     assert done.returncode == 1, done.stderr
     assert "node arm: 'run' failed: check: thread 1: AssertionError" in done.stderr
+
+
+READER = """\
+import subprocess
+import sys
+
+
+def main(process):
+    process.figure("own=", len(sys.stdin.read()))
+    process.figure("other", len(subprocess.run(["cat"], capture_output=True).stdout))
+"""
+
+
+def test_a_program_has_nothing_on_its_standard_input(tmp_path: Path) -> None:
+    """The agent's is its commands: who reads them would be the end of the next point."""
+    (tmp_path / "own.py").write_text(READER)
+    points = summary_of(run(tmp_path, text() + "repeat: 2\n", "--json"))["points"]
+    assert [point["figures"] for point in points] == [{"own=": 0, "other": 0}] * 2
