@@ -159,6 +159,7 @@ def told_of(error: Exception, lost_pages: Iterable[int]) -> bytes:
     message = str(error)
     if len(message) > MESSAGE_CHARACTERS:
         message = f"{message[:MESSAGE_CHARACTERS]} … ({len(message)} characters)"
+    message = message.encode(errors="backslashreplace").decode()  # names of files can hold what no text may
     fields = {"kind": type(error).__name__, "message": message, "lost_pages": sorted(lost_pages)}
     return json.dumps(fields).encode()
 
