@@ -53,8 +53,26 @@ def pair_spec(name: str) -> TestbedSpec:
     )
 
 
+SHARED = {"accelerator": 0o700, "guest": 0o755, "images": 0o755, "libvirt-capabilities": 0o700, "test-images": 0o755}
+"""Of the user's caches what these tests use too, with the modes in which they are made."""
+
+
 @pytest.fixture(scope="session", autouse=True)
-def libvirt_daemon() -> Iterator[None]:
+def cache() -> Iterator[None]:
+    """Guests' saved states are these tests' own, which remove and break some; everything else is the user's."""
+    users = user_cache_path("testbed")
+    with tempfile.TemporaryDirectory(prefix="tb-cache-") as folder, pytest.MonkeyPatch.context() as patch:
+        own = Path(folder, users.name)
+        own.mkdir()
+        for name, mode in SHARED.items():
+            (users / name).mkdir(mode, parents=True, exist_ok=True)
+            (own / name).symlink_to(users / name)
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def libvirt_daemon(cache: None) -> Iterator[None]:
     """One of these tests' own, where a daemon is to start the machines."""
     if driver() is not Driver.SESSION:
         yield
@@ -70,20 +88,6 @@ def libvirt_daemon() -> Iterator[None]:
             yield
     for directory in (config, runtime):
         shutil.rmtree(directory)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache(libvirt_daemon: None) -> Iterator[None]:
-    """Guests' saved states are these tests' own, which remove and break some; everything else is the user's."""
-    users = user_cache_path("testbed")
-    with tempfile.TemporaryDirectory(prefix="tb-cache-") as folder, pytest.MonkeyPatch.context() as patch:
-        own = Path(folder, users.name)
-        own.mkdir()
-        for name in ("accelerator", "guest", "images", "libvirt-capabilities", "test-images"):
-            (users / name).mkdir(parents=True, exist_ok=True)
-            (own / name).symlink_to(users / name)
-        patch.setenv("XDG_CACHE_HOME", folder)
-        yield
 
 
 @pytest.fixture(scope="session")
