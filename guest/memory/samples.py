@@ -71,7 +71,7 @@ def reported(name: str, value: SupportsFloat) -> int | float:
     try:
         number = index(value)  # type: ignore[arg-type]
     except TypeError:
-        if isinstance(value, str | bytes) or not hasattr(type(value), "__float__"):
+        if not hasattr(type(value), "__float__"):
             raise TypeError(f"figure {name!r} is {value!r}, expected a number") from None
         return _finite(name, float(value))
     _finite(name, number)
@@ -110,7 +110,7 @@ class AccessLog:
         self._count += 1
         _COUNT.pack_into(self._buffer, 0, self._count)
 
-    def figure(self, name: str, value: int | float) -> None:
+    def figure(self, name: str, value: SupportsFloat) -> None:
         """A number that the workload reports, by name; a later one takes the place of an earlier one."""
         self.figures[name] = reported(name, value)
 

@@ -11,7 +11,7 @@ import types
 from socket import AF_UNIX, SOCK_SEQPACKET, send_fds, socket, socketpair
 from struct import Struct
 from time import monotonic_ns
-from typing import Any
+from typing import Any, SupportsFloat
 
 from guest import process as distributed
 from guest.memory.mapping import REFUSED
@@ -107,7 +107,7 @@ class _Daemon:
                 "threads that may have to wait cannot go on without a kernel of theirs",
             )
 
-    def figure(self, name: str, value: int | float) -> None:
+    def figure(self, name: str, value: SupportsFloat) -> None:
         self._connection.send(FIGURE + json.dumps([name, reported(name, value)]).encode())
 
     def exit_group(self) -> None:

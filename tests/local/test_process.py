@@ -332,3 +332,13 @@ def test_a_program_has_nothing_on_its_standard_input(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(READER)
     points = summary_of(run(tmp_path, text() + "repeat: 2\n", "--json"))["points"]
     assert [point["figures"] for point in points] == [{"own=": 0, "other": 0}] * 2
+
+
+def test_a_figure_that_is_no_number_is_told_with_the_line_that_reports_it(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "def main(process):\n    process.figure('x', 3)\n    process.figure('x', 0 * 1e999)\n"
+    )
+    done = run(tmp_path, text())
+    assert done.returncode == 3
+    assert "thread 0: ValueError: figure 'x' is nan, expected a finite number" in done.stderr, done.stderr
+    assert 'File "own.py", line 3, in main' in done.stderr, done.stderr

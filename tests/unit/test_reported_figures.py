@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from guest.memory.samples import reported
+from guest.memory.samples import AccessLog, reported
 from guest.programs.application import PACKET_BYTES, told_of
 
 
@@ -42,6 +42,15 @@ def test_what_is_no_number_is_refused(value: Any) -> None:
 def test_a_number_that_json_does_not_know_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"figure 'x' is .*, expected a finite number"):
         reported("x", value)
+
+
+def test_a_thread_reports_such_numbers_alone() -> None:
+    log = AccessLog()
+    log.figure("x", np.int64(3))
+    assert type(log.figures["x"]) is int
+    with pytest.raises(ValueError, match=r"figure 'x' is nan"):
+        log.figure("x", float("nan"))
+    assert log.figures == {"x": 3}
 
 
 @pytest.mark.parametrize("name", [3, "", None])
