@@ -41,8 +41,20 @@ from guest.memory.mapping import Mapping
 from guest.memory.region import BASE
 from guest.memory.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.protocol.address_space import Operation, Refusal
+from guest.protocol.thread_effects import Known
 from guest.state import arrays_are, from_bytes, to_bytes
-from guest.synchronization import WORD_BYTES, Barrier, Condition, Counter, Event, Mutex, Semaphore, empty_handed, here
+from guest.synchronization import (
+    WORD_BYTES,
+    Barrier,
+    Condition,
+    Counter,
+    Event,
+    Mutex,
+    Semaphore,
+    WaitBroken,
+    empty_handed,
+    here,
+)
 
 STATE_BYTES = PAGE_BYTES - 8
 """What the pickled state of a thread may be, in bytes: it travels in one page slot, with its length."""
@@ -67,7 +79,12 @@ class Daemon(Protocol):
     """What a thread asks its daemon for."""
 
     def start(self, number: int, state: bytes, to: int | None) -> None:
-        """A new thread of this number begins at kernel `to`; where placement wants it to, if that is None."""
+        """A new thread of this number begins at kernel `to`; where placement wants it to, if that is None. When this
+        returns, this kernel can say what has become of it."""
+
+    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Known, str]:
+        """What has become of a thread that began on that kernel, and in words which kernels have died. Returns at once,
+        or when the thread is no more, or nobody can know."""
 
     def operate(self, operation: Operation) -> Refusal:
         """Change the address space."""
@@ -177,30 +194,54 @@ class Array:
 class Handle:
     """A thread that was started: to wait for."""
 
-    def __init__(self, number: int, process: int = 0) -> None:
+    def __init__(self, number: int, process: int = 0, began: int = 0) -> None:
         self.number = number
         """Its number in the process; the first thread's is 0."""
         self.process = process
         """The number of its process."""
+        self.began = began
+        """The kernel where it was started, which knows what has become of it."""
 
     def join(self) -> Any:
-        """Wait until it has ended, wherever it is, and return its result. Raises WaitBroken when a kernel died, and
-        ThreadError in a forked process, where threads of the one it is a copy of are not, unless it had ended then."""
+        """Wait until it has ended, wherever it is, and return its result. Raises WaitBroken when it was lost with a
+        kernel that died, or its result was, or nobody can know; and ThreadError in a forked process, where threads of
+        the one it is a copy of are not, unless it had ended then."""
         process = current()
         entry = _entry(process, self.number)
-        if self.process != process.number and not Event(entry.address).is_set():
+        ended = Event(entry.address)
+        if self.process != process.number and not ended.is_set():
             raise ThreadError(
                 f"thread {self.number} is one of process {self.process}, this is process {process.number}, a copy "
                 "that was made while it ran",
                 "a fork takes no other threads along: join it before, or in the process that it belongs to",
             )
-        Event(entry.address).wait()
+        try:
+            ended.wait()
+        except WaitBroken:  # a kernel died, but perhaps not the thread
+            known, dead = process._daemon.watch(self.number, self.began, until_gone=True)
+            if not ended.is_set():
+                raise self._broken(known, dead) from None
         return entry.result()
 
     def is_alive(self) -> bool:
-        """Whether it is in this process, and has not ended yet."""
+        """Whether it is in this process, and has neither ended nor died with its kernel. Raises WaitBroken when the
+        kernel has died where it was started, as nobody can know then, unless it has ended."""
         process = current()
-        return self.process == process.number and not Event(_entry(process, self.number).address).is_set()
+        ended = Event(_entry(process, self.number).address)
+        if self.process != process.number or ended.is_set():
+            return False
+        known, dead = process._daemon.watch(self.number, self.began, until_gone=False)
+        if known is Known.NOT and not ended.is_set():
+            raise self._broken(known, dead)
+        return known is Known.LIVES
+
+    def _broken(self, known: Known, dead: str) -> WaitBroken:
+        if known is Known.NOT:
+            return WaitBroken(
+                f"{dead} died; thread {self.number} was started on kernel {self.began}, and nobody else can say what "
+                "has become of it"
+            )
+        return WaitBroken(f"{dead} died, and thread {self.number} or its result was lost with that")
 
 
 class Child:
@@ -278,7 +319,7 @@ class Process(Mapping):
                 "threads that take one piece of work after the other need not be started again",
             )
         self._daemon.start(number, frozen(thread, new=True), on)
-        return Handle(number, self.number)
+        return Handle(number, self.number, self.kernel)
 
     def fork(self, thread: Thread, on: int | None = None) -> Child:
         """Begin a new process, on that kernel or on this one, with a copy of the memory as it is at this moment, at the

@@ -42,7 +42,7 @@ from guest.protocol.forks import FORK_MESSAGES
 from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
-from guest.protocol.threads import THREAD_MESSAGES
+from guest.protocol.thread_messages import THREAD_MESSAGES
 from guest.protocol.trace import TracedEngine, TracedPart
 
 _OF_PAGES = int(MessageName.GRANT)

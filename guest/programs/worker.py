@@ -21,6 +21,7 @@ from guest.programs.application import ACCESSES, FAILED, PACKET_BYTES, Attached,
 from guest.programs.lost_pages import survive_lost_pages
 from guest.programs.surroundings import Detached
 from guest.protocol.address_space import Operation, Refusal
+from guest.protocol.thread_effects import Known
 from guest.synchronization import WaitBroken
 from guest.workloads.distributed import Distributed
 
@@ -34,6 +35,13 @@ PARKED = b"p"
 """Daemon: it is gone, and this is its placeholder, until the next RUN."""
 START = b"n"
 """Worker: a thread begins: its number, where (`NUMBER` each; `ANYWHERE`: where placement wants it), and its state."""
+STARTED = b"b"
+"""Daemon: it has begun, as far as this kernel is concerned."""
+WATCH = b"l"
+"""Worker: what has become of a thread: its number, where it began (`NUMBER` each), and 1 byte: whether it is waited
+for until it is no more."""
+FATE = b"i"
+"""Daemon: a `Known` (1 byte), and in words which kernels have died."""
 ASK = b"a"
 """Worker: the thread is at a migration point, and has no wish of its own."""
 ADVICE = b"w"
@@ -81,6 +89,12 @@ class _Daemon:
     def start(self, number: int, state: bytes, to: int | None) -> None:
         where = ANYWHERE if to is None else to
         self._connection.send(START + NUMBER.pack(number) + NUMBER.pack(where) + state)
+        _receive(self._connection, STARTED)
+
+    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Known, str]:
+        self._connection.send(WATCH + NUMBER.pack(thread) + NUMBER.pack(began) + bytes((until_gone,)))
+        known, *dead = _receive(self._connection, FATE)
+        return Known(known), bytes(dead).decode()
 
     def operate(self, operation: Operation) -> Refusal:
         return self._attached.operate(operation)

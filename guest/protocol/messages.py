@@ -59,6 +59,8 @@ class MessageName(IntEnum):
     PROCESS_FORK = 27
     """Of processes that begin as copies: see `guest.protocol.forks`. This one carries a state, as a migration does."""
     PROCESS_FORKED = 28
+    THREAD_WATCH = 29
+    """What has become of this thread: see `guest.protocol.watch`."""
 
 
 class Flag(IntFlag):

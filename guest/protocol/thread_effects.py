@@ -34,6 +34,17 @@ class Why(IntEnum):
     """The destination is dead, or no kernel that this process may use."""
 
 
+class Known(IntEnum):
+    """What is known of a thread that somebody asked after."""
+
+    LIVES = 1
+    """It has not ended; of the kernel that says so: there will be another word when it is no more."""
+    GONE = 2
+    """It has ended, or died with its kernel."""
+    NOT = 3
+    """Nothing, and nobody will know: the kernel where it began has died."""
+
+
 class Run(NamedTuple):
     """The thread may run here from now on, in the process that began it or that was made ready for it.
 
@@ -114,6 +125,13 @@ class Lost(NamedTuple):
     thread: int
 
 
+class Fate(NamedTuple):
+    """What has become of a thread, for all on this kernel who asked."""
+
+    thread: int
+    known: Known
+
+
 class Dissolve(NamedTuple):
     """The process is over here: end its pool, unmap its memory. No thread and no placeholder of it is left."""
 
@@ -135,6 +153,7 @@ ThreadEffect = (
     | EndThread
     | EndPlaceholder
     | Lost
+    | Fate
     | Dissolve
     | GroupEnded
 )

@@ -26,13 +26,11 @@ When a kernel dies, its threads are lost; which ones, the survivors find out by 
 
     THREAD_ROLL     each → each                I have heard of it; later: this thread of yours is with me; that is all
 
+and who waits for a thread asks the kernel where it began (`guest.protocol.watch`).
+
 When home dies, nobody can join the process any more, and nobody counts: threads go on and move between the kernels
 that there are, and each kernel dissolves its part once nothing of the process is left there. Whoever has ended the
 group by then says so to all in home's place.
-
-Fields: the thread in `page`; of MIGRATE the placeholders in `copyset`; of PLACED the placement in `flags`; of EXIT
-whether it was the kernel's last thread in `flags`; of COUNT the round in `request`, threads in `version`, arrivals in
-`stamp`; of ROLL the dead in `copyset`, and in `flags` whether that is all, or only that they are known to be dead.
 
 Links are in order, as rings are; messages of two kernels to a third are not. So a thread may be heard of from elsewhere
 before its destination's PLACED is read: what is heard early waits for that.
@@ -56,7 +54,9 @@ from guest.protocol.thread_effects import (
     DropState,
     EndPlaceholder,
     EndThread,
+    Fate,
     GroupEnded,
+    Known,
     Lost,
     Park,
     Place,
@@ -67,25 +67,8 @@ from guest.protocol.thread_effects import (
     ThreadEffect,
     Why,
 )
-
-_MIGRATE, _PLACED = int(MessageName.THREAD_MIGRATE), int(MessageName.THREAD_PLACED)
-_EXIT, _COUNT, _ROLL = int(MessageName.THREAD_EXIT), int(MessageName.THREAD_COUNT), int(MessageName.THREAD_ROLL)
-_GROUP_EXIT = int(MessageName.GROUP_EXIT)
-
-LAST = 1
-"""`Message.flags` of THREAD_EXIT: no thread is left on the sender. Of THREAD_ROLL: all have been named."""
-HEARD = 2
-"""`Message.flags` of THREAD_ROLL: the sender has heard of these deaths, and has still to call its roll."""
-ANSWER = 1
-"""`Message.flags` of THREAD_COUNT: this is what was counted; for readers of traces."""
-
-THREAD_MESSAGES = frozenset((_MIGRATE, _PLACED, _EXIT, _COUNT, _ROLL, _GROUP_EXIT))
-"""Which messages are this engine's."""
-
-
-def _send(to: int, name: int, thread: int, flags: int, copyset: int = 0) -> Send:
-    """On the way of every migration."""
-    return new_tuple(Send, (to, new_tuple(Message, (name, thread, 0, flags, 0, copyset, 0, 0, 0)), False))
+from guest.protocol.thread_messages import ANSWER, COUNT, EXIT, GROUP_EXIT, HEARD, LAST, MIGRATE, PLACED, ROLL, send
+from guest.protocol.watch import Watch
 
 
 class ThreadsEngine:
@@ -116,6 +99,7 @@ class ThreadsEngine:
         self._put_off: int | None = None
         """What waits until nobody departs any more: home's question, by its round; at home, that it asks."""
         self._roll = RollCall()
+        self._watch = Watch(kernel)
         self._count = Count()
         """Home's."""
         self._still: tuple[int, ...] = ()
@@ -146,7 +130,7 @@ class ThreadsEngine:
         if to not in self._others:
             return [Stay(thread, Why.DIED)]
         self._departing[thread] = to
-        return [_send(to, _MIGRATE, thread, 0, self._threads[thread] | 1 << self.kernel)]
+        return [send(to, MIGRATE, thread, 0, self._threads[thread] | 1 << self.kernel)]
 
     def exit(self, thread: int) -> list[ThreadEffect]:
         """The thread, which runs here, has ended. (One whose process dies while it departs may yet run elsewhere: it
@@ -157,10 +141,23 @@ class ThreadsEngine:
         told = self._threads.pop(thread) | 1 << self.home
         flags = 0 if self._surely_alive() else LAST
         effects: list[ThreadEffect] = [
-            Send(other, Message(_EXIT, thread, flags=flags)) for other in self._others if told >> other & 1
+            Send(other, Message(EXIT, thread, flags=flags)) for other in self._others if told >> other & 1
         ]
+        effects += self._watch.gone(thread, self._others)
         self._something_ended(effects)
         return effects
+
+    def watch(self, thread: int, began: int) -> list[ThreadEffect]:
+        """Somebody here asks what has become of the thread, which began on that kernel, here for instance. A Fate says
+        it, and another one that it is no more, if it lives now."""
+        if self.ended:
+            return []
+        if began == self.kernel:
+            return [self._watch.tell(began, thread, self._has(thread))]
+        return self._watch.ask(thread, began) if began in self._others else [Fate(thread, Known.NOT)]
+
+    def _has(self, thread: int) -> bool:
+        return thread in self._threads or thread in self._placeholders
 
     def exit_group(self) -> list[ThreadEffect]:
         """A thread here ends the process as a whole: at once here, then everywhere."""
@@ -207,7 +204,7 @@ class ThreadsEngine:
 
     def _refuse(self, thread: int, effects: list[ThreadEffect]) -> None:
         arrival = self._arriving.pop(thread)
-        effects.append(Send(arrival.source, Message(_PLACED, thread, flags=Placement.REFUSED)))
+        effects.append(Send(arrival.source, Message(PLACED, thread, flags=Placement.REFUSED)))
         if self.part is Part.CREATING and not self._arriving:
             self._dissolve(effects)
         self._tidy(effects)
@@ -218,7 +215,7 @@ class ThreadsEngine:
         if thread in self._placeholders:
             self._placeholders -= {thread}
         self._threads[thread] = arrival.copyset
-        effects += [_send(arrival.source, _PLACED, thread, arrival.placement), new_tuple(Run, (thread,))]
+        effects += [send(arrival.source, PLACED, thread, arrival.placement), new_tuple(Run, (thread,))]
 
     # Messages ---------------------------------------------------------------------------------------------------------
 
@@ -243,6 +240,11 @@ class ThreadsEngine:
                 self._ended_at(sender, effects)
             case MessageName.THREAD_ROLL:
                 self._hear_roll(sender, message, effects)
+            case MessageName.THREAD_WATCH if message.flags:
+                effects += self._watch.told(message.page, Known(message.flags))
+            case MessageName.THREAD_WATCH:
+                if not self.ended:  # else the group's end is on its way, too
+                    effects.append(self._watch.tell(sender, message.page, self._has(message.page)))
             case name:
                 raise ProtocolError(f"kernel {sender} sends message {name}, which is none of threads")
         return effects
@@ -256,7 +258,7 @@ class ThreadsEngine:
         if thread in self._threads or thread in self._arriving:
             raise ProtocolError(f"kernel {source} sends thread {thread}, which kernel {self.kernel} has")
         if self.ended or (self.part is Part.NONE and self.home not in self._others):
-            effects += [DropState(thread), Send(source, Message(_PLACED, thread, flags=Placement.REFUSED))]
+            effects += [DropState(thread), Send(source, Message(PLACED, thread, flags=Placement.REFUSED))]
             return
         self.arrivals += 1
         self._roll.seen(thread)
@@ -284,7 +286,7 @@ class ThreadsEngine:
             effects.append(Park(thread, to, placement))
         sender, message = self._early.pop(thread, (to, None))
         if message is not None:
-            how = self._let_in if message.name == _MIGRATE else self._hear_exit
+            how = self._let_in if message.name == MIGRATE else self._hear_exit
             how(sender, message, effects)
         self._departed(effects)
 
@@ -301,6 +303,7 @@ class ThreadsEngine:
         if thread in self._placeholders:
             self._placeholders -= {thread}
             effects.append(EndPlaceholder(thread))
+            effects += self._watch.gone(thread, self._others)
             self._tidy(effects)
 
     # The end of the group ---------------------------------------------------------------------------------------------
@@ -331,13 +334,13 @@ class ThreadsEngine:
         if self.kernel == self.home:
             self._something_ended(effects)
         elif self.home in self._others:
-            self._tell_count(self.home, Message(_COUNT, request=number), effects)
+            self._tell_count(self.home, Message(COUNT, request=number), effects)
 
     def _go_on(self, verdict: Verdict, effects: list[ThreadEffect]) -> None:
         """Home: what follows from a count."""
         while verdict is Verdict.AGAIN and not (self._threads or self._arriving):
             verdict = self._count.begin(self._others, self.arrivals)
-            question = Message(_COUNT, request=self._count.round)
+            question = Message(COUNT, request=self._count.round)
             effects += [Send(other, question) for other in self._others]
         if verdict is Verdict.ENDED and not self.ended:
             self._end(effects, told_by=None)
@@ -351,29 +354,27 @@ class ThreadsEngine:
             self._put_off = message.request
             return
         threads = len(self._threads) + len(self._arriving)
-        answer = Message(_COUNT, request=message.request, flags=ANSWER, version=threads, stamp=self.arrivals)
+        answer = Message(COUNT, request=message.request, flags=ANSWER, version=threads, stamp=self.arrivals)
         effects.append(Send(sender, answer))
 
     def _end(self, effects: list[ThreadEffect], told_by: int | None) -> None:
         """All that is here ends, and whoever needs to know is told."""
         self.ended = True
         effects += [Drop(thread) for thread in self._arriving]
-        effects += [DropState(thread) for thread, (_, message) in self._early.items() if message.name == _MIGRATE]
+        effects += [DropState(thread) for thread, (_, message) in self._early.items() if message.name == MIGRATE]
         effects += [EndThread(thread) for thread in self._threads]
         effects += [EndPlaceholder(thread) for thread in sorted(self._placeholders)]
         self._arriving, self._threads, self._departing, self._early, self._placeholders = {}, {}, {}, {}, frozenset()
         self._put_off = None
+        self._watch.clear()
         self._dissolve(effects)
         if self.kernel == self.home:
             self._still = self._others
         if self.home in self._others:
-            effects.append(Send(self.home, Message(_GROUP_EXIT)))
+            effects.append(Send(self.home, Message(GROUP_EXIT)))
         else:
-            self._tell_all(effects, but=told_by)
+            effects += [Send(other, Message(GROUP_EXIT)) for other in self._others if other != told_by]
         self._ended_at(self.kernel, effects)
-
-    def _tell_all(self, effects: list[ThreadEffect], but: int | None = None) -> None:
-        effects += [Send(other, Message(_GROUP_EXIT)) for other in self._others if other != but]
 
     def _ended_at(self, kernel: int, effects: list[ThreadEffect]) -> None:
         """Home: the group has ended there, or there is no such kernel any more."""
@@ -408,24 +409,25 @@ class ThreadsEngine:
             effects.append(Stay(thread, Why.DIED))
         self._departed(effects)
         for thread in [thread for thread, early in self._early.items() if early[0] == kernel]:
-            if self._early[thread][1].name == _MIGRATE:
+            if self._early[thread][1].name == MIGRATE:
                 del self._early[thread]
                 effects.append(DropState(thread))
         for thread in [thread for thread, arrival in self._arriving.items() if arrival.source == kernel]:
             del self._arriving[thread]
             effects += [Drop(thread), Lost(thread)]
             self._end_placeholder(thread, effects)
+        effects += self._watch.peer_down(kernel)
         if kernel == self.home:
             self._lose_home(effects)
         self._roll.begin(kernel)
-        effects += [Send(other, Message(_ROLL, flags=HEARD, copyset=self._roll.dead)) for other in self._others]
+        effects += [Send(other, Message(ROLL, flags=HEARD, copyset=self._roll.dead)) for other in self._others]
         self._call_roll(effects)
         self._ended_at(kernel, effects)
         return effects
 
     def _lose_home(self, effects: list[ThreadEffect]) -> None:
         if self.ended:
-            self._tell_all(effects)  # home may have died before it told all
+            effects += [Send(other, Message(GROUP_EXIT)) for other in self._others]  # home may have told some only
         for thread in [thread for thread, arrival in self._arriving.items() if arrival.stage is Stage.JOINING]:
             effects.append(Drop(thread))
             self._refuse(thread, effects)
@@ -439,8 +441,8 @@ class ThreadsEngine:
         here = self._threads | {thread: arrival.copyset for thread, arrival in self._arriving.items()}
         for other in self._others:
             named = [thread for thread, copyset in here.items() if copyset >> other & 1]
-            effects += [Send(other, Message(_ROLL, thread, copyset=self._roll.dead)) for thread in named]
-            effects.append(Send(other, Message(_ROLL, flags=LAST, copyset=self._roll.dead)))
+            effects += [Send(other, Message(ROLL, thread, copyset=self._roll.dead)) for thread in named]
+            effects.append(Send(other, Message(ROLL, flags=LAST, copyset=self._roll.dead)))
         self._end_roll(effects)
 
     def _hear_roll(self, sender: int, message: Message, effects: list[ThreadEffect]) -> None:
@@ -483,14 +485,16 @@ class ThreadsEngine:
         """The whole state as a value: equal values behave equally for ever."""
         tables = (self._threads, self._departing, self._arriving, self._early)
         own = self._others, self.part, self.ended, self.arrivals, self._placeholders, self._still, self._put_off
-        return own, tuple(tuple(sorted(table.items())) for table in tables), self._roll.freeze(), self._count.freeze()
+        helpers = self._roll.freeze(), self._count.freeze(), self._watch.freeze()
+        return own, tuple(tuple(sorted(table.items())) for table in tables), helpers
 
     def thaw(self, frozen: Any) -> Self:
         """Take on a state that `freeze` gave; returns the engine itself."""
-        own, (threads, departing, arriving, early), roll, count = frozen
+        own, (threads, departing, arriving, early), (roll, count, watch) = frozen
         self._others, self.part, self.ended, self.arrivals, self._placeholders, self._still, self._put_off = own
         self._threads, self._departing = dict(threads), dict(departing)
         self._arriving, self._early = dict(arriving), dict(early)
         self._roll.thaw(roll)
         self._count.thaw(count)
+        self._watch.thaw(watch)
         return self

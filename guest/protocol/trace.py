@@ -31,7 +31,18 @@ EVENTS_MAX = 100_000
 
 EVENTS = ("fault", "receive", "abandon", "peer_down", "peer_up", "enter_epoch", "operate", "join")
 """Methods of an engine that are events."""
-THREAD_EVENTS = ("start", "migrate", "exit", "exit_group", "created", "placed", "refused", "receive", "peer_down")
+THREAD_EVENTS = (
+    "start",
+    "migrate",
+    "exit",
+    "exit_group",
+    "created",
+    "placed",
+    "refused",
+    "watch",
+    "receive",
+    "peer_down",
+)
 WAIT_EVENTS = ("wait", "cancel", "wake", "receive", "peer_down")
 FORK_EVENTS = ("fork", "copied", "receive", "peer_down")
 PARTS: dict[str, tuple[str, ...]] = {

@@ -102,6 +102,8 @@ class ProcessPart:
         """Threads that may run as soon as their sources can read so: that waits for room in a ring."""
         self._destinations: dict[int, int] = {}
         """Of threads that are about to go."""
+        self._watchers: dict[int, list[tuple[Worker, bool]]] = {}
+        """By thread, who has asked what has become of it, and whether they wait until it is no more."""
         self._waiting: deque[fx.Place] = deque()
         """Threads for which the pool had nobody."""
         self._runnable: set[int] = set()
@@ -125,6 +127,7 @@ class ProcessPart:
             fx.EndThread: self._end_thread,
             fx.EndPlaceholder: lambda effect: self._release(effect.thread),
             fx.Lost: self._lose,
+            fx.Fate: self._tell_fate,
             fx.Dissolve: lambda _: None,  # the processes of the operating system go when the part is over
             fx.GroupEnded: lambda _: self._finish(),
         }
@@ -153,6 +156,11 @@ class ProcessPart:
         elif kind == worker.START:
             number, to = NUMBER.unpack_from(body)[0], NUMBER.unpack_from(body, NUMBER.size)[0]
             self.begin_thread(number, to, body[2 * NUMBER.size :])
+            self._workers.tell(each, worker.STARTED)
+            self._daemon.woke()
+        elif kind == worker.WATCH:
+            thread, began = NUMBER.unpack_from(body)[0], NUMBER.unpack_from(body, NUMBER.size)[0]
+            self._watch(each, thread, began, until_gone=body[-1] == 1)
         elif kind == worker.EXIT_GROUP:
             self._event(self.engine.exit_group)
         else:
@@ -181,6 +189,15 @@ class ProcessPart:
 
     def _view(self) -> View:
         return self._host.view(list(self._destinations.values()))
+
+    def _watch(self, each: Worker, thread: int, began: int, *, until_gone: bool) -> None:
+        if not (self._host.dead_kernels or until_gone):  # then it is lost to nobody
+            self._workers.tell(each, worker.FATE + bytes((fx.Known.LIVES,)))
+            self._daemon.woke()
+            return
+        each.asking = True
+        self._watchers.setdefault(thread, []).append((each, until_gone))
+        self._event(self.engine.watch, thread, began)
 
     def to_pool(self, each: Worker) -> None:
         """The worker waits for a thread."""
@@ -376,6 +393,20 @@ class ProcessPart:
         self.lost.append(effect.thread)
         self._note(effect.thread, "lost", self._daemon.kernel)
 
+    def _tell_fate(self, effect: fx.Fate) -> None:
+        thread, known = effect
+        waiting: list[tuple[Worker, bool]] = []
+        dead = " and ".join(f"kernel {kernel}" for kernel in self._host.dead_kernels)
+        for each, until_gone in self._watchers.pop(thread, []):
+            if until_gone and known is fx.Known.LIVES:
+                waiting.append((each, until_gone))
+            else:
+                each.asking = False
+                self._tell(each, worker.FATE + bytes((known,)) + dead.encode())
+                self._afterwards.append((self._daemon.woke, ()))
+        if waiting:
+            self._watchers[thread] = waiting
+
     def _finish(self) -> None:
         if not self.over:
             self.over = True
@@ -397,6 +428,14 @@ class ProcessPart:
     def here(self) -> int:
         """How many threads run here, or will once they have a worker and their sources can read so."""
         return 0 if self.over else len(self._here)
+
+    def where(self) -> list[str]:
+        """Who waits for whose end, in words."""
+        return [
+            f"thread {each.label} waits for the end of thread {thread}"
+            for thread, watchers in self._watchers.items()
+            for each, _ in watchers
+        ]
 
     def _note(self, thread: int, event: str, kernel: int, placement: fx.Placement | None = None) -> None:
         self._notes.append(new_tuple(Note, (monotonic_ns(), self.number, thread, event, kernel, placement)))

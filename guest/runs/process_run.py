@@ -349,5 +349,6 @@ class ProcessRun(Running):
                 here = [each.thread for each in self._workers.all if each.part is part and each.served]
                 name = f"of process {part.number}, " if part.number else ""
                 words.append(f"{name}threads {here} are here, {list(part.engine.placeholders)} are away")
+                words += part.where()
         words += [f"thread {each.label} waits for the end of process {number}" for number, each in self._awaited]
         return "; ".join([*words, *self._workers.where()])

@@ -88,6 +88,7 @@ THREADS = (
     ThreadScenario(3, 1, 4, refusals=1),
     ThreadScenario(3, 2, 2),
     ThreadScenario(3, 1, 2, deaths=1),
+    ThreadScenario(2, 1, 2, later=1, deaths=1, watches=1),
 )
 """A few seconds."""
 

@@ -128,6 +128,7 @@ def _scenario(what: dict[str, Any]) -> AnyScenario:
             refusals=int(what["refusals"]),
             group_exits=int(what["group_exits"]),
             deaths=int(what["deaths"]),
+            watches=int(what.get("watches", 0)),
         )
     return Scenario(
         tuple(map(int, what["operations"])),

@@ -84,6 +84,8 @@ class ThreadOutcome(NamedTuple):
     """Threads that ended here; not those that waited to leave, as they may run elsewhere by now."""
     lost: tuple[int, ...] = ()
     """Threads that are said to be lost."""
+    known: tuple[tuple[int, fx.Known], ...] = ()
+    """(thread, what is said of it to those who asked)."""
     closed: bool = False
     """Whether the group is said to have ended everywhere."""
 
@@ -104,6 +106,7 @@ class ThreadStep:
         self._parked: list[int] = []
         self.ended: list[int] = []
         self._lost: list[int] = []
+        self._known: list[tuple[int, fx.Known]] = []
         self._closed = False
 
     def event(self, call: Callable[[ThreadsEngine], list[fx.ThreadEffect]]) -> "ThreadStep":
@@ -138,6 +141,7 @@ class ThreadStep:
             tuple(self._parked),
             tuple(self.ended),
             tuple(self._lost),
+            tuple(self._known),
             self._closed,
         )
 
@@ -165,6 +169,8 @@ class ThreadStep:
                 self._placeholders.discard(thread)
             case fx.Lost(thread):
                 self._lost.append(thread)
+            case fx.Fate(thread, known):
+                self._known.append((thread, known))
             case _:
                 self._prepare(effect)
 

@@ -6,7 +6,8 @@ Threads begin at home; each may end at any time, wants to migrate to any other k
 (T2) a thread ends when it says so, or with the group; it is lost only with the kernel that had it;
 (T3) a thread is named as lost only if it is;
 (T4) the group ends once all threads have, or one says so, and not before; then nothing is left on any living kernel;
-(T5) nobody waits for ever, and where nothing is in flight any more, placeholders are where they ought to be.
+(T5) nobody waits for ever, and where nothing is in flight any more, placeholders are where they ought to be;
+(T6) who asks after a thread hears that it is no more if that is so, and only then, or that nobody can know.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from guest.protocol.messages import MessageName
-from guest.protocol.thread_effects import ThreadEffect
+from guest.protocol.thread_effects import Known, ThreadEffect
 from guest.protocol.threads import ThreadsEngine
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.move import BrokenMove, Move
@@ -43,6 +44,8 @@ class ThreadScenario:
     """How many times a thread may end the group."""
     deaths: int = 0
     """How many kernels may die."""
+    watches: int = 0
+    """How many times a thread may ask after another one, or itself."""
     engine: type[ThreadsEngine] = ThreadsEngine
 
     def counts(self) -> list[str]:
@@ -54,6 +57,7 @@ class ThreadScenario:
             (self.refusals, "refusal"),
             (self.group_exits, "group exit"),
             (self.deaths, "death"),
+            (self.watches, "question"),
         )
         return [f"{count} {word}{'s' if count > 1 else ''}" for count, word in words if count]
 
@@ -89,6 +93,11 @@ class ThreadWorld(NamedTuple):
     refusals: int = 0
     group_exits: int = 0
     deaths: int = 0
+    watches: int = 0
+    began: tuple[int, ...] = ()
+    """By thread, where it began; 0 of those that did not."""
+    watching: tuple[tuple[int, int], ...] = ()
+    """(kernel, thread that it has asked after and that is not known to be no more)."""
 
 
 _Event = tuple[str, int, int]
@@ -118,7 +127,8 @@ class ThreadSystem:
         for thread in range(first):
             home = self._have(0, home, ("start", thread, 0)).local
         fates = (Fate.ALIVE,) * first + (Fate.UNBORN,) * later
-        return ThreadWorld((home, *others), (), (1,) * first + (0,) * later, fates, (0,) * (first + later))
+        nowhere = (0,) * (first + later)
+        return ThreadWorld((home, *others), (), (1,) * first + (0,) * later, fates, nowhere, began=nowhere)
 
     # What may happen --------------------------------------------------------------------------------------------------
 
@@ -193,6 +203,13 @@ class ThreadSystem:
             if world.group_exits < self.scenario.group_exits:
                 after = world._replace(group_exits=world.group_exits + 1)
                 yield self._step(after, kernel, ("exit group", thread, 0), world.net, spontaneous=True)
+        if world.watches < self.scenario.watches and any(not here.waits for _, here in local.here):
+            for thread, fate in enumerate(world.fates):
+                if fate is not Fate.UNBORN:
+                    watching = tuple(sorted({*world.watching, (kernel, thread)}))
+                    after = world._replace(watches=world.watches + 1, watching=watching)
+                    asks = "watch", thread, world.began[thread]
+                    yield self._step(after, kernel, asks, world.net, spontaneous=True)
 
     def _without(self, world: ThreadWorld, gone: int) -> ThreadWorld:
         """The kernel is no more, and nobody has heard of it yet."""
@@ -203,6 +220,7 @@ class ThreadSystem:
             net=tuple(flight for flight in world.net if flight[1] != gone),
             notices=tuple(sorted(notices)),
             deaths=world.deaths + 1,
+            watching=tuple(entry for entry in world.watching if entry[0] != gone),
         )
         return self._missing(after, Fate.LOST)
 
@@ -265,6 +283,8 @@ class ThreadSystem:
                 return engine.migrate(thread, to)
             case "exit", thread, _:
                 return engine.exit(thread)
+            case "watch", thread, began:
+                return engine.watch(thread, began)
             case _:
                 return engine.exit_group()
 
@@ -278,6 +298,7 @@ class ThreadSystem:
         for thread, age in outcome.resumed:
             if event[0] == "start":
                 fates[thread] = Fate.ALIVE
+                after = after._replace(began=(*after.began[:thread], kernel, *after.began[thread + 1 :]))
             if age != ages[thread]:
                 raise Violation(f"T1: thread {thread} goes on from an old state")
             if fates[thread] is not Fate.ALIVE:
@@ -298,11 +319,26 @@ class ThreadSystem:
         for thread in outcome.lost:
             if after.fates[thread] is Fate.ALIVE:
                 raise Violation(f"T3: thread {thread} is said to be lost, and lives")
+        after = after._replace(watching=self._watching(after, kernel, outcome))
         if outcome.closed:
             if not all(local.empty for _, local in self.living(after)):
                 raise Violation("T4: the group is said to have ended, and something is left")
             after = after._replace(closed=True)
         return after
+
+    def _watching(self, world: ThreadWorld, kernel: int, outcome: ThreadOutcome) -> tuple[tuple[int, int], ...]:
+        """What is still asked once the kernel has said what it knows."""
+        watching = set(world.watching)
+        for thread, known in outcome.known:
+            if (kernel, thread) not in watching:
+                raise Violation(f"T6: something is said of thread {thread}, and nobody has asked")
+            if known is Known.GONE and world.fates[thread] is Fate.ALIVE:
+                raise Violation(f"T6: thread {thread} is said to be no more, and lives")
+            if known is Known.NOT and world.locals[world.began[thread]] != DEAD:
+                raise Violation(f"T6: what has become of thread {thread} is said to be unknown, and a kernel knows")
+            if known is not Known.LIVES:
+                watching.discard((kernel, thread))
+        return tuple(sorted(watching))
 
     def _told(self, event: _Event) -> bool:
         """Whether a kernel that takes the group for ended after this event has been told so."""
@@ -366,6 +402,11 @@ class ThreadSystem:
             problem = self._unsettled(world, kernel, local)
             if problem:
                 return problem
+            waited = [thread for asker, thread in world.watching if asker == kernel and not local.ended]
+            if any(
+                world.fates[thread] is not Fate.ALIVE or world.locals[world.began[thread]] == DEAD for thread in waited
+            ):
+                return f"T6: kernel {kernel} does not hear that a thread is no more, or that nobody knows"
             if not home_lives and local.there and not local.here and not local.placeholders:
                 return f"T5: home is dead, nothing is left on kernel {kernel}, and its part stays"
         return None
@@ -391,5 +432,6 @@ _SAYS = {
     "migrate": "sends thread {1} to kernel {2}",
     "exit": "ends thread {1}",
     "exit group": "ends the group",
+    "watch": "asks after thread {1}",
 }
 """The moves in words, by event."""

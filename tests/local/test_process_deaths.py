@@ -50,13 +50,16 @@ def main(process):
     cells = process.array("q", 512)
     thread = process.start(Traveller(cells, WAY), on=START)
     try:
-        found = thread.join()                           # broken off when a kernel dies; looking is not
+        process.event().wait()                          # broken off when a kernel dies
     except WaitBroken as broken:
         print("broken:", broken)
         pause("broken")
-        while CARRIES_ON and thread.is_alive():
-            pass
-        found = thread.join() if CARRIES_ON else "lost"
+    try:
+        found = thread.join()                           # it may live, so this is not
+    except WaitBroken as broken:
+        print("no result:", broken)
+        found = "lost"
+    assert not thread.is_alive()
     print("result:", found, "steps:", list(cells[:4]))
 """
 DEADLINE_S = 1.0
@@ -71,7 +74,6 @@ class Story:
         folder: Path,
         way: list[int],
         start: int = 0,
-        carries_on: bool = True,
         late: int | None = None,
         program: str = PROGRAM,
     ) -> None:
@@ -79,7 +81,7 @@ class Story:
         self.agents, self.folder = agents, folder
         agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
         program = program.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
-        data = base64.b64encode(program.replace("CARRIES_ON", str(carries_on)).encode()).decode()
+        data = base64.b64encode(program.encode()).decode()
         for agent in agents.agents:
             assert agent.ask(op="put", name="own.py", offset=0, data=data)["event"] == "put"
         for agent in [agent for agent in agents.agents if agent.kernel != late]:
@@ -109,6 +111,97 @@ class Story:
 
     def survivors(self, *dead: int) -> list[dict[str, Any]]:
         return [agent.answer() for agent in self.agents.agents if agent.kernel not in dead]
+
+
+SURVIVORS = """\
+from pathlib import Path
+
+from guest.process import Thread
+from guest.synchronization import WaitBroken
+
+FOLDER = Path("FOLDER_HERE")
+
+
+class Spinner(Thread):
+    "On its kernel until the word is given."
+
+    def __init__(self, name):
+        self.name = name
+
+    def step(self):
+        (FOLDER / f"at-{self.name}").touch()
+        if (FOLDER / "go-spinners").exists():
+            self.exit(self.name)
+
+
+class Starter(Thread):
+    "Its thread begins here, and is elsewhere."
+
+    def step(self):
+        self.exit(self.process.start(Spinner("grandchild"), on=2))
+
+
+class Asker(Thread):
+    "Waits away from where they were started."
+
+    def __init__(self, spinners):
+        self.spinners = spinners
+
+    def step(self):
+        try:
+            self.process.event().wait()
+        except WaitBroken:
+            (FOLDER / "at-asker").touch()
+        self.exit([result(each) for each in self.spinners])
+
+
+def result(thread):
+    try:
+        return thread.join()
+    except WaitBroken as broken:
+        return str(broken)
+
+
+def main(process):
+    spinners = [process.start(Spinner(f"on-{kernel}"), on=kernel) for kernel in range(4)]
+    grandchild = process.start(Starter(), on=1).join()
+    asker = process.start(Asker(spinners), on=3)
+    assert all(each.is_alive() for each in (*spinners, grandchild, asker))
+    try:
+        process.event().wait()
+    except WaitBroken:
+        pass
+    while spinners[1].is_alive():                       # the roll is called, and then everybody knows
+        pass
+    print("alive:", [each.is_alive() for each in (*spinners, asker)])
+    try:
+        grandchild.is_alive()
+    except WaitBroken as broken:
+        print("unknown:", broken)
+    (FOLDER / "at-main").touch()
+    print("here:", [result(each) for each in spinners])
+    print("there:", asker.join(), asker.is_alive())
+"""
+
+
+def test_survivors_are_waited_for_and_the_lost_are_told_of_on_every_kernel(tmp_path: Path) -> None:
+    with Agents(4) as agents:
+        story = Story(agents, tmp_path, way=[], program=SURVIVORS)
+        for name in ("on-0", "on-1", "on-2", "on-3", "grandchild"):
+            story.at(name)
+        until(lambda: story.sent(3, MessageName.FUTEX_WAIT) > 0)
+        story.kill(1)
+        story.at("main")
+        story.at("asker")
+        until(lambda: story.sent(0, MessageName.THREAD_WATCH) > 0)  # the first one lives, says home to kernel 3
+        story.go("spinners")
+        home, *others = story.survivors(1)
+    assert [each["event"] for each in (home, *others)] == ["finished"] * 3, (home, others)
+    said = "".join(home["output"])
+    results = "['on-0', 'kernel 1 died, and thread 2 or its result was lost with that', 'on-2', 'on-3']"
+    assert "alive: [True, False, True, True, True]" in said, said
+    assert "unknown: kernel 1 died; thread 6 was started on kernel 1, and nobody else can say what has become" in said
+    assert f"here: {results}\nthere: {results} False" in said, said
 
 
 def test_to_a_kernel_that_died_before_the_thread_does_not_go(tmp_path: Path) -> None:
@@ -143,7 +236,7 @@ def test_a_destination_that_dies_before_it_answers_leaves_the_thread_where_it_wa
 
 def test_a_thread_dies_with_the_kernel_that_it_has_moved_to(tmp_path: Path) -> None:
     with Agents(3) as agents:
-        story = Story(agents, tmp_path, way=[2, 1], carries_on=False)
+        story = Story(agents, tmp_path, way=[2, 1])
         story.go("step-1", "step-2")
         story.at("step-3")
         story.kill(1)
@@ -157,7 +250,7 @@ def test_a_thread_dies_with_the_kernel_that_it_has_moved_to(tmp_path: Path) -> N
 
 def test_a_thread_that_a_dead_kernel_had_let_run_does_not_run_twice_though_that_was_not_heard(tmp_path: Path) -> None:
     with Agents(2, module=deaf_agent.__name__) as agents:
-        story = Story(agents, tmp_path, way=[1, 0, 1], carries_on=False)
+        story = Story(agents, tmp_path, way=[1, 0, 1])
         story.go("step-1", "step-2", "step-3")
         until(lambda: story.sent(1, MessageName.THREAD_PLACED) == 2)
         story.kill(1)
@@ -214,7 +307,7 @@ def test_an_assertion_about_a_page_that_was_lost_is_no_wrong_value(tmp_path: Pat
     program = PROGRAM.replace(array, f"{array}    cells[0] = 0\n") if seen_before else PROGRAM  # by home
     program += '    assert sum(cells[:4]) == 1, "no step was made"\n'
     with Agents(2) as agents:
-        story = Story(agents, tmp_path, way=[], start=1, carries_on=False, program=program)
+        story = Story(agents, tmp_path, way=[], start=1, program=program)
         story.at("step-1")
         story.kill(1)
         story.go("broken")

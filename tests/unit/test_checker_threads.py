@@ -1,6 +1,6 @@
 """Threads that migrate, end and die with their kernels, every interleaving; and broken rules, each found."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import pytest
@@ -11,7 +11,9 @@ from guest.protocol.effects import Send
 from guest.protocol.messages import Message
 from guest.protocol.roll import RollCall
 from guest.protocol.thread_effects import Placement, Run, ThreadEffect
-from guest.protocol.threads import LAST, ThreadsEngine
+from guest.protocol.thread_messages import LAST
+from guest.protocol.threads import ThreadsEngine
+from guest.protocol.watch import Watch
 from orchestrator.checker.search import explore
 from orchestrator.checker.thread_system import ThreadScenario, ThreadSystem
 from orchestrator.checker.trace import tell
@@ -31,6 +33,11 @@ Effects = list[ThreadEffect]
         ThreadScenario(3, 2, 2, refusals=1),
         ThreadScenario(3, 1, 2, refusals=1, deaths=1),
         ThreadScenario(3, 1, 1, group_exits=1, deaths=2),
+        ThreadScenario(2, 1, 2, later=1, watches=2),
+        ThreadScenario(2, 2, 1, group_exits=1, deaths=1, watches=1),
+        ThreadScenario(2, 1, 2, later=1, deaths=1, watches=2),
+        ThreadScenario(3, 1, 2, deaths=1, watches=1),
+        ThreadScenario(3, 1, 1, deaths=2, watches=1),
     ],
     ids=str,
 )
@@ -211,6 +218,21 @@ def joins_without_home(self: ThreadsEngine, effects: Effects) -> None:
     self.part, self._arriving = part, arriving
 
 
+def knows_only_what_is_here(self: ThreadsEngine, thread: int) -> bool:
+    """A thread that has left counts as one that is no more."""
+    return thread in self._threads
+
+
+def says_it_once(self: Watch, thread: int, living: Iterable[int]) -> Effects:
+    """Nobody who has asked hears that the thread is no more."""
+    return []
+
+
+def waits_for_the_dead(self: Watch, kernel: int) -> Effects:
+    """Who has asked a kernel that died waits for its word."""
+    return []
+
+
 real_verdict = Count._verdict
 real_tell_count, real_let_in, real_let_go = ThreadsEngine._tell_count, ThreadsEngine._let_in, ThreadsEngine._let_go
 real_exit, real_migrate, real_peer_down = ThreadsEngine.exit, ThreadsEngine.migrate, ThreadsEngine.peer_down
@@ -246,6 +268,9 @@ MUTANTS: list[tuple[type, str, Callable[..., Any], ThreadScenario]] = [
     (ThreadsEngine, "_lose_home", does_not_pass_on_the_end, ThreadScenario(3, 2, 2, group_exits=1, deaths=1)),
     (ThreadsEngine, "_tidy", stays_orphaned, ThreadScenario(2, deaths=1)),
     (ThreadsEngine, "_lose_home", joins_without_home, ThreadScenario(3, 1, 2, deaths=1)),
+    (ThreadsEngine, "_has", knows_only_what_is_here, ThreadScenario(2, watches=1)),
+    (Watch, "gone", says_it_once, ThreadScenario(2, 2, watches=1)),
+    (Watch, "peer_down", waits_for_the_dead, ThreadScenario(2, later=1, deaths=1, watches=1)),
 ]
 
 

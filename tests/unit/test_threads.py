@@ -11,7 +11,9 @@ from guest.protocol.thread_effects import (
     Dissolve,
     DropState,
     EndPlaceholder,
+    Fate,
     GroupEnded,
+    Known,
     Lost,
     Park,
     Place,
@@ -167,3 +169,29 @@ def test_a_roll_counts_only_for_the_deaths_that_it_was_called_for() -> None:
 def test_no_thread_starts_where_the_process_is_not() -> None:
     with pytest.raises(ProtocolError, match="thread 0 where there is no process"):
         ThreadsEngine(1, range(2)).start(0)
+
+
+def test_who_asks_again_hears_at_once_that_the_thread_lives(kernels: ThreadRehearsal) -> None:
+    kernels.migrate(0, 0, 1)
+    kernels.log.clear()
+    for _ in range(2):
+        kernels.carry_out(2, kernels.engines[2].watch(0, 0))
+        kernels.settle()
+    assert names(kernels) == ["THREAD_WATCH"] * 2  # a question and its answer
+    assert kernels.effects[-2:] == [(2, Fate(0, Known.LIVES))] * 2
+    kernels.exit(0, 1)
+    assert (2, Fate(0, Known.GONE)) in kernels.effects
+
+
+def test_a_kernel_that_asks_twice_before_it_hears_sends_one_question(kernels: ThreadRehearsal) -> None:
+    engine = kernels.engines[2]
+    assert len(engine.watch(0, 0)) == 1
+    assert engine.watch(0, 0) == []
+
+
+def test_where_the_group_has_ended_nobody_is_told_what_became_of_a_thread(kernels: ThreadRehearsal) -> None:
+    """It would look as if it had been lost; and whoever asks is about to end, too."""
+    home = kernels.engines[0]
+    home.exit_group()
+    assert home.watch(0, 0) == []
+    assert home.receive(2, Message(MessageName.THREAD_WATCH, 0)) == []
