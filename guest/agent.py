@@ -74,6 +74,8 @@ class Agent:
         self._link_fields: dict[str, Any] = {}
         self._daemon: Daemon | None = None
         self._run: Running | None = None
+        self._said: list[str] = []
+        """By the programs of the last run."""
         self._used = False
         self._files: dict[str, int] = {}
         self._execution: Execution | None = None
@@ -91,6 +93,7 @@ class Agent:
             "execute": self._execute,
             "get": self._get,
             "trace": self._traced,
+            "output": self._output,
             "abort": self._abort,
             "exit": self._exit,
         }
@@ -141,8 +144,7 @@ class Agent:
             answer = {"event": "finished", "op": "run", **run.result()}
         else:
             answer = error_answer("run", run.failure)
-        run.close()
-        self._run = None
+        self._end_run()
         daemon.node.state = NodeState.OPEN
         self._answer(answer)
 
@@ -199,9 +201,9 @@ class Agent:
             operation = fields.get("op")
             if not isinstance(operation, str) or operation not in self._operations:
                 raise CommandError(f"op {operation!r}, expected one of: {', '.join(self._operations)}")
-            if self._run is not None and operation not in ("abort", "leave", "exit", "trace"):
+            if self._run is not None and operation not in ("abort", "leave", "exit", "trace", "output"):
                 raise CommandError(f"{operation!r} while a run is going on", "wait for its answer, or send abort")
-            if self._execution is not None and self._execution.running and operation not in ("abort", "exit"):
+            if self._execution is not None and self._execution.running and operation not in ("abort", "exit", "output"):
                 raise CommandError(f"{operation!r} while commands run", "wait for their answer, or send abort")
             if self._leaving and operation not in ("exit", "trace"):
                 raise CommandError(f"{operation!r} while the kernel is leaving", "wait for its answer")
@@ -358,6 +360,11 @@ class Agent:
         header["open"] = self._daemon is not None
         return {"event": "trace", "op": "trace", "header": header, "entries": self._trace.entries()}
 
+    def _output(self, _: dict[str, Any]) -> Answer:
+        """What programs or commands have said, those of the last run if there is none: wanted when it failed."""
+        talking = self._run or self._execution
+        return {"event": "output", "op": "output", "output": talking.output if talking else self._said}
+
     def _execute(self, fields: dict[str, Any]) -> None:
         commands, named = fields.get("commands"), fields.get("files", {})
         if (
@@ -419,6 +426,7 @@ class Agent:
 
     def _end_run(self) -> None:
         if self._run is not None:
+            self._said = self._run.output
             self._run.close()
             self._run = None
 

@@ -70,7 +70,7 @@ class Execution:
             self._next()
             return None
         duration_s = round((monotonic_ns() - self._begun_ns) / 1e9, 6)
-        return {"event": "executed", "op": "execute", "output": self._output(), "duration_s": duration_s}
+        return {"event": "executed", "op": "execute", "output": self.output, "duration_s": duration_s}
 
     def remaining_ms(self) -> int | None:
         """How long a wait for the command may last."""
@@ -138,13 +138,15 @@ class Execution:
         os.close(self.pidfd)
         self._pid, self.pidfd = 0, -1
 
-    def _output(self) -> list[str]:
+    @property
+    def output(self) -> list[str]:
+        """What the commands have said so far, the end of it. Before `close`."""
         size = os.fstat(self._output_fd).st_size
         text = os.pread(self._output_fd, OUTPUT_KEPT, max(0, size - OUTPUT_KEPT)).decode(errors="replace")
         return [text] if text else []
 
     def _said(self) -> str:
-        last = "".join(self._output()).strip().splitlines()[-_SAID_LINES:]
+        last = "".join(self.output).strip().splitlines()[-_SAID_LINES:]
         return "".join(f"\n    {line}" for line in last)
 
 

@@ -176,8 +176,11 @@ class Array:
 
     def __setitem__(self, key: SupportsIndex | slice, value: Any) -> None:
         if isinstance(key, slice) and not isinstance(value, memoryview | bytes | bytearray):
-            for index, number in zip(range(*key.indices(self.length)), value, strict=True):
-                self.view[index] = number
+            places, numbers = range(*key.indices(self.length)), list(value)
+            if len(places) != len(numbers):
+                raise ValueError(f"{len(numbers)} numbers for a slice of {len(places)}")
+            for place, number in zip(places, numbers, strict=True):
+                self.view[place] = number
         else:
             self.view[key] = value
 
@@ -310,7 +313,8 @@ class Process(Mapping):
 
     def start(self, thread: Thread, on: int | None = None) -> Handle:
         """Start a thread, on that kernel, or where the experiment's `placement` wants it to begin. Raises ValueError if
-        there is no such kernel, ThreadError if its state is too large or there were too many threads."""
+        there is no such kernel, TypeError if it is no Thread, and ThreadError if its state is too large or there were
+        too many threads."""
         on = None if on is None else _kernel(on, self.kernels)
         number = Counter(BASE + self.size).add() + 1
         if number >= THREADS_MAX:
@@ -335,6 +339,7 @@ class Process(Mapping):
 
     def array(self, typecode: str, length: int) -> Array:
         """Zeros in the memory, from the start of a page on. Raises MemoryError if there is no room."""
+        length = index(length)
         return Array(self.allocate(length * _item_bytes(typecode)), typecode, length)
 
     def allocate(self, size: int) -> int:
@@ -383,7 +388,15 @@ class Main(Thread):
         """All of it."""
         import sys
 
-        self.exit(sys.modules[PROGRAM].main(self.process))
+        program = sys.modules[PROGRAM]
+        main = getattr(program, "main", None)
+        if not callable(main):
+            there = ", ".join(name for name, value in vars(program).items() if callable(value) and name[0] != "_")
+            raise ThreadError(
+                f"{program.__file__} has no function 'main', expected one; there is: {there or 'nothing to call'}",
+                "the first thread runs `main(process)` of the program",
+            )
+        self.exit(main(self.process))
 
 
 PROGRAM = "program"
@@ -407,6 +420,8 @@ def enter(process: Process) -> None:
 def frozen(thread: Thread, *, new: bool = False) -> bytes:
     """The state of a thread, to travel; a `new` one holds nothing of what the one that starts it holds. Raises
     ThreadError if it cannot be pickled, or is too large."""
+    if not isinstance(thread, Thread):
+        raise TypeError(f"found {thread!r}, expected a Thread: an object of a class that is derived from it")
     if new:
         with empty_handed():
             return frozen(thread)
@@ -424,11 +439,21 @@ def _pickled(pickled: Callable[[Any], bytes], value: Any, what: str) -> bytes:
     try:
         return pickled(value)
     except Exception as error:  # whatever `__reduce__` and the like of a program may raise
-        of = type(value).__name__ if what == "state" else "thread"
+        of = f"{type(value).__name__}{_culprit(pickled, value)}" if what == "state" else "thread"
         raise ThreadError(
             f"the {what} of a {of} cannot be pickled: {type(error).__name__}: {error}",
             "keep in it what `pickle` takes: no functions within others, open files, or views of memory",
         ) from error
+
+
+def _culprit(pickled: Callable[[Any], bytes], value: Any) -> str:
+    """The attribute that cannot be pickled, if it is one by itself."""
+    for name, each in vars(value).items():
+        try:
+            pickled(each)
+        except Exception:  # noqa: BLE001 - as above
+            return f" (its attribute '{name}')"
+    return ""
 
 
 def _item_bytes(typecode: str) -> int:

@@ -8,18 +8,19 @@ from functools import partial
 from typing import Any
 
 from images.errors import Failure, HostError
-from orchestrator.errors import CheckFailed, OutOfTime, PointsFailed
+from orchestrator.errors import OutOfTime
 from orchestrator.experiments.experiment import Experiment, Testbed
 from orchestrator.experiments.parameters import describe
 from orchestrator.experiments.plan import Plan, Point
 from orchestrator.experiments.workloads import Command, Native, Process, Script
 from orchestrator.progress import Progress
 from orchestrator.results.clocks import beside_host
+from orchestrator.results.judging import judge, outcome
 from orchestrator.results.losses import Losses, as_failure, losses_of
 from orchestrator.results.record import Record
 from orchestrator.results.summary import Mismatch, NodeSummary, PointResult, Report, summed, unfinished
 from orchestrator.signals import signals_wait
-from orchestrator.stages.agents import Agents, Refused, Silent, guests_share
+from orchestrator.stages.agents import Agents, Refused, Silent, answer_within
 from orchestrator.stages.executing import executed
 from orchestrator.stages.programs import Programs
 from orchestrator.stages.stage import Stage
@@ -31,17 +32,15 @@ HELLO_S = 10.0
 JOIN_S = 10.0
 TRACE_S = 20.0
 """How long an agent may take to hand over its trace, with hardware acceleration."""
+OUTPUT_S = 3.0
+"""How long an agent may take to hand over what its programs have said."""
 SETTLE_S = 3.0
 """How long agents may take to drop a point that failed, with hardware acceleration."""
 _BROKEN = frozenset(["protocol", "system", "defect"])
 """Kinds of an agent's errors after which it is not trusted with another point."""
-CHECK = "check"
-"""Kind of the error of a point in which a program has seen something wrong: that is no failure of the guests."""
 GRACE_S = 2.0
 """How long a node that the others declared dead may still take to say something, with hardware acceleration."""
 _NO_FACTS = ("event", "op", "monotonic_ns")
-SHOWN = 5
-"""Wrong values and broken expectations that an error spells out; run.json has them all."""
 
 
 def run(
@@ -88,13 +87,13 @@ def run(
                     replaced = bool(waiting)
             except (HostError, GuestError) as failure:
                 if isinstance(failure, GuestError) and stage.taken_down():  # no guest's fault
-                    raise _taken_down("deploying the daemon") from failure
+                    raise _taken_down("deploying the daemon", record) from failure
                 at_failure(stage, failure.message)
                 raise
             finally:
                 with signals_wait(progress.say_soon):
                     _end(stage, agents, record, progress, keep and not replaced)
-    judge(record.summary.points)
+    judge(record.summary.points, record.directory.asked_for)
 
 
 @dataclass
@@ -123,7 +122,7 @@ class _PointsRun:
             waiting.popleft()
             self.progress.say(f"{what}: {outcome(result)}")
             if fail_fast and not result.passed:
-                judge(self.record.summary.points)
+                judge(self.record.summary.points, self.record.directory.asked_for)
 
     def _attempt(self, point: Point, what: str) -> tuple[PointResult | None, bool]:
         """The point's result, and whether the guests can go on. Without a result it is to be repeated on new guests."""
@@ -153,16 +152,16 @@ class _PointsRun:
         """
         again = self.record.attempt_failed(point, failure) <= point.experiment.retries and not alive
         if not alive and self.stage.taken_down():
-            raise _taken_down(what)
+            raise _taken_down(what, self.record)
         if again:
             self.progress.say(f"{what}: lost, repeated on new guests: {failure.message}")
         return again
 
 
-def _taken_down(what: str) -> HostError:
+def _taken_down(what: str, record: Record) -> HostError:
     return HostError(
         f"{what}: the testbed was taken down by another command",
-        "`testbed run --resume last` goes on after the last complete point",
+        f"`testbed run --resume {record.directory.asked_for}` goes on after the last complete point",
     )
 
 
@@ -182,33 +181,7 @@ def _check_time(deadline: Deadline | None, record: Record) -> None:
     if deadline is not None and deadline.expired:
         done, planned = len(record.summary.points), record.summary.planned_points
         what = f"the time given for the run was over after {done} of {counted(planned, 'point')}"
-        raise OutOfTime(what, f"`testbed run --resume {record.summary.run_id}` runs the others")
-
-
-def judge(results: list[PointResult]) -> None:
-    """Raise PointsFailed if a point did not come to its end, CheckFailed if one did not pass."""
-    failed = [result for result in results if not result.passed]
-    if not failed:
-        return
-    lines = [f"{len(failed)} of {counted(len(results), 'point')} failed"]
-    for result in failed[:SHOWN]:
-        lines.append(f"  {describe(result.parameters)}")
-        if result.error is not None:
-            lines += [f"    {line}" for line in result.error.message.splitlines()]
-            continue
-        lines += [f"    {line}" for line in str(result.losses).splitlines()]
-        lines += [f"    wrong value: {mismatch}" for mismatch in result.mismatches[:SHOWN]]
-        if result.mismatch_count > SHOWN:
-            lines.append(f"    … {result.mismatch_count} wrong values in all")
-        broken = [verdict for verdict in result.expectations if not verdict.holds]
-        lines += [f"    does not hold: {verdict.expression}   ({verdict.shown})" for verdict in broken]
-    errors = [result.error for result in failed if result.error is not None and result.error.kind != CHECK]
-    if any(result.losses for result in failed):
-        hint = "the others went on without them, and were checked: `testbed results show last` has the points"
-        raise PointsFailed("\n".join(lines), hint)
-    if errors:
-        raise PointsFailed("\n".join(lines), errors[0].hint or "`testbed run --resume last` runs these points again")
-    raise CheckFailed("\n".join(lines), "`testbed results show last` lists every point; run.json has every value")
+        raise OutOfTime(what, f"`testbed run --resume {record.directory.asked_for}` runs the others")
 
 
 def _greet(agents: Agents, nodes: list[NodeSummary], stage: Stage, record: Record) -> None:
@@ -273,7 +246,12 @@ def _measured(
     experiment = point.experiment
     deadline = stage.deadline(experiment.timeout_s)
     if isinstance(experiment.workload, Command):
-        return executed(point, list(roles_of(experiment)), agents, programs, record, deadline), Losses()
+        nodes = list(roles_of(experiment))
+        try:
+            return executed(point, nodes, agents, programs, record, deadline), Losses()
+        except GuestError as failure:
+            _keep_outputs(point, nodes, failure, stage, agents, record)
+            raise
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
     trace = trace and experiment.coherency.trace
@@ -281,15 +259,32 @@ def _measured(
     opening = {node: _open(experiment, stage, kernels, node) | {"trace": trace} for node in kernels}
     names = _deliver(experiment, stage, agents, programs)
     agents.ask(opening, deadline)
-    allowed_s = guests_share(deadline)
+    allowed_s = stage.deadline(experiment.timeout_s).seconds
     work = {node: _work(point, kernels, node, names[node]) | {"deadline_s": allowed_s} for node in kernels}
     try:
-        answers, failures = agents.ask_survivors(work, kernels, deadline, stage.deadline(GRACE_S).seconds)
-        agents.ask({node: {"op": "close"} for node in answers}, deadline)
+        grace_s = stage.deadline(GRACE_S).seconds
+        answers, failures = agents.ask_survivors(work, kernels, answer_within(allowed_s), grace_s)
+        agents.ask({node: {"op": "close"} for node in answers}, stage.deadline(experiment.timeout_s))
+    except GuestError as failure:
+        _keep_outputs(point, kernels, failure, stage, agents, record)
+        raise
     finally:
         if trace:
             _keep_traces(point, kernels, stage, agents, record)
     return {node: answers[node] for node in kernels if node in answers}, losses_of(kernels, answers, failures)
+
+
+def _keep_outputs(
+    point: Point, nodes: list[str], failure: GuestError, stage: Stage, agents: Agents, record: Record
+) -> None:
+    """What programs have said of a point that failed. A node that is gone, or has not answered, tells nothing."""
+    for node in nodes if not isinstance(failure, Silent) else ():
+        try:
+            output = agents.ask({node: {"op": "output"}}, stage.deadline(OUTPUT_S))[node]["output"]
+        except GuestError as silence:
+            record.said(f"no output of {node}: {silence.message}")
+        else:
+            record.programs_said(point, node, output)
 
 
 def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents, record: Record) -> None:
@@ -301,15 +296,6 @@ def _keep_traces(point: Point, kernels: list[str], stage: Stage, agents: Agents,
             record.said(f"no trace of {node}: {failure.message}")
             continue
         record.directory.keep_trace(point.index, node, answer["header"], answer["entries"])
-
-
-def outcome(result: PointResult) -> str:
-    """Of a point, in a few words."""
-    if result.error is not None:
-        return f"FAILED, {result.error.message.splitlines()[0]}"
-    verdict = "ok" if result.passed else "LOSSES" if result.losses else "FAILED"
-    verdict += ", repeated on new guests" if result.lost else ""
-    return f"{verdict}, {result.messages_total} messages, {result.duration_s:.3f} s"
 
 
 def kernels_of(experiment: Experiment) -> list[str]:

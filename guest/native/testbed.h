@@ -60,7 +60,9 @@ static char testbed_figures_[8192];
 
 static void testbed_die_(const char *what)
 {
-    fprintf(stderr, "testbed: %s: %s\n", what, strerror(errno));
+    int error = errno;
+    fflush(stdout);
+    fprintf(stderr, "testbed: %s: %s\n", what, strerror(error));
     _exit(120);
 }
 
@@ -203,8 +205,12 @@ static inline int testbed_mutex_trylock(struct testbed_mutex *mutex) /* whether 
            && __atomic_compare_exchange_n(&mutex->one.drawn, &drawn, drawn + 1, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 }
 
-static inline void testbed_mutex_unlock(struct testbed_mutex *mutex)
+static inline void testbed_mutex_unlock(struct testbed_mutex *mutex) /* ends the thread if nobody holds it */
 {
+    if (__atomic_load_n(&mutex->one.drawn, __ATOMIC_SEQ_CST) <= __atomic_load_n(&mutex->one.released, __ATOMIC_SEQ_CST)) {
+        errno = EPERM;
+        testbed_die_("a mutex that nobody holds is unlocked");
+    }
     testbed_semaphore_release(&mutex->one, 1);
 }
 
@@ -250,10 +256,21 @@ static inline uint64_t testbed_meet(struct testbed_meeting *meeting, uint64_t pa
 static inline void testbed_figure(const char *name, double value)
 {
     size_t used = strlen(testbed_figures_);
+    if (!(value - value == 0.0)) {
+        errno = EDOM;
+        testbed_die_("a figure is not a finite number");
+    }
+    for (const char *letter = name; *letter; letter++)
+        if (*letter == '"' || *letter == '\\' || (unsigned char)*letter < ' ') {
+            errno = EINVAL;
+            testbed_die_("the name of a figure has a quotation mark, a backslash or a control character");
+        }
     int more = snprintf(testbed_figures_ + used, sizeof testbed_figures_ - used, "%s\"%s\": %.17g", used ? ", " : "",
                         name, value);
-    if (more < 0 || (size_t)more >= sizeof testbed_figures_ - used)
-        testbed_figures_[used] = 0; /* there is no room for it */
+    if (more < 0 || (size_t)more >= sizeof testbed_figures_ - used) {
+        errno = ENOBUFS;
+        testbed_die_("the figures of this thread take too much room");
+    }
 }
 
 static void testbed_end_(int status, void *nothing)
@@ -387,6 +404,8 @@ static void testbed_map_(void)
                            (off_t)offset);
     if (testbed_.memory != (void *)TESTBED_BASE)
         testbed_die_("the memory cannot be mapped at its address");
+    if (madvise(testbed_.memory, bytes, MADV_DONTFORK)) /* nobody would serve the faults of a copy of this process */
+        testbed_die_("the memory cannot be kept from copies of this process");
     close(fds[0]);
     close(fds[1]);
 }
@@ -398,6 +417,10 @@ static inline struct testbed *testbed_attach(void)
     uint64_t accesses = 0;
     int faults, log, fds[2];
 
+    if (testbed_.memory) {
+        errno = EALREADY;
+        testbed_die_("testbed_attach is called a second time");
+    }
     testbed_.kernel = testbed_number_("TESTBED_KERNEL");
     testbed_.kernels = testbed_number_("TESTBED_KERNELS");
     testbed_.thread = testbed_number_("TESTBED_THREAD");

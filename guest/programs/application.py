@@ -8,14 +8,15 @@ import faulthandler
 import json
 import sys
 from collections.abc import Callable, Iterable
+from ctypes import CDLL, c_size_t, c_void_p
 from functools import partial
-from mmap import mmap
-from os import close, dup2, memfd_create
+from mmap import MADV_DONTFORK, mmap
+from os import _exit, close, dup2, memfd_create, register_at_fork
 from socket import recv_fds, send_fds, socket
 from typing import Any, NamedTuple
 
 from guest import workloads
-from guest.errors import RegionError
+from guest.errors import GuestFailure, RegionError
 from guest.memory.protection import serve_protection
 from guest.memory.region import BASE, map_shared
 from guest.memory.samples import AccessLog
@@ -92,6 +93,8 @@ def attach(daemon: socket) -> Attached:
         return attached
     faults = Userfaultfd()
     faults.register(BASE, size_bytes)
+    # Nobody would serve the faults of a copy of this process: it would find zeros, and share them with everybody here.
+    CDLL(None).madvise(c_void_p(BASE), c_size_t(size_bytes), MADV_DONTFORK)
     # The descriptor stays open here too: should the daemon die, a fault then blocks until this process is killed as
     # well. If the daemon's were the last one, the kernel would let go of the range, and a fault would read zeros.
     if maps:
@@ -111,6 +114,30 @@ def _operate(daemon: socket, operation: Operation) -> Refusal:
 
 def _fixed(operation: Operation) -> Refusal:
     raise RegionError(f"{operation}: this memory is mapped once and for all", "is it coherent memory?")
+
+
+class CameBack(GuestFailure):
+    """A copy of the process, made by fork(2), goes on as if it was the thread itself."""
+
+
+copied: list[bool] = []
+"""True in a copy of this process that the program has made, and empty in the process itself."""
+
+
+def know_copies() -> None:
+    """From now on `copied` tells."""
+    register_at_fork(after_in_child=lambda: copied.append(True))
+
+
+def end_copies(daemon: socket, called: str) -> None:
+    """Return, unless this is a copy: it has come back from what is called so, and the run fails."""
+    if copied:
+        error = CameBack(
+            f"a process that was made by os.fork has come back from {called}, as if it were the thread",
+            "end it with os._exit; for a process with a copy of the memory there is `process.fork`",
+        )
+        daemon.send(FAILED + told_of(error, ()))
+        _exit(1)
 
 
 def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = None) -> None:
@@ -140,13 +167,16 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
             return frozenset((kernel, number) for kernel, number in json.loads(gone)) if gone else frozenset()
 
         barrier()  # nobody begins before everybody is attached
+        know_copies()
         wrong, mismatches = workload.run(memory, place, barrier, log)
+        end_copies(daemon, "its function")
         found = [mismatch._asdict() for mismatch in mismatches]
         daemon.send(FINISHED + json.dumps({"wrong": wrong, "mismatches": found, "figures": log.figures}).encode())
         daemon.recv(1)  # end when the daemon closes the socket: it still has the access log to read
     except (Detached, ConnectionError):
         return
-    except Exception as error:
+    except BaseException as error:
+        end_copies(daemon, "its function")
         if program_fd is not None:
             show(error, name)  # before the daemon looks at what was said
         daemon.send(FAILED + told_of(error, log.lost_pages))
@@ -154,9 +184,14 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
             raise
 
 
-def told_of(error: Exception, lost_pages: Iterable[int]) -> bytes:
+def told_of(error: BaseException, lost_pages: Iterable[int]) -> bytes:
     """What a FAILED says: the error, and the pages that were lost to whoever made it."""
-    message = str(error)
+    try:
+        message = str(error)
+    except Exception as another:  # noqa: BLE001 - it is the program's
+        message = f"(its text cannot be had: {type(another).__name__})"
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        message = f"{message or 'it has no text'}; a thread ends by `return`, or by its own `exit`"
     if len(message) > MESSAGE_CHARACTERS:
         message = f"{message[:MESSAGE_CHARACTERS]} … ({len(message)} characters)"
     message = message.encode(errors="backslashreplace").decode()  # names of files can hold what no text may
@@ -164,7 +199,7 @@ def told_of(error: Exception, lost_pages: Iterable[int]) -> bytes:
     return json.dumps(fields).encode()
 
 
-def show(error: Exception, script: str) -> None:
+def show(error: BaseException, script: str) -> None:
     """Say what went wrong, from the script's own lines on."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != script:

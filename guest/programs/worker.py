@@ -17,7 +17,19 @@ from guest import process as distributed
 from guest.memory.mapping import REFUSED
 from guest.memory.region import BASE
 from guest.memory.samples import AccessLog, reported
-from guest.programs.application import ACCESSES, FAILED, PACKET_BYTES, Attached, attach, redirect_output, show, told_of
+from guest.programs.application import (
+    ACCESSES,
+    FAILED,
+    PACKET_BYTES,
+    Attached,
+    attach,
+    copied,
+    end_copies,
+    know_copies,
+    redirect_output,
+    show,
+    told_of,
+)
 from guest.programs.lost_pages import survive_lost_pages
 from guest.programs.surroundings import Detached
 from guest.protocol.address_space import Operation, Refusal
@@ -151,12 +163,14 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
         )
         distributed.enter(process)
         _rehearse(process)
+        know_copies()
         daemon.send(READY)
         while True:
             _host(daemon, process, workload.policy.asks)
     except (Detached, ConnectionError):
         return
-    except Exception as error:  # noqa: BLE001 - whatever a program does, the run hears of it
+    except BaseException as error:  # noqa: BLE001 - whatever a program does, the run hears of it
+        end_copies(daemon, "its step")
         show(error, name)
         daemon.send(FAILED + told_of(error, log.lost_pages))
         daemon.recv(1)
@@ -204,6 +218,8 @@ def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:
     asked_ns = 0
     while True:
         thread.step()
+        if copied:
+            end_copies(daemon, "its step")
         if thread._exited:
             break
         if thread._destination is not None:

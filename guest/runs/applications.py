@@ -10,6 +10,7 @@ from socket import CMSG_LEN, MSG_DONTWAIT, send_fds, socket
 from time import monotonic_ns
 from typing import Any, Generic, TypeVar
 
+import guest
 from guest.daemon.daemon import Daemon
 from guest.daemon.waits import Outcome
 from guest.errors import GuestFailure
@@ -34,6 +35,8 @@ SAMPLES_KEPT = 8192
 OUTPUT_KEPT = 1 << 16
 """Bytes of what a program says that are kept, the last ones."""
 SAID_LINES = 15
+_OURS = f'  File "{guest.__path__[0]}/', '  File "<frozen runpy>"'
+"""How lines of a traceback begin that are not the program's."""
 
 
 class RunFailed(GuestFailure):
@@ -87,8 +90,8 @@ class Application:
     @property
     def said(self) -> str:
         """Its last lines, for an error."""
-        last = self.output.strip().splitlines()[-SAID_LINES:]
-        return "".join(f"\n    {line}" for line in last)
+        lines = [line for line in self.output.strip().splitlines() if not line.startswith(_OURS)]
+        return "".join(f"\n    {line}" for line in lines[-SAID_LINES:])
 
 
 _Kind = TypeVar("_Kind", bound=Application)
@@ -123,6 +126,11 @@ class Applications(Generic[_Kind]):
     def sleeping(self) -> int:
         """How many of them wait for a word, or for the address space: they touch no memory meanwhile."""
         return sum(each.asking or each.wait is not None for each in self.all)
+
+    @property
+    def output(self) -> list[str]:
+        """What they have said so far, of each that has said something."""
+        return [text for each in self.all if (text := each.output)]
 
     def launch(self, each: _Kind, place: dict[str, Any], offer: Offer, program_fd: int | None) -> None:
         """Fork the process of `each`; `place` is what `application.run_thread` or `worker.run_worker` want."""
@@ -277,7 +285,7 @@ class Applications(Generic[_Kind]):
                 for kind, times in zip(KINDS, samples.by_kind, strict=True)
             },
             "histories": [_packed(read_history(each.accesses_fd)) for each in self.all if each.accesses_fd is not None],
-            "output": [text for each in self.all if (text := each.output)],
+            "output": self.output,
         }
 
     def where(self) -> list[str]:

@@ -104,6 +104,11 @@ class ProcessRun(Running):
         self._workers.close()
         self._daemon.node.load = 0
 
+    @property
+    def output(self) -> list[str]:
+        """See `Running.output`."""
+        return self._workers.output
+
     def result(self) -> dict[str, Any]:
         """See `Running.result`."""
         self._daemon.settle()

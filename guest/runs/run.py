@@ -57,6 +57,11 @@ class Run(Running):
         super().close()
         self._threads.close()
 
+    @property
+    def output(self) -> list[str]:
+        """See `Running.output`."""
+        return self._threads.output
+
     def result(self) -> dict[str, Any]:
         """What came of a run that did not fail, for the agent's answer. Before `close`."""
         mismatches: list[dict[str, int]] = []

@@ -28,7 +28,9 @@ class Running:
     def tick(self, now_ns: int) -> None:
         """Time passes."""
         if self._deadline_ns is not None and now_ns > self._deadline_ns:
-            self.fail(RunFailed("deadline", f"{self.what} is not over in time: {self.where()}"))
+            dead = ", ".join(f"kernel {kernel} has died" for kernel in self._dead_kernels)
+            where = f"{dead}; {self.where()}" if dead else self.where()
+            self.fail(RunFailed("deadline", f"{self.what} is not over in time: {where}"))
 
     def abort(self) -> None:
         """End the run now, here and on the other kernels."""
@@ -46,6 +48,11 @@ class Running:
             self.failure = failure
             self._daemon.send_harness(MessageName.CONTROL, ENDED_EARLY)
             self._daemon.stop()
+
+    @property
+    def output(self) -> list[str]:
+        """What its programs have said so far. Before `close`."""
+        raise NotImplementedError
 
     def result(self) -> dict[str, Any]:
         """What came of a run that did not fail, for the agent's answer. Before `close`."""

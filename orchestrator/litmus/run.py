@@ -17,7 +17,7 @@ from orchestrator.progress import Progress
 from orchestrator.results.directories import RunDirectory
 from orchestrator.results.summary import NodeSummary, Outcome
 from orchestrator.signals import signals_wait
-from orchestrator.stages.agents import Agents, guests_share
+from orchestrator.stages.agents import Agents, answer_within
 from orchestrator.stages.stage import Stage
 
 SLOTS = 16
@@ -209,7 +209,7 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
     agents.ask(opening, deadline)
     placement = placement_of(nodes)
     workload = workload_of(shape, memory, settings.iterations, settings.seed)
-    allowed_s = guests_share(deadline)
+    allowed_s = stage.deadline(experiment.timeout_s).seconds
     work = {
         "op": "run",
         "workload": workload,
@@ -217,8 +217,8 @@ def _row(settings: Settings, stage: Stage, agents: Agents, shape: Shape, memory:
         "all_roles": [[f"p{program}" for program in placement.get(node, ())] for node in kernels],
         "deadline_s": allowed_s,
     }
-    answers = agents.ask(dict.fromkeys(kernels, work), deadline)
-    agents.ask({node: {"op": "close"} for node in kernels}, deadline)
+    answers = agents.ask(dict.fromkeys(kernels, work), answer_within(allowed_s))
+    agents.ask({node: {"op": "close"} for node in kernels}, stage.deadline(experiment.timeout_s))
     row = Row(shape.name, memory.value, placement)
     # On bare memory a store may be timed as over while it still waits in its processor's store buffer: there, times of
     # one processor say nothing about another's. A coherent page is taken from its writer by way of the kernel.

@@ -16,6 +16,7 @@ results/20260131T120000Z-quickstart-4f1c/
 import json
 import os
 import secrets
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,11 @@ class RunDirectory:
         self.path = path
         self.run_id = path.name
         self.events = path / "events.jsonl"
+
+    @property
+    def asked_for(self) -> str:
+        """How commands that are given in this folder find the run."""
+        return "last" if self.path.parent == DEFAULT.absolute() else shlex.quote(str(self.path))
 
     @classmethod
     def create(cls, results: Path, experiment: str) -> "RunDirectory":

@@ -106,7 +106,9 @@ class EventLog:
                 self.failure = no_room(error, self._path)
                 if self.failure is None:
                     raise
-                self.failure.hint = "make room there (`df -h`); `testbed run --resume last` goes on after that"
+                self.failure.hint = (
+                    f"make room there (`df -h`); `testbed run --resume {self._path.parent}` goes on after that"
+                )
             self._sequence += 1
 
     def close(self) -> None:

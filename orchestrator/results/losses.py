@@ -76,5 +76,5 @@ def as_failure(losses: Losses, what: str) -> GuestError:
     """The end of a run of which a point has losses."""
     return GuestError(
         f"{what}: not all of it came to the end\n{losses}",
-        "the others went on without them, and their values were checked: `testbed results show last` has the point",
+        "the others went on without them, and their values were checked",
     )

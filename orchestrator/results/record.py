@@ -159,10 +159,13 @@ class Record:
 
     def agent_finished(self, point: Point, node: str, answer: dict[str, Any]) -> None:
         """What its programs said goes to a file of its own."""
-        output = answer.pop("output", [])
+        self.programs_said(point, node, answer.pop("output", []))
+        self._events.append(EventName.AGENT_FINISHED, index=point.index, node=node, answer=answer)
+
+    def programs_said(self, point: Point, node: str, output: list[str]) -> None:
+        """What its programs have said, each, goes to a file if it is anything."""
         if output:
             self.directory.keep_output(point.index, node, output)
-        self._events.append(EventName.AGENT_FINISHED, index=point.index, node=node, answer=answer)
 
     def attempt_failed(self, point: Point, failure: Failure) -> int:
         """The point did not come to its end. Returns how often that has happened to it."""

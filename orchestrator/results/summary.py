@@ -13,6 +13,9 @@ from orchestrator.experiments.sizes import PAGE_BYTES
 from orchestrator.results.clocks import Clock
 from orchestrator.results.losses import Losses
 
+CHECK = "check"
+"""Kind of the error of a point in which a program has seen something wrong: that is no failure of the guests."""
+
 
 class Outcome(StrEnum):
     """How a run ended: all as expected, something was not as expected, or it did not come to its end."""

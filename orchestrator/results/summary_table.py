@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.experiments.parameters import head, show_value
 from orchestrator.experiments.sizes import show_size
 from orchestrator.output import sheet, typed
+from orchestrator.results.summary import CHECK
 from orchestrator.words import counted
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _SHORT = {
     "EVICT": ("evict", "evic"),
 }
 """Column heads, wide and narrow; a message that is not here goes under its own name."""
+VERIFIED = "verified"
+"""The result of a point with which all is well."""
 WIDTH_MAX = 400
 """Characters a table may take; a terminal that is narrower than even the narrow one wraps its lines."""
 _SHOWN_ANYWAY = ("workload.threads", "workload.array", "workload.iterations")
@@ -93,9 +96,8 @@ def _varied(points: list[dict[str, Any]]) -> list[str]:
 def _row(point: dict[str, Any], names: list[str], color: bool) -> Iterator[str]:
     yield show_size(point["array_bytes"])
     yield str(point["iterations"])
-    passed = point["verified"] and all(verdict["holds"] for verdict in point["expectations"])
-    word = "verified" if passed else ("WRONG" if not point["verified"] else "UNEXPECTED")
-    yield f"[{'green' if passed else 'bold red'}]{word}[/]" if color else word
+    word = _word(point)
+    yield f"[{'green' if word == VERIFIED else 'bold red'}]{word}[/]" if color else word
     for name in names:
         yield str(point["messages"].get(name, 0))
     yield str(point["messages_total"])
@@ -103,6 +105,17 @@ def _row(point: dict[str, Any], names: list[str], color: bool) -> Iterator[str]:
         median = point["latency_us"][kind]["median"]
         yield "-" if median is None else f"{median:.0f}"
     yield f"{point['duration_s']:.2f}"
+
+
+def _word(point: dict[str, Any]) -> str:
+    """The result of a point. Runs of earlier versions know nothing of losses."""
+    if point.get("error"):
+        return "WRONG" if point["error"]["kind"] == CHECK else "FAILED"
+    if any(point.get("losses", {}).values()):
+        return "LOSSES"
+    if not point["verified"]:
+        return "WRONG"
+    return VERIFIED if all(verdict["holds"] for verdict in point["expectations"]) else "UNEXPECTED"
 
 
 def _lines(summary: dict[str, Any]) -> Iterator[str]:
@@ -124,7 +137,8 @@ def _next(summary: dict[str, Any]) -> str:
     if summary["outcome"] == "error" and (summary["error"] or {}).get("kind") == "interrupted":
         return "events.jsonl in there tells how far it came; `testbed ps` shows what is left of it, if anything"
     if summary["outcome"] != "passed":
-        return "events.jsonl and consoles/ in there tell the story; `--keep` leaves the guests for `testbed ssh`"
+        where = "events.jsonl, output/ and consoles/ in there tell the story"
+        return where + ("; `--keep` leaves the guests for `testbed ssh`" if summary["stage"] == "vm" else "")
     if summary["stage"] == "local":
         return "the same in real guests: leave --stage local out"
     if summary["stage"] == "sim":

@@ -21,17 +21,17 @@ _CONSEQUENCES = frozenset(["peer"])
 """Kinds of errors that say no more than that another node failed."""
 _LATE = "deadline"
 """Kind of error of a node that has waited long enough: what it waited for another one may know."""
-_GUESTS_SHARE = 0.9
-_MARGIN_S = 1.5
-"""Agents look at the clock twice a second, and then end what runs before they answer."""
+_ANSWER_SHARE = 0.1
+_ANSWER_S = 3.0
+"""How much longer than what an agent may take for a run it may take for its answer: agents look at the clock twice a
+second, then end what runs, and know best what they waited for."""
 _LOST = frozenset(["fenced"])
 """Kinds of errors of a node without which the others have gone on."""
 
 
-def guests_share(deadline: Deadline) -> float:
-    """Of the time that is left, in s, what agents may take before they give up: they know best what they waited for."""
-    left = deadline.remaining()
-    return round(max(left / 2, min(left * _GUESTS_SHARE, left - _MARGIN_S)), 3)
+def answer_within(allowed_s: float) -> Deadline:
+    """By when agents answer that end a run after so many seconds, from now on, whatever it waits for."""
+    return Deadline(allowed_s + max(allowed_s * _ANSWER_SHARE, _ANSWER_S))
 
 
 class Silent(GuestError):
@@ -146,7 +146,7 @@ class Agents:
                 name, answer = self._next(missing, "run", waiting)
             except GuestError as silence:
                 if waiting is deadline:
-                    raise _too_late(refused) or next(iter(failures.values()), silence) from None
+                    raise _too_late(refused, failures, commands) or next(iter(failures.values()), silence) from None
                 failures |= dict.fromkeys(missing, silence)
                 continue
             if answer is None:
@@ -162,7 +162,7 @@ class Agents:
             else:
                 raise self._refused(self._agents[name], "run", answer)
         if refused or not answers:
-            raise _too_late(refused) or next(iter((failures | refused).values()))
+            raise _too_late(refused, failures, commands) or next(iter((failures | refused).values()))
         return answers, failures
 
     def close(self) -> None:
@@ -228,10 +228,16 @@ class Agents:
         )
 
 
-def _too_late(refused: Mapping[str, Refused]) -> Refused | None:
-    """If time was over for a node, what all of them waited for: none of them knows who keeps whom waiting."""
+def _too_late(
+    refused: Mapping[str, Refused], failures: Mapping[str, GuestError], commands: Mapping[str, dict[str, Any]]
+) -> Refused | None:
+    """If time was over for a node, who is gone and what all others waited for: none of them knows who keeps whom
+    waiting."""
     told = sorted(refused.values(), key=lambda each: each.kind != _LATE)
     if not told or told[0].kind != _LATE:
         return None
-    message = "\n".join(each.message for each in told)
-    return Refused(message, told[0].hint, _LATE)
+    allowed = [command["deadline_s"] for command in commands.values() if "deadline_s" in command]
+    lines = [f"not over in {max(allowed):g} s, which is all that it may take" if allowed else "not over in time"]
+    lines += [each.message for each in (*failures.values(), *told)]
+    hint = "`timeout_s` of the experiment file is how long a point may take; emulated guests get ten times as long"
+    return Refused("\n".join(lines), hint, _LATE)

@@ -6,7 +6,7 @@ from typing import Any
 from orchestrator.experiments.plan import Point
 from orchestrator.experiments.workloads import Command
 from orchestrator.results.record import Record
-from orchestrator.stages.agents import Agents, guests_share
+from orchestrator.stages.agents import Agents, answer_within
 from orchestrator.stages.programs import Programs
 from testbed.deadline import Deadline
 
@@ -23,26 +23,27 @@ _NOTHING_MEASURED: dict[str, Any] = {
 def executed(
     point: Point, nodes: list[str], agents: Agents, programs: Programs, record: Record, deadline: Deadline
 ) -> dict[str, dict[str, Any]]:
-    """Run the point's commands; each node's answer, in the words of other workloads. Raises GuestError."""
+    """Run the point's commands, which may take until the deadline from when they begin; each node's answer, in the
+    words of other workloads. Raises GuestError."""
     workload = point.experiment.workload
     assert isinstance(workload, Command)
     files = {node: programs.send(workload, node, agents, deadline) for node in nodes}
     told = {"TESTBED_SEED": str(point.seed), "TESTBED_ITERATIONS": str(workload.iterations)}
-    allowed_s = guests_share(deadline)
     commands = {
         node: {
             "op": "execute",
             "commands": [list(argv) for argv in workload.commands[node]],
             "files": files[node],
             "environment": {**told, "TESTBED_NODE": node, **workload.environment},
-            "deadline_s": allowed_s,
+            "deadline_s": deadline.seconds,
         }
         for node in nodes
     }
-    answers = agents.ask(commands, deadline)
+    answers = agents.ask(commands, answer_within(deadline.seconds))
+    fetching = Deadline(deadline.seconds)
     for node in nodes:
         for name in workload.collect.get(node, ()):
-            record.directory.keep_collected(point.index, node, name, _fetched(agents, node, name, deadline))
+            record.directory.keep_collected(point.index, node, name, _fetched(agents, node, name, fetching))
     return {node: _NOTHING_MEASURED | answers[node] for node in nodes}
 
 

@@ -8,9 +8,10 @@ from orchestrator.errors import CheckFailed
 from orchestrator.experiments.parameters import describe
 from orchestrator.experiments.plan import Plan, Point
 from orchestrator.progress import Progress
+from orchestrator.results.judging import judge, outcome
 from orchestrator.results.record import Record
 from orchestrator.results.summary import NodeSummary
-from orchestrator.run import judge, kernels_of, outcome
+from orchestrator.run import kernels_of
 from orchestrator.simulator.conditions import Conditions
 from orchestrator.simulator.series import Series, Simulated
 from orchestrator.words import counted
@@ -33,7 +34,7 @@ def run_simulated(plan: Plan, record: Record, progress: Progress, *, fail_fast: 
             progress.say(f"{what}: {outcome(simulated.result)} of virtual time")
             if fail_fast and not simulated.result.passed:
                 break
-    judge(record.summary.points)
+    judge(record.summary.points, record.directory.asked_for)
 
 
 def _simulate(plan: Plan, point: Point, record: Record) -> Simulated:

@@ -46,6 +46,11 @@ ONE = """\
 from guest.process import Thread
 
 
+class Mute(Exception):
+    def __str__(self):
+        return 1 / 0
+
+
 class Traveller(Thread):
     def __init__(self, cell):
         self.cell = cell
@@ -142,19 +147,32 @@ def test_moving_to_where_it_is_costs_nothing_and_the_process_stays_on_one_kernel
         ("self.exit(bytes(300))", 3, "a result of 3"),
         ("self.cell.view[10**6]", 3, "IndexError"),
         ("import os; os._exit(9)", 3, "ended early: exit code 9"),
+        ("import sys; sys.exit(4)", 3, "SystemExit: 4; a thread ends by `return`, or by its own `exit`"),
+        ("raise KeyboardInterrupt", 3, "KeyboardInterrupt: it has no text"),
+        ("import os; os.fork()", 3, "CameBack: a process that was made by os.fork has come back from its step"),
+        (
+            "self.mine = lambda: 0; self.migrate(1)",
+            3,
+            "the state of a Traveller (its attribute 'mine') cannot be pickled",
+        ),
+        ("self.process.start('it')", 3, "TypeError: found 'it', expected a Thread"),
+        ("self.process.array('q', 1.5)", 3, "TypeError: 'float' object cannot be interpreted as an integer"),
+        ("self.cell[0:1] = [1, 2]", 3, "ValueError: 2 numbers for a slice of 1"),
+        ("raise Mute", 3, "thread 1: Mute: (its text cannot be had: ZeroDivisionError)"),
     ],
 )
 def test_what_a_thread_does_wrong_is_told_with_its_line(tmp_path: Path, body: str, code: int, said: str) -> None:
     (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
     done = run(tmp_path, text(more=", parameters: {steps: 1}"))
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+    assert "guest/" not in done.stderr.partition("testbed: error")[2], done.stderr
 
 
 @pytest.mark.parametrize(
     ("program", "said"),
     [
         ("def main(process", "the program: SyntaxError"),
-        ("x = 1\n", "has no attribute 'main'"),
+        ("def mein(process): pass\n", "own.py has no function 'main', expected one; there is: mein"),
         ("import nothing\n", "nothing"),
     ],
 )
@@ -294,6 +312,70 @@ def main(process):
     event.wait()
     process.fork(Stuck(mutex, 1), on=1).join()
 """
+
+
+COPY = """\
+import os
+import signal
+
+
+def main(process):
+    cell = process.array("q", 1)
+    cell[0] = 7
+    pid = os.fork()
+    if not pid:
+        os._exit(cell[0])
+    assert os.waitpid(pid, 0)[1] & 0x7F == signal.SIGSEGV
+"""
+
+
+def test_a_copy_that_the_program_makes_of_its_process_has_none_of_the_memory(tmp_path: Path) -> None:
+    """Nobody serves its faults: it would put zeros where other kernels have values."""
+    (tmp_path / "own.py").write_text(COPY)
+    done = run(tmp_path, text())
+    assert done.returncode == 0, done.stderr
+
+
+HALF = """\
+from guest.process import Thread
+
+
+class Other(Thread):
+    def __init__(self, event):
+        self.event = event
+
+    def step(self):
+        print("on kernel", self.kernel)
+        self.event.set()
+        self.exit()
+
+
+def main(process):
+    print("main begins")
+    event = process.event()
+    process.start(Other(event), on=1).join()
+    FAIL
+"""
+
+
+@pytest.mark.parametrize(
+    ("fail", "words"),
+    [
+        ("raise ValueError", ("FAILED",)),
+        ("assert 0", ("WRONG",)),
+        ("import ctypes; ctypes.string_at(0)", ("FAILED",)),
+        ("process.event().wait()", ("FAILED", "not over in 2 s, which is all that it may take")),
+    ],
+)
+def test_what_programs_said_is_kept_when_they_fail(tmp_path: Path, fail: str, words: tuple[str, ...]) -> None:
+    (tmp_path / "own.py").write_text(HALF.replace("FAIL", fail))
+    done = run(tmp_path, text().replace("timeout_s: 40", "timeout_s: 2"))
+    assert done.returncode in (1, 3), done.stderr
+    assert f" {words[0]} " in done.stdout, done.stdout
+    assert all(word in done.stderr for word in words[1:]), done.stderr
+    (results,) = (tmp_path / "results").iterdir()
+    assert "main begins\n" in (results / "output/1/x86.txt").read_text()
+    assert (results / "output/1/arm.txt").read_text() == "on kernel 1\n"
 
 
 def test_threads_that_nobody_wakes_are_named_with_their_processes_on_all_nodes(tmp_path: Path) -> None:

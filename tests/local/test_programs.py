@@ -129,6 +129,25 @@ def test_c_that_sees_something_wrong_is_told_apart_from_c_that_crashes(
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("testbed_attach();", "testbed: testbed_attach is called a second time: "),
+        ("testbed_mutex_unlock(bed->memory);", "testbed: a mutex that nobody holds is unlocked: "),
+        ('testbed_figure("x", 0.0 / (bed->seed - bed->seed));', "testbed: a figure is not a finite number: "),
+        ('testbed_figure("a\\"b", 1);', "testbed: the name of a figure has a quotation mark, "),
+        ('for (;;) testbed_figure("x", 1);', "testbed: the figures of this thread take too much room: "),
+        ("if (!fork()) return *(volatile char *)bed->memory; wait(&status); return status;", "check: thread"),
+    ],
+)
+def test_what_c_does_wrong_with_the_header_is_told(tmp_path: Path, statement: str, said: str) -> None:
+    begin = "int status = 0; struct testbed *bed = testbed_attach();"
+    includes = '#include "testbed.h"\n#include <sys/wait.h>\n'
+    (tmp_path / "own.c").write_text(f"{includes}int main(void) {{ {begin} {statement} return status; }}\n")
+    done = run(tmp_path, NATIVE + ", }\n")
+    assert (done.returncode in (1, 3), said in done.stderr) == (True, True), done.stderr
+
+
 def test_what_does_not_compile_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "own.c").write_text(SOURCE.replace("return 1;", "return one;"))
     done = run(tmp_path, NATIVE + "}\n")

@@ -214,7 +214,8 @@ def test_a_run_goes_on_when_the_full_disk_has_room_again(tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert [(tmp_path / name).read_text() for name in ("exit-code", "exit-code-again")] == ["3\n", "3\n"]
     assert done.stderr.count("cannot be written: No space left on device") == 2, done.stderr
-    assert "hint: make room there (`df -h`); `testbed run --resume last` goes on after that" in done.stderr
+    run = json.loads((tmp_path / "full.json").read_text())["results"]
+    assert f"hint: make room there (`df -h`); `testbed run --resume {run}` goes on after that" in done.stderr
     assert "Traceback" not in done.stderr
     full, resumed = (json.loads((tmp_path / name).read_text()) for name in ("full.json", "resumed.json"))
     assert 0 < len(full["points"]) < 8

@@ -6,9 +6,9 @@ from typing import Any
 from orchestrator.experiments.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.results.directories import RunDirectory
+from orchestrator.results.judging import judge
 from orchestrator.results.record import Record
 from orchestrator.results.summary import NodeSummary, PointResult, Report, summed
-from orchestrator.run import judge
 from tests.unit.test_experiment_errors import GOOD
 
 MATRIX = "matrix: {workload.iterations: [1, 2], coherency.notify: [poll, adaptive]}\nrepeat: 2\n"
@@ -77,7 +77,7 @@ def past_run(
                     results_of.append(finish(record, plan, point.index, spread))
                     if error is not None:
                         raise error
-            judge(results_of)
+            judge(results_of, "last")
     except Exception as ended:
         if error is not None and ended is not error:
             raise

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import pytest
 
-from orchestrator.stages.agents import Agents, Refused, guests_share
+from orchestrator.stages.agents import Agents, Refused, answer_within
 from testbed.deadline import Deadline
 from testbed.errors import GuestError
 
@@ -171,14 +171,23 @@ def test_all_nodes_say_what_they_waited_for_when_time_is_over(first: str) -> Non
     told = {"event": "error", "op": "run", "kind": "peer", "message": "kernel 0 ended the run early; thread 3 sleeps"}
     processes = {"x86": Scripted(late), "arm": Scripted(told)}
     agents = Agents({name: processes[name] for name in sorted(processes, key=lambda name: name != first)})
-    commands = {name: {"op": "run"} for name in processes}
+    commands = {name: {"op": "run", "deadline_s": 300.0} for name in processes}
     with pytest.raises(Refused) as caught:
         agents.ask_survivors(commands, list(processes), Deadline(20.0), 0.1)
     assert caught.value.kind == "deadline"
     assert caught.value.message.splitlines() == [
+        "not over in 300 s, which is all that it may take",
         "node x86: 'run' failed: deadline: it is not over in time: nobody is here",
         "node arm: 'run' failed: peer: kernel 0 ended the run early; thread 3 sleeps",
     ]
+
+
+def test_a_node_that_is_gone_is_told_of_when_time_is_over() -> None:
+    late = {"event": "error", "op": "run", "kind": "deadline", "message": "it is not over in time: thread 0 waits"}
+    with pytest.raises(
+        Refused, match=r"(?s)not over in time\nnode arm: its agent was gone .* exit code 7.*thread 0 waits"
+    ):
+        run(x86=Scripted(late), arm=Scripted(None))
 
 
 def test_a_cause_is_told_rather_than_that_time_is_over() -> None:
@@ -186,10 +195,10 @@ def test_a_cause_is_told_rather_than_that_time_is_over() -> None:
     broken = {"event": "error", "op": "run", "kind": "application", "message": "thread 1: ValueError: no"}
     with pytest.raises(Refused, match="node arm: 'run' failed: application: thread 1: ValueError: no"):
         run(x86=Scripted(late), arm=Scripted(broken))
-    with pytest.raises(Refused, match="node x86: 'run' failed: deadline: it is not over in time"):
+    with pytest.raises(Refused, match="not over in time\nnode x86: 'run' failed: deadline: it is not over in time"):
         run(seconds=0.2, x86=Scripted(late), arm=Scripted())
 
 
-@pytest.mark.parametrize(("seconds", "least", "most"), [(1, 0.4, 0.5), (5, 3.4, 3.5), (30, 26.9, 27)])
-def test_guests_give_up_soon_enough_to_be_heard(seconds: float, least: float, most: float) -> None:
-    assert least <= guests_share(Deadline(seconds)) <= most
+@pytest.mark.parametrize(("seconds", "expected"), [(1, 4), (30, 33), (300, 330)])
+def test_agents_have_all_the_time_that_they_may_take_and_then_are_waited_for(seconds: float, expected: float) -> None:
+    assert answer_within(seconds).seconds == pytest.approx(expected)

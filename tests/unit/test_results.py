@@ -2,21 +2,23 @@
 
 import json
 import os
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from images.errors import Failure, HostError
-from orchestrator.errors import CheckFailed, InputError, Stopped
+from orchestrator.errors import CheckFailed, InputError, PointsFailed, Stopped
 from orchestrator.experiments.plan import Plan, load
 from orchestrator.progress import Progress
 from orchestrator.results.directories import RunDirectory, all_runs, find, read_summary
+from orchestrator.results.judging import judge
+from orchestrator.results.losses import Losses
 from orchestrator.results.record import Record
-from orchestrator.results.summary import Latency, NodeSummary, PointResult, Report, Verdict, summed
+from orchestrator.results.summary import Latency, NodeSummary, PointError, PointResult, Report, Verdict, summed
 from orchestrator.results.summary import Mismatch as WrongValue
 from orchestrator.results.summary_table import render
-from orchestrator.run import judge
 from tests.unit.test_experiment_errors import GOOD
 
 
@@ -104,7 +106,7 @@ def test_percentiles_are_measured_values() -> None:
 def test_a_wrong_value_fails_the_run_and_names_its_place(plan: Plan) -> None:
     wrong = WrongValue("arm", page=3, offset=128, expected=0x20, found=0x10, iteration=5, thread=0)
     with pytest.raises(CheckFailed) as caught:
-        judge([result(plan, (wrong,))])
+        judge([result(plan, (wrong,))], "last")
     assert caught.value.exit_code == 1
     assert "node arm, page 3, offset 128: expected 0x20, found 0x10 (iteration 5" in caught.value.message
 
@@ -118,7 +120,49 @@ def test_an_expectation_that_does_not_hold_fails_the_run_and_shows_the_values(tm
     assert point.expectations[0] == Verdict("messages.protocol <= 4", False, "messages.protocol = 10")
     assert point.expectations[1].holds
     with pytest.raises(CheckFailed, match=r"messages.protocol <= 4   \(messages.protocol = 10\)"):
-        judge([point])
+        judge([point], "last")
+
+
+def failed(plan: Plan, hint: str, kind: str = "application") -> PointResult:
+    return replace(result(plan), verified=False, error=PointError(kind, "node x86: it failed", hint))
+
+
+def test_every_point_that_failed_has_its_own_hint_and_one_hint_is_said_once(plan: Plan) -> None:
+    with pytest.raises(PointsFailed) as caught:
+        judge([failed(plan, "make it smaller"), failed(plan, "make it larger")], "results/one")
+    assert caught.value.message.count("    hint: make it ") == 2
+    assert "`testbed run --resume results/one` runs these points again, with the file" in caught.value.hint
+    with pytest.raises(PointsFailed) as caught:
+        judge([failed(plan, "make it smaller")] * 2, "last")
+    assert (caught.value.message.count("hint"), caught.value.hint) == (0, "make it smaller")
+
+
+def test_more_points_than_are_spelled_out_are_counted(plan: Plan) -> None:
+    with pytest.raises(PointsFailed, match="2 more: `testbed results show last`"):
+        judge([failed(plan, "")] * 7, "last")
+
+
+def test_the_table_tells_apart_what_failed_was_wrong_and_was_lost(plan: Plan, tmp_path: Path) -> None:
+    record = record_of(plan, tmp_path)
+    lost = replace(result(plan), losses=Losses(pages=(3,)))
+    wrong = WrongValue("arm", page=3, offset=128, expected=0x20, found=0x10, iteration=5, thread=0)
+    points = failed(plan, ""), failed(plan, "", "check"), lost, result(plan, (wrong,)), result(plan)
+    with record:
+        for number, point in enumerate(points):
+            record.point_finished(replace(plan.points[0], index=number), replace(point, index=number))
+    shown = render(record.summary.as_json()).splitlines()
+    words = [line.split() for line in shown if "256KiB" in line]
+    expected = ("FAILED", "WRONG", "LOSSES", "WRONG", "verified")
+    assert [word in line for word, line in zip(expected, words, strict=True)] == [True] * 5, words
+
+
+@pytest.mark.parametrize("folder", ["results", "my results"])
+def test_hints_name_a_run_as_commands_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    directory = RunDirectory.create(Path(folder), "quick")
+    assert directory.asked_for == ("last" if folder == "results" else f"'{directory.path}'")
+    (directory.path / "run.json").write_text("{}")
+    assert find(Path("results"), directory.asked_for.strip("'")).absolute() == directory.path
 
 
 def test_run_json_has_the_fields_that_others_rely_on(plan: Plan, tmp_path: Path) -> None:
