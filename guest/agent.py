@@ -378,7 +378,9 @@ class Agent:
         deadline_ns = None if deadline_s is None else monotonic_ns() + int(float(deadline_s) * 1e9)
         if self._execution is not None:
             self._execution.close()
-        self._execution = Execution(commands, files, dict(fields.get("environment", {})), deadline_ns)
+        self._execution = Execution(
+            commands, files, dict(fields.get("environment", {})), deadline_ns, (self._launcher.pid,)
+        )
 
     def _get(self, fields: dict[str, Any]) -> Answer:
         """A piece of a file that commands have left, as much as an answer has room for."""

@@ -6,12 +6,14 @@ fetched afterwards, and the folder goes with the next execution or with the agen
 
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 from time import monotonic_ns
 from typing import Any, NoReturn
 
 from guest.errors import GuestFailure
 from guest.runs.launcher import die_with
+from guest.runs.strays import adopt, end_strays
 
 OUTPUT_KEPT = 1 << 16
 """Bytes of what the commands say that are kept, the last ones."""
@@ -32,9 +34,17 @@ class Execution:
     """Some command lines, and their folder. `poll` it when `pidfd` is readable, or time passes."""
 
     def __init__(
-        self, commands: list[list[str]], files: dict[str, int], environment: dict[str, str], deadline_ns: int | None
+        self,
+        commands: list[list[str]],
+        files: dict[str, int],
+        environment: dict[str, str],
+        deadline_ns: int | None,
+        spared: Collection[int] = (),
     ) -> None:
-        """`files` are descriptors of what is to lie in the folder, by name."""
+        """`files` are descriptors of what is to lie in the folder, by name; `spared` are children of this process that
+        no command has started."""
+        adopt()
+        self._spared = spared
         self.folder = Path(os.environ.get("TMPDIR") or "/tmp") / f"testbed-{os.getpid()}-{monotonic_ns()}"
         self._commands = list(commands)
         self._environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), **environment}
@@ -90,8 +100,9 @@ class Execution:
             self._reaped()
 
     def close(self) -> None:
-        """End it and remove its folder."""
+        """End it, and all that commands have left behind, and remove its folder."""
         self.kill()
+        end_strays(self._spared)
         os.close(self._output_fd)
         for place, folders, names in os.walk(self.folder, topdown=False):
             for path in (Path(place, name) for name in [*names, *folders]):

@@ -12,17 +12,21 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from ctypes import CDLL
+from math import log
 from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
 from typing import Any
 
 from guest.programs.application import run_thread
 from guest.programs.worker import run_worker
+from guest.runs.strays import adopt, end_strays
 
 _MESSAGE_BYTES = 1 << 18
 _CLEAR = b"null"
 _PATIENCE_S = 2.0
+CROWD = 32
+"""Application processes that have their full share of the CPU each."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -70,7 +74,7 @@ class Launcher:
         return self._ended[thread]
 
     def clear(self) -> None:
-        """End every application process; returns when they are gone."""
+        """End every application process, and all that they have started; returns when they are gone."""
         self._end(_CLEAR)
         self._ended.clear()
 
@@ -105,6 +109,7 @@ def _serve(control: socket) -> None:
     gc.collect()
     gc.freeze()  # forked processes share these pages; a collection would copy them
     launcher = os.getpid()
+    adopt()
     while True:
         data, fds, _, _ = recv_fds(control, _MESSAGE_BYTES, 2)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -116,15 +121,29 @@ def _serve(control: socket) -> None:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 del threads[pid]
+            if thread is None:
+                end_strays(())
             control.send(_CLEAR)
         else:
             pid = os.fork()
             if pid == 0:
                 _become(thread, control, fds, launcher)
             threads[pid] = thread["thread"]
+            _leave_room(threads)
             for fd in fds:
                 os.close(fd)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+
+
+def _leave_room(pids: Collection[int]) -> None:
+    """Processes that are many have the weight of few (sched(7): each step of niceness is a quarter), all the same:
+    else a daemon that they keep busy would get as little of the CPU as each of them, and be taken for dead."""
+    level = max(0, round(log(len(pids) / CROWD, 1.25)))
+    found = [(pid, os.getpriority(os.PRIO_PROCESS, pid)) for pid in pids]
+    level = max(level, *(nice for _, nice in found))  # nobody but root makes it smaller again
+    for pid, nice in found:
+        if nice < level:
+            os.setpriority(os.PRIO_PROCESS, pid, level)
 
 
 def _become(thread: dict[str, Any], control: socket, fds: list[int], launcher: int) -> None:
@@ -151,6 +170,8 @@ def _reap(threads: dict[int, int], control: socket) -> None:
         pid, status = os.waitpid(-1, os.WNOHANG)
         if pid == 0:
             return
+        if pid not in threads:
+            continue  # a stray
         code = os.waitstatus_to_exitcode(status)
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         control.send(json.dumps((threads.pop(pid), how)).encode())

@@ -111,6 +111,13 @@ def test_a_signal_ends_commands_and_all_that_they_started(tmp_path: Path) -> Non
     assert folders() == []
 
 
+def test_what_commands_leave_running_ends_with_their_point(tmp_path: Path) -> None:
+    text = HEAD + "workload:\n  kind: command\n  commands:\n    x86: [[sh, -c, 'setsid sleep 1000 & echo $!']]\n"
+    summary = summary_of(run(tmp_path, text, "--json"))
+    pid = (Path(summary["results"]) / "output/1/x86.txt").read_text().strip()
+    assert not Path(f"/proc/{pid}").exists()
+
+
 @pytest.mark.parametrize(
     ("workload", "said"),
     [

@@ -1,6 +1,7 @@
 """One process over several kernels: its threads move, find their memory, wait for each other, and end everywhere."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -334,6 +335,59 @@ def test_a_copy_that_the_program_makes_of_its_process_has_none_of_the_memory(tmp
     (tmp_path / "own.py").write_text(COPY)
     done = run(tmp_path, text())
     assert done.returncode == 0, done.stderr
+
+
+STARTER = """\
+import subprocess
+import sys
+
+
+def main(process):
+    child = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!"], start_new_session=True, stdout=subprocess.PIPE)
+    process.figure("pid", int(child.stdout.readline()))
+"""
+
+
+def test_what_a_program_has_started_ends_with_its_point(tmp_path: Path) -> None:
+    """In a session of its own, and left by its parent."""
+    (tmp_path / "own.py").write_text(STARTER)
+    (point,) = summary_of(run(tmp_path, text(), "--json"))["points"]
+    assert not Path(f"/proc/{point['figures']['pid']:.0f}").exists()
+
+
+MANY = """\
+import os
+from guest.process import Thread
+
+
+class Asleep(Thread):
+    def __init__(self, all_are_here):
+        self.all_are_here = all_are_here
+
+    def step(self):
+        self.all_are_here.wait()
+        self.exit(os.nice(0))
+
+
+def main(process):
+    threads = process.parameters["threads"]
+    all_are_here = process.barrier(threads + 1)
+    asleep = [process.start(Asleep(all_are_here)) for _ in range(threads)]
+    all_are_here.wait()
+    process.figure("first", os.nice(0))
+    process.figure("nice", asleep[0].join())
+    assert {each.join() for each in asleep} == {asleep[0].join()}
+"""
+
+
+def test_many_threads_of_a_kernel_leave_its_daemon_room(tmp_path: Path) -> None:
+    """All alike, and in the next point each has all of its weight again."""
+    (tmp_path / "own.py").write_text(MANY)
+    matrix = "matrix: {workload.parameters.threads: [100, 2]}\n"
+    many, few = summary_of(run(tmp_path, text(more=", parameters: {threads: 2}") + matrix, "--json"))["points"]
+    own = os.nice(0)
+    assert many["figures"] == {"first": own + 5, "nice": own + 5}  # 1.25 ** 5 is about 101 / 32
+    assert few["figures"] == {"first": own, "nice": own}
 
 
 HALF = """\
