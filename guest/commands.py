@@ -81,5 +81,6 @@ def error_answer(operation: str | None, error: Exception) -> Answer:
     elif isinstance(error, ProtocolError):
         kind, message, hint = "protocol", str(error), ""
     else:
-        kind, message, hint = "system" if isinstance(error, OSError) else "defect", str(error), ""
+        kind, hint = "system" if isinstance(error, OSError) else "defect", ""
+        message = str(error) or f"{type(error).__name__}, without a word"
     return {"event": "error", "op": operation, "kind": kind, "message": message, "hint": hint}

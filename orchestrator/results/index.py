@@ -114,7 +114,12 @@ def _bring_up_to_date(index: sqlite3.Connection, results: Path, say: Callable[[s
                 continue
             for table, rows in _rows(run, name, changed):
                 marks = ", ".join("?" * len(TABLES[table]))
-                index.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+                index.executemany(f"INSERT INTO {table} VALUES ({marks})", (tuple(map(_storable, row)) for row in rows))
+
+
+def _storable(value: Any) -> Any:
+    """Texts of programs can hold what no encoding has: half of a surrogate pair."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
 @contextmanager

@@ -76,7 +76,9 @@ class _Agent:
 class Agents:
     """All agents of a testbed, by node."""
 
-    def __init__(self, processes: Mapping[str, AgentProcess]) -> None:
+    def __init__(self, processes: Mapping[str, AgentProcess], way_in: str = "") -> None:
+        """`way_in` is a hint how a person sees a node that is gone, `NODE` in place of its name."""
+        self._way_in = way_in
         self._agents = {name: _Agent(name, process) for name, process in processes.items()}
         self._answers: queue.SimpleQueue[tuple[str, dict[str, Any] | None]] = queue.SimpleQueue()
         for agent in self._agents.values():
@@ -211,7 +213,7 @@ class Agents:
         how = agent.process.ended() or "its output was closed"
         return GuestError(
             f"node {agent.name}: its agent was gone before it answered '{operation}': {how}{self._shown(agent)}",
-            f"`testbed run … --keep` and `testbed ssh {agent.name}` show the guest as it is",
+            self._way_in.replace("NODE", agent.name),
         )
 
     def _refused(self, agent: _Agent, operation: str, answer: dict[str, Any]) -> Refused:

@@ -127,7 +127,7 @@ class LocalStage:
         for name in self._testbed.nodes:
             self._processes[name] = LocalProcess(name, inherited)
         processes: dict[str, AgentProcess] = dict(self._processes)
-        return Agents(processes)
+        return Agents(processes, "what its process has said is in consoles/ of the results")
 
     def format_segment(self, link: str, kernels: int) -> None:
         format_segment(memoryview(self._memory[link][1]), kernels)

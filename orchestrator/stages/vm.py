@@ -23,6 +23,8 @@ from testbed.warm import Mode
 DEPLOY_S = 20.0
 EVIDENCE = "evidence"
 """Folder in the results with the last words of machines that did not come up."""
+WAY_IN = "`testbed run … --keep` and `testbed ssh NODE` show the guest as it is"
+"""What a person can do whose guest's agent is gone."""
 
 
 class VmStage:
@@ -111,7 +113,7 @@ class VmStage:
             started = {node.name: pool.submit(start_agent, node, code, deadline) for node in nodes}
         for name, future in started.items():
             processes[name] = future.result()
-        return Agents(processes)
+        return Agents(processes, WAY_IN)
 
     def format_segment(self, link: str, kernels: int) -> None:
         format_segment(self._segments[link].memory, kernels)

@@ -87,11 +87,12 @@ def test_a_late_answer_is_not_taken_for_the_answer_to_the_next_question() -> Non
 
 
 def test_an_agent_that_ends_shows_its_last_words() -> None:
-    agents = Agents({"arm": Scripted(None, said="Traceback …\nMemoryError\n")})
+    agents = Agents({"arm": Scripted(None, said="Traceback …\nMemoryError\n")}, "look into NODE")
     with pytest.raises(GuestError) as caught:
         ask(agents, "arm")
     assert "node arm: its agent was gone before it answered 'hello': exit code 7" in caught.value.message
     assert "    MemoryError" in caught.value.message
+    assert caught.value.hint == "look into arm"
 
 
 def test_noise_on_standard_output_is_no_answer_but_is_shown_when_things_go_wrong() -> None:

@@ -105,7 +105,9 @@ def test_a_type_that_there_is_not_is_named(process: Process, typecode: str) -> N
 
 
 def test_a_state_that_cannot_travel_says_whose_it_is(process: Process) -> None:
-    with pytest.raises(ThreadError, match=r"the state of a Holder \(its attribute .*\) cannot be pickled: .*lambda") as caught:
+    with pytest.raises(
+        ThreadError, match=r"the state of a Holder \(its attribute .*\) cannot be pickled: .*lambda"
+    ) as caught:
         frozen(Holder(process.mutex(), lambda: None))
     assert "functions within others" in caught.value.hint
     with pytest.raises(ThreadError, match=r"the state of a Holder is \d+ bytes, 4088 are the most"):

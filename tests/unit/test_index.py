@@ -51,6 +51,16 @@ def test_every_point_of_every_run_is_there_with_what_it_was_made_with(results: P
     assert asked(results, faults) == [("arm", 0, 1), ("x86", 0, 1)]
 
 
+def test_a_text_that_no_encoding_has_is_kept_readable(results: Path) -> None:
+    """Errors of programs had such texts once."""
+    run = next(results.iterdir())
+    summary = json.loads((run / "run.json").read_text())
+    error = {"kind": "PointsFailed", "message": "no \udcff there", "hint": ""}
+    (run / "run.json").write_text(json.dumps(summary | {"error": error}))
+    rows = asked(results, f"SELECT error_message FROM runs WHERE run_id = '{run.name}'")
+    assert rows == [("no \\udcff there",)]
+
+
 def test_a_run_that_comes_changes_or_goes_is_noticed(tmp_path: Path, results: Path) -> None:
     assert asked(results, "SELECT COUNT(*) FROM runs") == [(2,)]
     run = past_run(tmp_path, results)
