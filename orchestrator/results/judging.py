@@ -34,7 +34,7 @@ def judge(results: list[PointResult], run: str) -> None:
         if own and hint:
             lines.append(f"    hint: {hint}")
     if len(failed) > SHOWN:
-        lines.append(f"  … {len(failed) - SHOWN} more: `testbed results show {run}`")
+        lines.append(f"  … {len(failed) - SHOWN} more, which run.json has")
     message = "\n".join(lines)
     if any(result.losses for result in failed):
         hint = f"the others went on without them, and were checked: `testbed results show {run}` has the points"
