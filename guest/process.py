@@ -41,7 +41,7 @@ from guest.memory.mapping import Mapping
 from guest.memory.region import BASE
 from guest.memory.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.protocol.address_space import Operation, Refusal
-from guest.protocol.thread_effects import Known
+from guest.protocol.thread_effects import Life
 from guest.state import arrays_are, from_bytes, to_bytes
 from guest.synchronization import (
     WORD_BYTES,
@@ -82,7 +82,7 @@ class Daemon(Protocol):
         """A new thread of this number begins at kernel `to`; where placement wants it to, if that is None. When this
         returns, this kernel can say what has become of it."""
 
-    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Known, str]:
+    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Life, str]:
         """What has become of a thread that began on that kernel, and in words which kernels have died. Returns at once,
         or when the thread is no more, or nobody can know."""
 
@@ -221,9 +221,9 @@ class Handle:
         try:
             ended.wait()
         except WaitBroken:  # a kernel died, but perhaps not the thread
-            known, dead = process._daemon.watch(self.number, self.began, until_gone=True)
+            life, dead = process._daemon.watch(self.number, self.began, until_gone=True)
             if not ended.is_set():
-                raise self._broken(known, dead) from None
+                raise self._broken(life, dead) from None
         return entry.result()
 
     def is_alive(self) -> bool:
@@ -233,13 +233,13 @@ class Handle:
         ended = Event(_entry(process, self.number).address)
         if self.process != process.number or ended.is_set():
             return False
-        known, dead = process._daemon.watch(self.number, self.began, until_gone=False)
-        if known is Known.NOT and not ended.is_set():
-            raise self._broken(known, dead)
-        return known is Known.LIVES
+        life, dead = process._daemon.watch(self.number, self.began, until_gone=False)
+        if life is Life.UNKNOWN and not ended.is_set():
+            raise self._broken(life, dead)
+        return life is Life.ALIVE
 
-    def _broken(self, known: Known, dead: str) -> WaitBroken:
-        if known is Known.NOT:
+    def _broken(self, life: Life, dead: str) -> WaitBroken:
+        if life is Life.UNKNOWN:
             return WaitBroken(
                 f"{dead} died; thread {self.number} was started on kernel {self.began}, and nobody else can say what "
                 "has become of it"

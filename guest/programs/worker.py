@@ -33,7 +33,7 @@ from guest.programs.application import (
 from guest.programs.lost_pages import survive_lost_pages
 from guest.programs.surroundings import Detached
 from guest.protocol.address_space import Operation, Refusal
-from guest.protocol.thread_effects import Known
+from guest.protocol.thread_effects import Life
 from guest.synchronization import WaitBroken
 from guest.workloads.distributed import Distributed
 
@@ -53,7 +53,7 @@ WATCH = b"l"
 """Worker: what has become of a thread: its number, where it began (`NUMBER` each), and 1 byte: whether it is waited
 for until it is no more."""
 FATE = b"i"
-"""Daemon: a `Known` (1 byte), and in words which kernels have died."""
+"""Daemon: a `Life` (1 byte), and in words which kernels have died."""
 ASK = b"a"
 """Worker: the thread is at a migration point, and has no wish of its own."""
 ADVICE = b"w"
@@ -103,10 +103,10 @@ class _Daemon:
         self._connection.send(START + NUMBER.pack(number) + NUMBER.pack(where) + state)
         _receive(self._connection, STARTED)
 
-    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Known, str]:
+    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Life, str]:
         self._connection.send(WATCH + NUMBER.pack(thread) + NUMBER.pack(began) + bytes((until_gone,)))
-        known, *dead = _receive(self._connection, FATE)
-        return Known(known), bytes(dead).decode()
+        life, *dead = _receive(self._connection, FATE)
+        return Life(life), bytes(dead).decode()
 
     def operate(self, operation: Operation) -> Refusal:
         return self._attached.operate(operation)

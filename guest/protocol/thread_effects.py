@@ -34,14 +34,14 @@ class Why(IntEnum):
     """The destination is dead, or no kernel that this process may use."""
 
 
-class Known(IntEnum):
+class Life(IntEnum):
     """What is known of a thread that somebody asked after."""
 
-    LIVES = 1
+    ALIVE = 1
     """It has not ended; of the kernel that says so: there will be another word when it is no more."""
     GONE = 2
     """It has ended, or died with its kernel."""
-    NOT = 3
+    UNKNOWN = 3
     """Nothing, and nobody will know: the kernel where it began has died."""
 
 
@@ -129,7 +129,7 @@ class Fate(NamedTuple):
     """What has become of a thread, for all on this kernel who asked."""
 
     thread: int
-    known: Known
+    life: Life
 
 
 class Dissolve(NamedTuple):

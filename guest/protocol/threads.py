@@ -56,7 +56,7 @@ from guest.protocol.thread_effects import (
     EndThread,
     Fate,
     GroupEnded,
-    Known,
+    Life,
     Lost,
     Park,
     Place,
@@ -154,7 +154,7 @@ class ThreadsEngine:
             return []
         if began == self.kernel:
             return [self._watch.tell(began, thread, self._has(thread))]
-        return self._watch.ask(thread, began) if began in self._others else [Fate(thread, Known.NOT)]
+        return self._watch.ask(thread, began) if began in self._others else [Fate(thread, Life.UNKNOWN)]
 
     def _has(self, thread: int) -> bool:
         return thread in self._threads or thread in self._placeholders
@@ -241,7 +241,7 @@ class ThreadsEngine:
             case MessageName.THREAD_ROLL:
                 self._hear_roll(sender, message, effects)
             case MessageName.THREAD_WATCH if message.flags:
-                effects += self._watch.told(message.page, Known(message.flags))
+                effects += self._watch.told(message.page, Life(message.flags))
             case MessageName.THREAD_WATCH:
                 if not self.ended:  # else the group's end is on its way, too
                     effects.append(self._watch.tell(sender, message.page, self._has(message.page)))

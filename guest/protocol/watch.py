@@ -6,7 +6,7 @@ the kernel where it began has the thread or its placeholder for as long as it li
 lost:
 
     THREAD_WATCH   anybody → where it began    what has become of this thread?
-    THREAD_WATCH   where it began → asker      (LIVES) it lives, and you will hear of its end; (GONE) it is no more
+    THREAD_WATCH   where it began → asker      (ALIVE) it lives, and you will hear of its end; (GONE) it is no more
 
 Whether a thread that is no more has ended or was lost, its word tells. When the kernel where it began dies, nobody
 else can say what has become of it.
@@ -15,7 +15,7 @@ else can say what has become of it.
 from collections.abc import Hashable, Iterable
 from typing import Any, Self
 
-from guest.protocol.thread_effects import Fate, Known, ThreadEffect
+from guest.protocol.thread_effects import Fate, Life, ThreadEffect
 from guest.protocol.thread_messages import WATCH, send
 
 
@@ -32,7 +32,7 @@ class Watch:
     def ask(self, thread: int, began: int) -> list[ThreadEffect]:
         """Somebody here wants to know, and it began on that kernel, which is another one, and not dead."""
         if thread in self._asked:
-            return [Fate(thread, Known.LIVES)] if self._asked[thread][1] else []
+            return [Fate(thread, Life.ALIVE)] if self._asked[thread][1] else []
         self._asked[thread] = began, False
         return [send(began, WATCH, thread, 0)]
 
@@ -40,35 +40,35 @@ class Watch:
         """The kernel, which may be this one, asks after a thread that began here."""
         if lives:
             self._askers[thread] = self._askers.get(thread, 0) | 1 << asker
-        return self._says(asker, thread, Known.LIVES if lives else Known.GONE)
+        return self._says(asker, thread, Life.ALIVE if lives else Life.GONE)
 
-    def told(self, thread: int, known: Known) -> list[ThreadEffect]:
+    def told(self, thread: int, life: Life) -> list[ThreadEffect]:
         """The kernel where it began says so."""
         if thread not in self._asked:
             return []
         began, _ = self._asked.pop(thread)
-        if known is Known.LIVES:
+        if life is Life.ALIVE:
             self._asked[thread] = began, True
-        return [Fate(thread, known)]
+        return [Fate(thread, life)]
 
     def gone(self, thread: int, living: Iterable[int]) -> list[ThreadEffect]:
         """A thread that may have begun here is no more."""
         askers = self._askers.pop(thread, 0)
-        return [self._says(each, thread, Known.GONE) for each in (self._kernel, *living) if askers >> each & 1]
+        return [self._says(each, thread, Life.GONE) for each in (self._kernel, *living) if askers >> each & 1]
 
     def peer_down(self, kernel: int) -> list[ThreadEffect]:
         """The kernel died."""
         unknown = [thread for thread, (began, _) in self._asked.items() if began == kernel]
         for thread in unknown:
             del self._asked[thread]
-        return [Fate(thread, Known.NOT) for thread in unknown]
+        return [Fate(thread, Life.UNKNOWN) for thread in unknown]
 
     def clear(self) -> None:
         """The group has ended."""
         self._askers, self._asked = {}, {}
 
-    def _says(self, asker: int, thread: int, known: Known) -> ThreadEffect:
-        return Fate(thread, known) if asker == self._kernel else send(asker, WATCH, thread, known)
+    def _says(self, asker: int, thread: int, life: Life) -> ThreadEffect:
+        return Fate(thread, life) if asker == self._kernel else send(asker, WATCH, thread, life)
 
     def freeze(self) -> Hashable:
         """The whole state as a value."""

@@ -192,7 +192,7 @@ class ProcessPart:
 
     def _watch(self, each: Worker, thread: int, began: int, *, until_gone: bool) -> None:
         if not (self._host.dead_kernels or until_gone):  # then it is lost to nobody
-            self._workers.tell(each, worker.FATE + bytes((fx.Known.LIVES,)))
+            self._workers.tell(each, worker.FATE + bytes((fx.Life.ALIVE,)))
             self._daemon.woke()
             return
         each.asking = True
@@ -394,15 +394,15 @@ class ProcessPart:
         self._note(effect.thread, "lost", self._daemon.kernel)
 
     def _tell_fate(self, effect: fx.Fate) -> None:
-        thread, known = effect
+        thread, life = effect
         waiting: list[tuple[Worker, bool]] = []
         dead = " and ".join(f"kernel {kernel}" for kernel in self._host.dead_kernels)
         for each, until_gone in self._watchers.pop(thread, []):
-            if until_gone and known is fx.Known.LIVES:
+            if until_gone and life is fx.Life.ALIVE:
                 waiting.append((each, until_gone))
             else:
                 each.asking = False
-                self._tell(each, worker.FATE + bytes((known,)) + dead.encode())
+                self._tell(each, worker.FATE + bytes((life,)) + dead.encode())
                 self._afterwards.append((self._daemon.woke, ()))
         if waiting:
             self._watchers[thread] = waiting

@@ -84,7 +84,7 @@ class ThreadOutcome(NamedTuple):
     """Threads that ended here; not those that waited to leave, as they may run elsewhere by now."""
     lost: tuple[int, ...] = ()
     """Threads that are said to be lost."""
-    known: tuple[tuple[int, fx.Known], ...] = ()
+    lives: tuple[tuple[int, fx.Life], ...] = ()
     """(thread, what is said of it to those who asked)."""
     closed: bool = False
     """Whether the group is said to have ended everywhere."""
@@ -106,7 +106,7 @@ class ThreadStep:
         self._parked: list[int] = []
         self.ended: list[int] = []
         self._lost: list[int] = []
-        self._known: list[tuple[int, fx.Known]] = []
+        self._lives: list[tuple[int, fx.Life]] = []
         self._closed = False
 
     def event(self, call: Callable[[ThreadsEngine], list[fx.ThreadEffect]]) -> "ThreadStep":
@@ -141,7 +141,7 @@ class ThreadStep:
             tuple(self._parked),
             tuple(self.ended),
             tuple(self._lost),
-            tuple(self._known),
+            tuple(self._lives),
             self._closed,
         )
 
@@ -169,8 +169,8 @@ class ThreadStep:
                 self._placeholders.discard(thread)
             case fx.Lost(thread):
                 self._lost.append(thread)
-            case fx.Fate(thread, known):
-                self._known.append((thread, known))
+            case fx.Fate(thread, life):
+                self._lives.append((thread, life))
             case _:
                 self._prepare(effect)
 

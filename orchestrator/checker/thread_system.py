@@ -16,7 +16,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from guest.protocol.messages import MessageName
-from guest.protocol.thread_effects import Known, ThreadEffect
+from guest.protocol.thread_effects import Life, ThreadEffect
 from guest.protocol.threads import ThreadsEngine
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.move import BrokenMove, Move
@@ -329,14 +329,14 @@ class ThreadSystem:
     def _watching(self, world: ThreadWorld, kernel: int, outcome: ThreadOutcome) -> tuple[tuple[int, int], ...]:
         """What is still asked once the kernel has said what it knows."""
         watching = set(world.watching)
-        for thread, known in outcome.known:
+        for thread, life in outcome.lives:
             if (kernel, thread) not in watching:
                 raise Violation(f"T6: something is said of thread {thread}, and nobody has asked")
-            if known is Known.GONE and world.fates[thread] is Fate.ALIVE:
+            if life is Life.GONE and world.fates[thread] is Fate.ALIVE:
                 raise Violation(f"T6: thread {thread} is said to be no more, and lives")
-            if known is Known.NOT and world.locals[world.began[thread]] != DEAD:
+            if life is Life.UNKNOWN and world.locals[world.began[thread]] != DEAD:
                 raise Violation(f"T6: what has become of thread {thread} is said to be unknown, and a kernel knows")
-            if known is not Known.LIVES:
+            if life is not Life.ALIVE:
                 watching.discard((kernel, thread))
         return tuple(sorted(watching))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from guest.protocol.futex import CANCEL, WOKEN
 from guest.protocol.messages import Flag, Message, MessageName
 from guest.protocol.space import operation_of
-from guest.protocol.thread_effects import Known, Placement
+from guest.protocol.thread_effects import Life, Placement
 from guest.protocol.thread_messages import ANSWER, HEARD, LAST, THREAD_MESSAGES
 from orchestrator.checker.machine import Numbering
 from orchestrator.checker.move import Move
@@ -58,7 +58,7 @@ def _of_threads(name: MessageName, message: Message) -> list[str]:
             return []
     words = [f"thread {message.page}"]
     if name is MessageName.THREAD_WATCH:
-        words.append(Known(message.flags).name if message.flags else "?")
+        words.append(Life(message.flags).name if message.flags else "?")
     if name is MessageName.THREAD_PLACED:
         words.append(Placement(message.flags).name)
     if name is MessageName.THREAD_EXIT and message.flags & LAST:

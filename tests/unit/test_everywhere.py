@@ -100,7 +100,7 @@ def test_what_finds_no_room_is_an_error_and_no_silence(monkeypatch: pytest.Monke
         run_everywhere({"x86": ["yes"]}, shown=True)
 
 
-class Known:
+class Life:
     """A node as `scp_command` sees it."""
 
     def __init__(self, name: str, testbed: str) -> None:
@@ -111,8 +111,8 @@ class Known:
 
 
 def scp(monkeypatch: pytest.MonkeyPatch, *words: str, recursive: bool = False) -> list[str]:
-    def the_nodes(hosts: list[str], name: str | None) -> list[Known]:
-        return [Known(*(host.split(".") if "." in host else (host, name or "mine"))) for host in hosts]
+    def the_nodes(hosts: list[str], name: str | None) -> list[Life]:
+        return [Life(*(host.split(".") if "." in host else (host, name or "mine"))) for host in hosts]
 
     monkeypatch.setattr(copying, "the_nodes", the_nodes)
     command = scp_command(words[:-1], words[-1], None, recursive=recursive)

@@ -138,7 +138,7 @@ def test_every_point_that_failed_has_its_own_hint_and_one_hint_is_said_once(plan
 
 
 def test_more_points_than_are_spelled_out_are_counted(plan: Plan) -> None:
-    with pytest.raises(PointsFailed, match="2 more, which run.json has"):
+    with pytest.raises(PointsFailed, match=r"2 more, which run\.json has"):
         judge([failed(plan, "")] * 7, "last")
 
 

@@ -13,7 +13,7 @@ from guest.protocol.thread_effects import (
     EndPlaceholder,
     Fate,
     GroupEnded,
-    Known,
+    Life,
     Lost,
     Park,
     Place,
@@ -178,9 +178,9 @@ def test_who_asks_again_hears_at_once_that_the_thread_lives(kernels: ThreadRehea
         kernels.carry_out(2, kernels.engines[2].watch(0, 0))
         kernels.settle()
     assert names(kernels) == ["THREAD_WATCH"] * 2  # a question and its answer
-    assert kernels.effects[-2:] == [(2, Fate(0, Known.LIVES))] * 2
+    assert kernels.effects[-2:] == [(2, Fate(0, Life.ALIVE))] * 2
     kernels.exit(0, 1)
-    assert (2, Fate(0, Known.GONE)) in kernels.effects
+    assert (2, Fate(0, Life.GONE)) in kernels.effects
 
 
 def test_a_kernel_that_asks_twice_before_it_hears_sends_one_question(kernels: ThreadRehearsal) -> None:
