@@ -50,3 +50,9 @@ class RegionError(GuestFailure):
     """The shared region of the applications cannot be kept coherent: a page out of range, memory that is gone."""
 
     kind = "region"
+
+
+class ThreadError(GuestFailure):
+    """A thread of a process over several kernels did what threads cannot do."""
+
+    kind = "thread"

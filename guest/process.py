@@ -30,19 +30,18 @@ has, or when a thread says so.
 """
 
 import pickle
-from collections.abc import Callable
-from functools import partial
 from operator import index
 from typing import Any, NoReturn, Protocol, SupportsIndex
 
-from guest.errors import GuestFailure
+from guest.entry import Entry
+from guest.errors import ThreadError
 from guest.link.segment import PAGE_BYTES
 from guest.memory.mapping import Mapping
 from guest.memory.region import BASE
 from guest.memory.reserved import ENTRY_BYTES, RESERVED_PAGES, THREADS_MAX
 from guest.protocol.address_space import Operation, Refusal
 from guest.protocol.thread_effects import Life
-from guest.state import arrays_are, from_bytes, to_bytes
+from guest.state import arrays_are, from_bytes, packed, to_bytes
 from guest.synchronization import (
     WORD_BYTES,
     Barrier,
@@ -58,17 +57,8 @@ from guest.synchronization import (
 
 STATE_BYTES = PAGE_BYTES - 8
 """What the pickled state of a thread may be, in bytes: it travels in one page slot, with its length."""
-RESULT_BYTES = ENTRY_BYTES - 4 * WORD_BYTES
-"""What the pickled result of a thread may be, in bytes."""
-_dumps = partial(pickle.dumps, protocol=pickle.HIGHEST_PROTOCOL)
 
 Number = int | float
-
-
-class ThreadError(GuestFailure):
-    """A thread did what threads cannot do."""
-
-    kind = "thread"
 
 
 class ForkFailed(ThreadError):
@@ -82,9 +72,9 @@ class Daemon(Protocol):
         """A new thread of this number begins at kernel `to`; where placement wants it to, if that is None. When this
         returns, this kernel can say what has become of it."""
 
-    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Life, str]:
-        """What has become of a thread that began on that kernel, and in words which kernels have died. Returns at once,
-        or when the thread is no more, or nobody can know."""
+    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Life, str, bytes]:
+        """What has become of a thread that began on that kernel, in words which kernels have died, and its result, if
+        it has ended and that is known. Returns at once, or when the thread is no more, or nobody can know."""
 
     def operate(self, operation: Operation) -> Refusal:
         """Change the address space."""
@@ -211,18 +201,19 @@ class Handle:
         the one it is a copy of are not, unless it had ended then."""
         process = current()
         entry = _entry(process, self.number)
-        ended = Event(entry.address)
-        if self.process != process.number and not ended.is_set():
+        if self.process != process.number and not entry.ended():
             raise ThreadError(
                 f"thread {self.number} is one of process {self.process}, this is process {process.number}, a copy "
                 "that was made while it ran",
                 "a fork takes no other threads along: join it before, or in the process that it belongs to",
             )
         try:
-            ended.wait()
-        except WaitBroken:  # a kernel died, but perhaps not the thread
-            life, dead = process._daemon.watch(self.number, self.began, until_gone=True)
-            if not ended.is_set():
+            Event(entry.address).wait()
+        except WaitBroken:  # a kernel died, but perhaps neither the thread nor its result
+            life, dead, result = process._daemon.watch(self.number, self.began, until_gone=True)
+            if result:
+                return pickle.loads(result)
+            if not entry.ended():
                 raise self._broken(life, dead) from None
         return entry.result()
 
@@ -230,11 +221,11 @@ class Handle:
         """Whether it is in this process, and has neither ended nor died with its kernel. Raises WaitBroken when the
         kernel has died where it was started, as nobody can know then, unless it has ended."""
         process = current()
-        ended = Event(_entry(process, self.number).address)
-        if self.process != process.number or ended.is_set():
+        entry = _entry(process, self.number)
+        if self.process != process.number or entry.ended():
             return False
-        life, dead = process._daemon.watch(self.number, self.began, until_gone=False)
-        if life is Life.UNKNOWN and not ended.is_set():
+        life, dead, _ = process._daemon.watch(self.number, self.began, until_gone=False)
+        if life is Life.UNKNOWN and not entry.ended():
             raise self._broken(life, dead)
         return life is Life.ALIVE
 
@@ -258,30 +249,6 @@ class Child:
         """Wait until its last thread has ended, wherever that is. Results are its own: it has figures to report. Raises
         WaitBroken when its home died: it goes on without that, if it can."""
         current()._daemon.wait_for(self.number)
-
-
-class _Entry:
-    """What the memory keeps of a thread: a word that becomes 1 at its end, the length of its result, the result."""
-
-    def __init__(self, memory: memoryview, offset: int) -> None:
-        self.address = BASE + offset
-        self._words = memory[offset : offset + 4 * WORD_BYTES].cast("Q")
-        self._room = memory[offset + 4 * WORD_BYTES : offset + ENTRY_BYTES]
-
-    def result(self) -> Any:
-        return pickle.loads(self._room[: self._words[1]])
-
-    def end(self, result: Any) -> None:
-        """The thread has ended: what it stored before can be seen by those who see this."""
-        data = _pickled(_dumps, result, "result")
-        if len(data) > RESULT_BYTES:
-            raise ThreadError(
-                f"a result of {len(data)} bytes, pickled; {RESULT_BYTES} are the most",
-                "put it into an array of the process, and return that",
-            )
-        self._words[1] = len(data)
-        self._room[: len(data)] = data
-        Event(self.address).set()
 
 
 class Process(Mapping):
@@ -313,10 +280,16 @@ class Process(Mapping):
 
     def start(self, thread: Thread, on: int | None = None) -> Handle:
         """Start a thread, on that kernel, or where the experiment's `placement` wants it to begin. Raises ValueError if
-        there is no such kernel, TypeError if it is no Thread, and ThreadError if its state is too large or there were
-        too many threads."""
+        there is no such kernel, TypeError if it is no Thread, ThreadError if its state is too large or there were too
+        many threads, and WaitBroken if a kernel died with their number."""
         on = None if on is None else _kernel(on, self.kernels)
-        number = Counter(BASE + self.size).add() + 1
+        try:
+            number = Counter(BASE + self.size).add() + 1
+        except WaitBroken as lost:
+            raise WaitBroken(
+                f"no more threads can be started: {lost.message}, and with the number of threads",
+                "the last that started one, or asked for memory, ran there",
+            ) from None
         if number >= THREADS_MAX:
             raise ThreadError(
                 f"thread {number} of a process, which may have {THREADS_MAX} in its life, its first one included",
@@ -425,35 +398,13 @@ def frozen(thread: Thread, *, new: bool = False) -> bytes:
     if new:
         with empty_handed():
             return frozen(thread)
-    state = _pickled(to_bytes, thread, "state")
+    state = packed(to_bytes, thread, "state")
     if len(state) > STATE_BYTES:
         raise ThreadError(
             f"the state of a {type(thread).__name__} is {len(state)} bytes, {STATE_BYTES} are the most",
             "keep what is large in an array of the process: its state is its address",
         )
     return state
-
-
-def _pickled(pickled: Callable[[Any], bytes], value: Any, what: str) -> bytes:
-    """`what` a thread has that travels; its state is the thread itself."""
-    try:
-        return pickled(value)
-    except Exception as error:  # whatever `__reduce__` and the like of a program may raise
-        of = f"{type(value).__name__}{_culprit(pickled, value)}" if what == "state" else "thread"
-        raise ThreadError(
-            f"the {what} of a {of} cannot be pickled: {type(error).__name__}: {error}",
-            "keep in it what `pickle` takes: no functions within others, open files, or views of memory",
-        ) from error
-
-
-def _culprit(pickled: Callable[[Any], bytes], value: Any) -> str:
-    """The attribute that cannot be pickled, if it is one by itself."""
-    for name, each in vars(value).items():
-        try:
-            pickled(each)
-        except Exception:  # noqa: BLE001 - as above
-            return f" (its attribute '{name}')"
-    return ""
 
 
 def _item_bytes(typecode: str) -> int:
@@ -470,13 +421,13 @@ def thawed(state: bytes | memoryview) -> Thread:
     return thread
 
 
-def ended(process: Process, number: int, result: Any) -> None:
-    """The thread has ended: whoever joins it goes on."""
-    _entry(process, number).end(result)
+def ended(process: Process, number: int, result: Any) -> bytes:
+    """The thread has ended: whoever joins it goes on. Returns its result, pickled."""
+    return _entry(process, number).end(result)
 
 
-def _entry(process: Process, number: int) -> _Entry:
-    return _Entry(process.memory, process.size + PAGE_BYTES + number * ENTRY_BYTES)
+def _entry(process: Process, number: int) -> Entry:
+    return Entry(process.memory, process.size + PAGE_BYTES + number * ENTRY_BYTES)
 
 
 __all__ = [
@@ -491,4 +442,5 @@ __all__ = [
     "Process",
     "Semaphore",
     "Thread",
+    "ThreadError",
 ]

@@ -21,6 +21,8 @@ from importlib import import_module
 from types import GetSetDescriptorType, NoneType
 from typing import Any
 
+from guest.errors import ThreadError
+
 _SCALARS = frozenset((int, float, bool, str, bytes, NoneType))
 _DATA = _SCALARS | {tuple, list}
 _DEPTH = 3
@@ -135,3 +137,25 @@ def _are_data(values: Collection[Any], depth: int) -> bool:
     if not depth or not kinds <= _DATA or len(values) > _ITEMS:
         return False
     return all(_are_data(each, depth - 1) for each in values if type(each) not in _SCALARS)
+
+
+def packed(pickled: Callable[[Any], bytes], value: Any, what: str) -> bytes:
+    """`what` a thread has that travels; its state is the thread itself."""
+    try:
+        return pickled(value)
+    except Exception as error:  # whatever `__reduce__` and the like of a program may raise
+        of = f"{type(value).__name__}{_culprit(pickled, value)}" if what == "state" else "thread"
+        raise ThreadError(
+            f"the {what} of a {of} cannot be pickled: {type(error).__name__}: {error}",
+            "keep in it what `pickle` takes: no functions within others, open files, or views of memory",
+        ) from error
+
+
+def _culprit(pickled: Callable[[Any], bytes], value: Any) -> str:
+    """The attribute that cannot be pickled, if it is one by itself."""
+    for name, each in vars(value).items():
+        try:
+            pickled(each)
+        except Exception:  # noqa: BLE001 - as above
+            return f" (its attribute '{name}')"
+    return ""

@@ -101,7 +101,7 @@ def _one_round(link: Link, pages: int) -> list[float]:
 
 
 def _touch(daemon: socket, pages: int) -> None:
-    memory = application.attach(daemon).memory
+    memory = application.attach(daemon, ()).memory
     samples = array("d")
     for offset in range(0, pages * PAGE_BYTES, PAGE_BYTES):
         start_ns = perf_counter_ns()

@@ -42,7 +42,7 @@ from guest.protocol.forks import FORK_MESSAGES
 from guest.protocol.futex import FutexEngine
 from guest.protocol.messages import Message, MessageName
 from guest.protocol.space import SpaceOperations
-from guest.protocol.thread_messages import THREAD_MESSAGES
+from guest.protocol.thread_messages import THREAD_MESSAGES, THREAD_MESSAGES_WITH_STATE
 from guest.protocol.trace import TracedEngine, TracedPart
 
 _OF_PAGES = int(MessageName.GRANT)
@@ -50,7 +50,7 @@ _OF_PAGES = int(MessageName.GRANT)
 _FUTEX = frozenset((MessageName.FUTEX_WAIT, MessageName.FUTEX_WAKE, MessageName.FUTEX_ANSWER))
 _BARRIER, _LEAVE, _EVICT = int(MessageName.BARRIER), int(MessageName.LEAVE), int(MessageName.EVICT)
 _OF_PROCESSES = THREAD_MESSAGES | FORK_MESSAGES
-_WITH_STATE = (int(MessageName.THREAD_MIGRATE), int(MessageName.PROCESS_FORK))
+_WITH_STATE = frozenset((*THREAD_MESSAGES_WITH_STATE, int(MessageName.PROCESS_FORK)))
 _PLACED, _ROLL, _PAGE_DATA = map(int, (MessageName.THREAD_PLACED, MessageName.THREAD_ROLL, MessageName.PAGE_DATA))
 _PASSES_PER_POLL = {False: 128, True: 1024}
 """Looks at the rings between two looks at the other descriptors, while an answer is awaited. On a single CPU nothing

@@ -7,7 +7,7 @@ every kernel; page faults bring the pages in. `run_thread` runs one thread of a 
 import faulthandler
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from ctypes import CDLL, c_size_t, c_void_p
 from functools import partial
 from mmap import MADV_DONTFORK, mmap
@@ -75,8 +75,9 @@ class Attached(NamedTuple):
     """Do something to the address space, on all kernels; returns when it is done everywhere, or refused."""
 
 
-def attach(daemon: socket) -> Attached:
-    """Map what the daemon offers. Raises Detached, RegionError or UserfaultfdError."""
+def attach(daemon: socket, lost_pages: Collection[int]) -> Attached:
+    """Map what the daemon offers; `lost_pages` are those that this process knows to be lost, now and later. Raises
+    Detached, RegionError or UserfaultfdError."""
     offer, fds, _, _ = recv_fds(daemon, PACKET_BYTES, 2)
     if not offer:
         raise Detached
@@ -103,7 +104,7 @@ def attach(daemon: socket) -> Attached:
     else:
         send_fds(daemon, [FAULTS], [faults.fd])
     _expect(daemon, REGISTERED)
-    surround(CoherentSurroundings(daemon))
+    surround(CoherentSurroundings(daemon, lost_pages))
     return attached
 
 
@@ -156,7 +157,7 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
             redirect_output(daemon)
             assert isinstance(workload, Script | Native), "a program was given to a workload that is none"
             workload.take(program_fd, name, daemon, place)
-        memory, meeting, operate = attach(daemon)
+        memory, meeting, operate = attach(daemon, log.lost_pages)
         place = place._replace(meeting=meeting, operate=operate)
         send_fds(daemon, [ACCESSES], [log.fd])
         survive_lost_pages(BASE, memory.nbytes, log.lost_pages.add)

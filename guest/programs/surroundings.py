@@ -1,8 +1,11 @@
 """Where a thread of an application runs: its words are in the coherent memory, and its daemon lets it sleep."""
 
+from collections.abc import Collection
 from socket import socket
 
+from guest.link.segment import PAGE_BYTES
 from guest.memory.atomic import atomics
+from guest.memory.region import BASE
 from guest.synchronization import WaitBroken
 
 # First byte of what daemon and application say to each other about waits, as in `guest.programs.application`.
@@ -29,12 +32,39 @@ class Detached(Exception):
 class CoherentSurroundings:
     """What `guest.synchronization` needs. Words are loaded and added to without anybody; the socket is for waits."""
 
-    def __init__(self, daemon: socket) -> None:
-        self._daemon = daemon
-        atomic = atomics()
-        self.load = atomic.load
-        self.fetch_add = atomic.fetch_add
-        self.compare_exchange = atomic.compare_exchange
+    def __init__(self, daemon: socket, lost_pages: Collection[int]) -> None:
+        """`lost_pages`: those that this process has found to be lost so far, and has zeros of its own in place of."""
+        self._daemon, self._lost_pages = daemon, lost_pages
+        self._atomic = atomics()
+
+    def load(self, address: int) -> int:
+        """See `Surroundings`. Raises WaitBroken where the word is lost, as the next two do."""
+        word = self._atomic.load(address)
+        if self._lost_pages:
+            self._expect_there(address)
+        return word
+
+    def fetch_add(self, address: int, number: int) -> int:
+        """See `Surroundings`."""
+        word = self._atomic.fetch_add(address, number)
+        if self._lost_pages:
+            self._expect_there(address)
+        return word
+
+    def compare_exchange(self, address: int, expected: int, new: int) -> bool:
+        """See `Surroundings`."""
+        exchanged = self._atomic.compare_exchange(address, expected, new)
+        if self._lost_pages:
+            self._expect_there(address)
+        return exchanged
+
+    def _expect_there(self, address: int) -> None:
+        page = (address - BASE) // PAGE_BYTES
+        if page in self._lost_pages:
+            raise WaitBroken(
+                f"the word at {address:#x} is lost: a kernel died with the only valid copy of page {page}",
+                "what is in that page cannot be synchronised with any more",
+            )
 
     def queue(self, address: int, value: int) -> None:
         """See `Surroundings`."""

@@ -53,7 +53,7 @@ WATCH = b"l"
 """Worker: what has become of a thread: its number, where it began (`NUMBER` each), and 1 byte: whether it is waited
 for until it is no more."""
 FATE = b"i"
-"""Daemon: a `Life` (1 byte), and in words which kernels have died."""
+"""Daemon: a `Life` (1 byte), in words which kernels have died, a zero, and the thread's result if that is known."""
 ASK = b"a"
 """Worker: the thread is at a migration point, and has no wish of its own."""
 ADVICE = b"w"
@@ -61,7 +61,7 @@ ADVICE = b"w"
 READY = b"r"
 """Worker: it is attached, has done all that can be done without a thread, and is in the pool."""
 EXITED = b"x"
-"""Worker: the thread has ended; JSON-free: this worker is in the pool again."""
+"""Worker: the thread has ended, with this result (pickled): this worker is in the pool again."""
 FORK = b"k"
 """Worker: a process is to begin with a copy of the memory, at a kernel (`NUMBER`), with a thread (its state)."""
 FORKED = b"c"
@@ -103,10 +103,11 @@ class _Daemon:
         self._connection.send(START + NUMBER.pack(number) + NUMBER.pack(where) + state)
         _receive(self._connection, STARTED)
 
-    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Life, str]:
+    def watch(self, thread: int, began: int, *, until_gone: bool) -> tuple[Life, str, bytes]:
         self._connection.send(WATCH + NUMBER.pack(thread) + NUMBER.pack(began) + bytes((until_gone,)))
-        life, *dead = _receive(self._connection, FATE)
-        return Life(life), bytes(dead).decode()
+        answer = bytes(_receive(self._connection, FATE))
+        dead, _, result = answer[1:].partition(b"\0")
+        return Life(answer[0]), dead.decode(), result
 
     def operate(self, operation: Operation) -> Refusal:
         return self._attached.operate(operation)
@@ -150,7 +151,7 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
         redirect_output(daemon)
         workload = Distributed.parse(place["workload"])
         _load(program_fd, name, workload)
-        attached = attach(daemon)
+        attached = attach(daemon, log.lost_pages)
         send_fds(daemon, [ACCESSES], [log.fd])
         survive_lost_pages(BASE, attached.memory.nbytes, log.lost_pages.add)
         process = distributed.Process(
@@ -229,8 +230,7 @@ def _host(daemon: socket, process: distributed.Process, asks: bool) -> None:
             if _follow_advice(daemon, thread):
                 return
             asked_ns = monotonic_ns()
-    distributed.ended(process, number, thread._result)
-    daemon.send(EXITED)
+    daemon.send(EXITED + distributed.ended(process, number, thread._result))
 
 
 def _migrate(daemon: socket, thread: distributed.Thread) -> bool:

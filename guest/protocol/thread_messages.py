@@ -22,6 +22,8 @@ ANSWER = 1
 
 THREAD_MESSAGES = frozenset((MIGRATE, PLACED, EXIT, COUNT, ROLL, GROUP_EXIT, WATCH))
 """Which messages are of threads."""
+THREAD_MESSAGES_WITH_STATE = frozenset((MIGRATE, EXIT, WATCH))
+"""Which of them carry bytes in a page slot: a thread's state, or its result, if there is one."""
 
 
 def send(to: int, name: int, thread: int, flags: int, copyset: int = 0) -> Send:

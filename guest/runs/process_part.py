@@ -18,6 +18,7 @@ from guest.protocol.address_space import Refusal
 from guest.protocol.arrival import Part
 from guest.protocol.effects import Send
 from guest.protocol.messages import Message, MessageName, new_tuple
+from guest.protocol.thread_messages import THREAD_MESSAGES_WITH_STATE
 from guest.protocol.threads import ThreadsEngine
 from guest.runs.stays import Stays
 from guest.runs.workers import Worker, Workers
@@ -104,6 +105,8 @@ class ProcessPart:
         """Of threads that are about to go."""
         self._watchers: dict[int, list[tuple[Worker, bool]]] = {}
         """By thread, who has asked what has become of it, and whether they wait until it is no more."""
+        self._results: dict[int, bytes] = {}
+        """Of threads that have ended here, or have been here: the memory's may be lost with a kernel."""
         self._waiting: deque[fx.Place] = deque()
         """Threads for which the pool had nobody."""
         self._runnable: set[int] = set()
@@ -150,6 +153,7 @@ class ProcessPart:
         elif kind == worker.EXITED:
             assert each.thread is not None
             thread = each.thread
+            self._results[thread] = body
             self._note(thread, "ended", self._daemon.kernel)
             self._release(thread)
             self._event(self.engine.exit, thread)
@@ -210,7 +214,9 @@ class ProcessPart:
 
     def receive(self, sender: int, message: Message, state: bytes) -> None:
         """A message about threads, and the state that came with it."""
-        if state:
+        if state and message.name != MessageName.THREAD_MIGRATE:
+            self._results[message.page] = state
+        elif state:
             self._incoming = state
         self._event(self.engine.receive, sender, message)
 
@@ -258,6 +264,8 @@ class ProcessPart:
         thread = message.page
         if message.name == MessageName.THREAD_MIGRATE:
             payload = worker.with_length(self._leaving[thread])
+        elif message.name in THREAD_MESSAGES_WITH_STATE:
+            payload = worker.with_length(self._results.get(thread, b""))
         if self.number:
             message = message._replace(page=thread | self.number << PROCESS_SHIFT)
         self._daemon.send(to, message, payload)
@@ -402,7 +410,8 @@ class ProcessPart:
                 waiting.append((each, until_gone))
             else:
                 each.asking = False
-                self._tell(each, worker.FATE + bytes((life,)) + dead.encode())
+                result = self._results.get(thread, b"") if life is fx.Life.GONE else b""
+                self._tell(each, worker.FATE + bytes((life,)) + dead.encode() + b"\0" + result)
                 self._afterwards.append((self._daemon.woke, ()))
         if waiting:
             self._watchers[thread] = waiting

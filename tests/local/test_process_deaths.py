@@ -141,6 +141,13 @@ class Starter(Thread):
         self.exit(self.process.start(Spinner("grandchild"), on=2))
 
 
+class Quick(Thread):
+    "Writes its result last of all, so that the page of all results dies with its kernel."
+
+    def step(self):
+        self.exit("quick")
+
+
 class Asker(Thread):
     "Waits away from where they were started."
 
@@ -167,6 +174,7 @@ def main(process):
     grandchild = process.start(Starter(), on=1).join()
     asker = process.start(Asker(spinners), on=3)
     assert all(each.is_alive() for each in (*spinners, grandchild, asker))
+    quick = process.start(Quick(), on=1)
     try:
         process.event().wait()
     except WaitBroken:
@@ -179,6 +187,7 @@ def main(process):
     except WaitBroken as broken:
         print("unknown:", broken)
     (FOLDER / "at-main").touch()
+    print("quick:", quick.join(), quick.is_alive())
     print("here:", [result(each) for each in spinners])
     print("there:", asker.join(), asker.is_alive())
 """
@@ -189,7 +198,7 @@ def test_survivors_are_waited_for_and_the_lost_are_told_of_on_every_kernel(tmp_p
         story = Story(agents, tmp_path, way=[], program=SURVIVORS)
         for name in ("on-0", "on-1", "on-2", "on-3", "grandchild"):
             story.at(name)
-        until(lambda: story.sent(3, MessageName.FUTEX_WAIT) > 0)
+        until(lambda: story.sent(3, MessageName.FUTEX_WAIT) > 0 and story.sent(1, MessageName.THREAD_EXIT) > 1)
         story.kill(1)
         story.at("main")
         story.at("asker")
@@ -201,6 +210,8 @@ def test_survivors_are_waited_for_and_the_lost_are_told_of_on_every_kernel(tmp_p
     results = "['on-0', 'kernel 1 died, and thread 2 or its result was lost with that', 'on-2', 'on-3']"
     assert "alive: [True, False, True, True, True]" in said, said
     assert "unknown: kernel 1 died; thread 6 was started on kernel 1, and nobody else can say what has become" in said
+    assert "quick: quick False" in said, said
+    assert len(home["lost_pages"]) == 1, home["lost_pages"]
     assert f"here: {results}\nthere: {results} False" in said, said
 
 

@@ -1,15 +1,17 @@
 """What a thread and its daemon say to each other about a wait."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ctypes import addressof, c_uint64
 from socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from unittest.mock import patch
 
 import pytest
 
+from guest.link.segment import PAGE_BYTES
+from guest.memory.region import BASE
 from guest.programs import surroundings
 from guest.programs.surroundings import CoherentSurroundings, Detached
-from guest.synchronization import Event, Mutex, WaitBroken, surround
+from guest.synchronization import Counter, Event, Mutex, WaitBroken, surround
 
 
 class Daemon:
@@ -37,7 +39,7 @@ class Daemon:
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
     daemon = Daemon()
-    surround(CoherentSurroundings(daemon.thread))
+    surround(CoherentSurroundings(daemon.thread, ()))
     yield daemon
     surround(None)
     daemon.own.close()
@@ -52,6 +54,21 @@ def test_a_thread_that_waits_is_queued_and_looks_again_when_it_is_woken(daemon: 
     assert daemon.heard() == [asked, asked]
 
 
+@pytest.mark.parametrize(
+    "use", [Event.is_set, Event.set, Event.wait, lambda event: Counter(event.address).add()], ids=str
+)
+def test_a_word_whose_page_was_lost_is_nothing_to_synchronise_with(
+    daemon: Daemon, use: Callable[[Event], object]
+) -> None:
+    """There are zeros in its place, which say that a mutex is free."""
+    page = (daemon.address - BASE) // PAGE_BYTES
+    surround(CoherentSurroundings(daemon.thread, {page + 1}))
+    use(Event(daemon.address)) if use is not Event.wait else None
+    surround(CoherentSurroundings(daemon.thread, {page}))
+    with pytest.raises(WaitBroken, match=f"a kernel died with the only valid copy of page {page}"):
+        use(Event(daemon.address))
+
+
 def test_a_wait_is_refused_at_once_when_a_kernel_has_died(daemon: Daemon) -> None:
     daemon.will_say(surroundings.LOST + b"0")
     with pytest.raises(WaitBroken, match="kernel 0 died"):
@@ -61,7 +78,7 @@ def test_a_wait_is_refused_at_once_when_a_kernel_has_died(daemon: Daemon) -> Non
 @pytest.mark.parametrize("last", [surroundings.WOKEN, surroundings.LOST + b"1"])
 def test_who_need_not_wait_says_so_and_leaves_no_word_behind(daemon: Daemon, last: bytes) -> None:
     daemon.will_say(surroundings.QUEUED, last)
-    here = CoherentSurroundings(daemon.thread)
+    here = CoherentSurroundings(daemon.thread, ())
     looks = iter([0, 1])
     surround(here)
     with patch.object(here, "load", lambda _: next(looks)):
