@@ -52,6 +52,7 @@ from guest.runs.offer import Offer, Spare
 from guest.runs.process_run import ProcessRun
 from guest.runs.run import Run
 from guest.runs.running import Running
+from guest.runs.strays import adopt, end_strays
 from guest.workloads import WORKLOADS, Distributed, Native, Script, Workload, WorkloadError, parse
 
 _READ_BYTES = 1 << 16
@@ -69,6 +70,7 @@ class Agent:
         self._answers_fd = answers_fd
         self._line = b""
         self._ended = False
+        adopt()
         self._launcher = Launcher()
         self._link: Link | None = None
         self._link_fields: dict[str, Any] = {}
@@ -457,6 +459,7 @@ class Agent:
         if self._execution is not None:
             self._execution.close()
         self._launcher.close()
+        end_strays(())
         if self._link is not None:
             self._link.close()
 

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from guest.errors import GuestFailure
 from guest.runs.launcher import die_with
-from guest.runs.strays import adopt, end_strays
+from guest.runs.strays import MARK, end_strays
 
 OUTPUT_KEPT = 1 << 16
 """Bytes of what the commands say that are kept, the last ones."""
@@ -43,11 +43,11 @@ class Execution:
     ) -> None:
         """`files` are descriptors of what is to lie in the folder, by name; `spared` are children of this process that
         no command has started."""
-        adopt()
         self._spared = spared
         self.folder = Path(os.environ.get("TMPDIR") or "/tmp") / f"testbed-{os.getpid()}-{monotonic_ns()}"
         self._commands = list(commands)
-        self._environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder), **environment}
+        inherited = {name: os.environ[name] for name in ("PATH", MARK) if name in os.environ}
+        self._environment = {"PATH": os.defpath, **inherited, "HOME": str(self.folder), **environment}
         self._deadline_ns = deadline_ns
         self._begun_ns = monotonic_ns()
         self._output_fd = os.memfd_create("output", os.MFD_CLOEXEC)

@@ -154,7 +154,7 @@ class _PointsRun:
         if not alive and self.stage.taken_down():
             raise _taken_down(what, self.record)
         if again:
-            self.progress.say(f"{what}: lost, repeated on new guests: {failure.message}")
+            self.progress.say(f"{what}: lost, repeated on new guests: {failure.message.removeprefix(f'{what}: ')}")
         return again
 
 
@@ -250,7 +250,7 @@ def _measured(
         try:
             return executed(point, nodes, agents, programs, record, deadline), Losses()
         except GuestError as failure:
-            _keep_outputs(point, nodes, failure, stage, agents, record)
+            _keep_outputs(point, [] if isinstance(failure, Silent) else nodes, stage, agents, record)
             raise
     assert experiment.coherency is not None, "a plan without coherent memory was run"
     kernels = kernels_of(experiment)
@@ -265,8 +265,10 @@ def _measured(
         grace_s = stage.deadline(GRACE_S).seconds
         answers, failures = agents.ask_survivors(work, kernels, answer_within(allowed_s), grace_s)
         agents.ask({node: {"op": "close"} for node in answers}, stage.deadline(experiment.timeout_s))
+        taken_for_dead = [node for node, why in failures.items() if isinstance(why, Refused)]
+        _keep_outputs(point, taken_for_dead, stage, agents, record)
     except GuestError as failure:
-        _keep_outputs(point, kernels, failure, stage, agents, record)
+        _keep_outputs(point, [] if isinstance(failure, Silent) else kernels, stage, agents, record)
         raise
     finally:
         if trace:
@@ -274,11 +276,9 @@ def _measured(
     return {node: answers[node] for node in kernels if node in answers}, losses_of(kernels, answers, failures)
 
 
-def _keep_outputs(
-    point: Point, nodes: list[str], failure: GuestError, stage: Stage, agents: Agents, record: Record
-) -> None:
-    """What programs have said of a point that failed. A node that is gone, or has not answered, tells nothing."""
-    for node in nodes if not isinstance(failure, Silent) else ():
+def _keep_outputs(point: Point, nodes: list[str], stage: Stage, agents: Agents, record: Record) -> None:
+    """What programs of these nodes have said, which did not come to the end. One that is gone tells nothing."""
+    for node in nodes:
         try:
             output = agents.ask({node: {"op": "output"}}, stage.deadline(OUTPUT_S))[node]["output"]
         except GuestError as silence:

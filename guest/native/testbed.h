@@ -55,6 +55,7 @@ struct testbed {
 enum { TESTBED_PACKET = 1 << 16 };
 
 static struct testbed testbed_;
+static pid_t testbed_process_;
 static int testbed_socket_ = -1;
 static char testbed_figures_[8192];
 
@@ -78,6 +79,10 @@ static long testbed_number_(const char *name)
 
 static void testbed_send_fds_(const char *packet, size_t size, const int *fds, size_t count)
 {
+    if (testbed_socket_ < 0) {
+        errno = ENOTCONN;
+        testbed_die_("something of testbed.h is called before testbed_attach");
+    }
     char control[CMSG_SPACE(2 * sizeof *fds)] = {0};
     struct iovec data = {(void *)(uintptr_t)packet, size};
     struct msghdr message = {.msg_iov = &data, .msg_iovlen = 1};
@@ -279,6 +284,10 @@ static void testbed_end_(int status, void *nothing)
     int size;
     (void)nothing;
     fflush(NULL);
+    if (getpid() != testbed_process_) {
+        fprintf(stderr, "testbed: a process that was made by fork() ends as if it were the thread: let it end by _exit()\n");
+        return;
+    }
     if (status)
         size = snprintf(packet, sizeof packet, "E{\"kind\": \"ExitStatus\", \"message\": \"%d\"}", status);
     else
@@ -430,6 +439,7 @@ static inline struct testbed *testbed_attach(void)
     testbed_.seed = testbed_number_("TESTBED_SEED");
     testbed_.role = getenv("TESTBED_ROLE");
     testbed_socket_ = testbed_number_("TESTBED_SOCKET");
+    testbed_process_ = getpid();
     testbed_map_();
 
     faults = testbed_userfaultfd_(); /* stays open: see guest/application.py */

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable
 from ctypes import CDLL, c_size_t, c_void_p
 from functools import partial
+from io import FileIO, TextIOWrapper
 from mmap import MADV_DONTFORK, mmap
 from os import _exit, close, dup2, memfd_create, register_at_fork
 from socket import recv_fds, send_fds, socket
@@ -130,11 +131,12 @@ def know_copies() -> None:
     register_at_fork(after_in_child=lambda: copied.append(True))
 
 
-def end_copies(daemon: socket, called: str) -> None:
+def end_copies(daemon: socket, called: str, raised: BaseException | None = None) -> None:
     """Return, unless this is a copy: it has come back from what is called so, and the run fails."""
     if copied:
         error = CameBack(
-            f"a process that was made by os.fork has come back from {called}, as if it were the thread",
+            f"a process that was made by os.fork has come back from {called}, as if it were the thread"
+            + (f", with {type(raised).__name__}: {raised}" if raised else ""),
             "end it with os._exit; for a process with a copy of the memory there is `process.fork`",
         )
         daemon.send(FAILED + told_of(error, ()))
@@ -177,7 +179,7 @@ def run_thread(daemon: socket, thread: dict[str, Any], program_fd: int | None = 
     except (Detached, ConnectionError):
         return
     except BaseException as error:
-        end_copies(daemon, "its function")
+        end_copies(daemon, "its function", error)
         if program_fd is not None:
             show(error, name)  # before the daemon looks at what was said
         daemon.send(FAILED + told_of(error, log.lost_pages))
@@ -189,10 +191,10 @@ def told_of(error: BaseException, lost_pages: Iterable[int]) -> bytes:
     """What a FAILED says: the error, and the pages that were lost to whoever made it."""
     try:
         message = str(error)
-    except Exception as another:  # noqa: BLE001 - it is the program's
+    except BaseException as another:  # noqa: BLE001 - it is the program's
         message = f"(its text cannot be had: {type(another).__name__})"
     if isinstance(error, SystemExit | KeyboardInterrupt):
-        message = f"{message or 'it has no text'}; a thread ends by `return`, or by its own `exit`"
+        message = f"{message or 'it has no text'}; a program must not end its process"
     if len(message) > MESSAGE_CHARACTERS:
         message = f"{message[:MESSAGE_CHARACTERS]} … ({len(message)} characters)"
     message = message.encode(errors="backslashreplace").decode()  # names of files can hold what no text may
@@ -214,7 +216,8 @@ def redirect_output(daemon: socket) -> None:
     output_fd = memfd_create("output")
     for standard in (1, 2):
         dup2(output_fd, standard)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 - line by line, as the process may be killed
+    # Nothing waits in a buffer: the process may be killed at any time.
+    sys.stdout = TextIOWrapper(FileIO(1, "w", closefd=False), encoding="utf-8", write_through=True)
     send_fds(daemon, [OUTPUT], [output_fd])
     close(output_fd)
 

@@ -171,7 +171,7 @@ def run_worker(daemon: socket, place: dict[str, Any], program_fd: int) -> None:
     except (Detached, ConnectionError):
         return
     except BaseException as error:  # noqa: BLE001 - whatever a program does, the run hears of it
-        end_copies(daemon, "its step")
+        end_copies(daemon, "its step", error)
         show(error, name)
         daemon.send(FAILED + told_of(error, log.lost_pages))
         daemon.recv(1)

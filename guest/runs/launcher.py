@@ -18,6 +18,7 @@ from math import log
 from socket import AF_UNIX, SOCK_SEQPACKET, recv_fds, send_fds, socket, socketpair
 from typing import Any
 
+from guest.errors import GuestFailure
 from guest.programs.application import run_thread
 from guest.programs.worker import run_worker
 from guest.runs.strays import adopt, end_strays
@@ -28,6 +29,15 @@ _PATIENCE_S = 2.0
 CROWD = 32
 """Application processes that have their full share of the CPU each."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class LauncherGone(GuestFailure):
+    """A program has killed the process that all programs are forked from."""
+
+    kind = "system"
+
+    def __init__(self) -> None:
+        super().__init__("the process that programs are forked from has ended", "has a program killed its parent?")
 
 
 class Launcher:
@@ -56,7 +66,10 @@ class Launcher:
         ours, theirs = socketpair(AF_UNIX, SOCK_SEQPACKET)
         with theirs:
             fds = [theirs.fileno()] if program_fd is None else [theirs.fileno(), program_fd]
-            send_fds(self._socket, [json.dumps(thread).encode()], fds)
+            try:
+                send_fds(self._socket, [json.dumps(thread).encode()], fds)
+            except ConnectionError:
+                raise LauncherGone from None
         return ours
 
     def ended(self, thread: int) -> str:
@@ -64,7 +77,7 @@ class Launcher:
         self._socket.settimeout(_PATIENCE_S)
         try:
             while thread not in self._ended:
-                data = self._socket.recv(_MESSAGE_BYTES)
+                data = self._heard()
                 if not data:
                     return "the launcher has ended too"
                 number, how = json.loads(data)
@@ -84,10 +97,20 @@ class Launcher:
 
     def _end(self, order: bytes) -> None:
         self._socket.settimeout(None)
-        self._socket.send(order)
-        while (data := self._socket.recv(_MESSAGE_BYTES)) not in (_CLEAR, b""):
+        try:
+            self._socket.send(order)
+        except ConnectionError:
+            return  # all of them have ended with it
+        while (data := self._heard()) not in (_CLEAR, b""):
             number, how = json.loads(data)
             self._ended[number] = str(how)
+
+    def _heard(self) -> bytes:
+        """What the launcher says next; nothing once it has ended. Raises TimeoutError."""
+        try:
+            return self._socket.recv(_MESSAGE_BYTES)
+        except ConnectionError:
+            return b""
 
     def close(self) -> None:
         """End the launcher and every application process."""

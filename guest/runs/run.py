@@ -97,7 +97,7 @@ class Run(Running):
         if kind == application.BARRIER:
             self._arrived(thread)
         elif kind == application.FINISHED:
-            thread.result = json.loads(body)
+            thread.result = json.loads(body.decode(errors="replace"))  # C may have said it
             self._arrived(thread)
         elif kind == application.FAILED:
             self.fail(failure_of(thread.called, thread, body))
@@ -172,4 +172,5 @@ def failure_of(called: str, each: Application, body: bytes) -> RunFailed:
     lost = error.get("lost_pages", [])  # C does not tell
     kind = "check" if error["kind"] in application.CHECKS and not lost else "application"
     zeros = f"; it had found zeros in place of pages {lost[:8]}, which died with a kernel" if lost else ""
-    return RunFailed(kind, f"{called}: {error['kind']}: {error['message']}{zeros}{each.said}")
+    what = f"{error['kind']}: {error['message']}" if error["message"] else error["kind"]
+    return RunFailed(kind, f"{called}: {what}{zeros}{each.said}")

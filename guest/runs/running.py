@@ -28,8 +28,7 @@ class Running:
     def tick(self, now_ns: int) -> None:
         """Time passes."""
         if self._deadline_ns is not None and now_ns > self._deadline_ns:
-            dead = ", ".join(f"kernel {kernel} has died" for kernel in self._dead_kernels)
-            where = f"{dead}; {self.where()}" if dead else self.where()
+            where = "; ".join([*self._deaths(), self.where()])
             self.fail(RunFailed("deadline", f"{self.what} is not over in time: {where}"))
 
     def abort(self) -> None:
@@ -45,9 +44,19 @@ class Running:
     def fail(self, failure: RunFailed) -> None:
         """End the run for this reason, here and on the other kernels."""
         if self.failure is None:
-            self.failure = failure
+            self.failure = self._beside_deaths(failure)
             self._daemon.send_harness(MessageName.CONTROL, ENDED_EARLY)
             self._daemon.stop()
+
+    def _beside_deaths(self, failure: RunFailed) -> RunFailed:
+        """What a program complains of once a kernel has died may follow from that: it is no wrong value, then."""
+        if not self._dead_kernels or failure.kind not in ("check", "application"):
+            return failure
+        first, newline, rest = failure.message.partition("\n")
+        return RunFailed("application", f"{first} ({', '.join(self._deaths())}){newline}{rest}", failure.hint)
+
+    def _deaths(self) -> list[str]:
+        return [f"kernel {kernel} has died" for kernel in self._dead_kernels]
 
     @property
     def output(self) -> list[str]:

@@ -10,6 +10,8 @@ from collections.abc import Collection
 from ctypes import CDLL
 from pathlib import Path
 
+MARK = "TESTBED_AGENT"
+"""Variable by which whoever started the agent knows its descendants if it is killed: it goes along to all of them."""
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 

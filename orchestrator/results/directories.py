@@ -39,8 +39,8 @@ class RunDirectory:
 
     @property
     def asked_for(self) -> str:
-        """How commands that are given in this folder find the run."""
-        return "last" if self.path.parent == DEFAULT.absolute() else shlex.quote(str(self.path))
+        """How commands that are given in this folder find the run, now and later."""
+        return self.run_id if self.path.parent == DEFAULT.absolute() else shlex.quote(str(self.path))
 
     @classmethod
     def create(cls, results: Path, experiment: str) -> "RunDirectory":

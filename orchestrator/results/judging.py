@@ -36,12 +36,12 @@ def judge(results: list[PointResult], run: str) -> None:
     if len(failed) > SHOWN:
         lines.append(f"  … {len(failed) - SHOWN} more, which run.json has")
     message = "\n".join(lines)
-    if any(result.losses for result in failed):
-        hint = f"the others went on without them, and were checked: `testbed results show {run}` has the points"
-        raise PointsFailed(message, hint)
     if any(result.error is not None and result.error.kind != CHECK for result in failed):
         again = f"`testbed run --resume {run}` runs these points again, with the file and the programs as they were"
         raise PointsFailed(message, again if own else hints[0] or again)
+    if any(result.losses for result in failed):
+        hint = f"the others went on without them, and were checked: `testbed results show {run}` has the points"
+        raise PointsFailed(message, hint)
     raise CheckFailed(message, f"`testbed results show {run}` lists every point; run.json has every value")
 
 

@@ -11,6 +11,7 @@ from xml.etree import ElementTree as ET
 from images.errors import writing
 from orchestrator.experiments.parameters import describe
 from orchestrator.results.losses import told
+from orchestrator.results.summary import CHECK
 
 INTERRUPTED = "interrupted"
 
@@ -80,7 +81,7 @@ def _case(suite: ET.Element, summary: dict[str, Any], number: int, point: dict[s
         name += f", repetition {point['repetition'] + 1}"
     case = case_of(suite, summary, name, point["duration_s"])
     if error := point.get("error"):
-        _tell(case, "error", error)
+        _tell(case, "failure" if error["kind"] == CHECK else "error", error)
     elif not point_passed(point):
         lines = list(_failures(point))
         kind = "losses" if has_losses(point) else "expectation" if point["verified"] else "wrong value"

@@ -19,6 +19,8 @@ class DeadThread:
     thread: int
     how: str
     """In words: `killed by SIGKILL`."""
+    process: int = 0
+    """Of the workload `process`: the forked process that it belonged to, or 0."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Losses:
         for node, why in self.kernels.items():
             yield f"node {node} is gone: {why}"
         for each in self.threads:
-            yield f"node {each.node}: thread {each.thread} ended before it was done: {each.how}"
+            of = f" of process {each.process}" if each.process else ""
+            yield f"node {each.node}: thread {each.thread}{of} ended before it was done: {each.how}"
         if self.pages:
             shown = ", ".join(map(str, self.pages[:_PAGES_SHOWN])) + (", …" if len(self.pages) > _PAGES_SHOWN else "")
             yield f"{counted(len(self.pages), 'page')} lost, their only valid copy died: {shown}"
@@ -60,7 +63,7 @@ def losses_of(
     """From the answers of the nodes that came to the end, and the `failures` of those that did not."""
     dead = sorted({kernel for answer in answers.values() for kernel in answer["dead_kernels"]})
     threads = [
-        DeadThread(node, each["thread"], each["how"])
+        DeadThread(node, each["thread"], each["how"], each.get("process", 0))
         for node, answer in answers.items()
         for each in answer["dead_threads"]
     ]

@@ -98,6 +98,9 @@ def _row(point: dict[str, Any], names: list[str], color: bool) -> Iterator[str]:
     yield str(point["iterations"])
     word = _word(point)
     yield f"[{'green' if word == VERIFIED else 'bold red'}]{word}[/]" if color else word
+    if point.get("error"):  # nothing of it was counted or measured
+        yield from "-" * (len(names) + 4)
+        return
     for name in names:
         yield str(point["messages"].get(name, 0))
     yield str(point["messages_total"])

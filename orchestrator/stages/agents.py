@@ -162,7 +162,8 @@ class Agents:
             elif answer.get("kind") in _CONSEQUENCES or answer.get("kind") == _LATE:
                 refused[name] = self._refused(self._agents[name], "run", answer)
             else:
-                raise self._refused(self._agents[name], "run", answer)
+                cause = self._refused(self._agents[name], "run", answer)
+                raise Refused("\n".join(each.message for each in (cause, *failures.values())), cause.hint, cause.kind)
         if refused or not answers:
             raise _too_late(refused, failures, commands) or next(iter((failures | refused).values()))
         return answers, failures

@@ -6,10 +6,12 @@ The segment is a memfd, doorbells are eventfds, page faults come from real userf
 import mmap
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +27,8 @@ SOURCES = Path(__file__).parents[2]
 """The folder that holds the package `guest`."""
 AGENT = "guest.agent"
 """The module that is run for each node."""
+_MARK = "TESTBED_AGENT"
+"""`guest.runs.strays.MARK`."""
 LEAVE_S = 2.0
 """How long an agent may take to leave once its input is closed."""
 
@@ -34,6 +38,7 @@ class LocalProcess:
 
     def __init__(self, name: str, inherited: list[int]) -> None:
         self._errors = tempfile.TemporaryFile(prefix=f"agent-{name}-")  # noqa: SIM115 - closed in close()
+        self._mark = f"{_MARK}={os.getpid()}-{name}-{time.monotonic_ns()}"
         self._process = subprocess.Popen(
             [sys.executable, "-m", AGENT],
             stdin=subprocess.PIPE,
@@ -42,6 +47,7 @@ class LocalProcess:
             pass_fds=inherited,
             start_new_session=True,
             cwd=SOURCES,
+            env=os.environ | dict([self._mark.split("=")]),
         )
         self._final = ""
 
@@ -83,10 +89,23 @@ class LocalProcess:
             os.killpg(self._process.pid, signal.SIGKILL)  # the group: its applications too
         except ProcessLookupError:
             pass
-        self._process.wait()
+        if self._process.wait():  # it could not clear up itself
+            _end_marked(self._mark)
+            for folder in Path(tempfile.gettempdir()).glob(f"testbed-{self._process.pid}-*"):
+                shutil.rmtree(folder, ignore_errors=True)
         self.stdout.close()
         self._final = self.said()
         self._errors.close()
+
+
+def _end_marked(mark: str) -> None:
+    """End the processes that have this in their environment, whatever their session and their parent."""
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mark.encode() in environment.read_bytes().split(b"\0"):
+                os.kill(int(environment.parent.name), signal.SIGKILL)
+        except OSError:
+            continue  # it has ended, or is somebody else's
 
 
 class LocalStage:

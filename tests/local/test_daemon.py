@@ -286,8 +286,8 @@ def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agent
     agent.send_line(b"open sesame")
     assert "this line is not JSON: b'open sesame'" in agent.answer()["message"]
     refused(
-        "command: op 'fly', expected one of: hello, join, open, run, close, leave, put, execute, get, trace, abort, "
-        "exit",
+        "command: op 'fly', expected one of: hello, join, open, run, close, leave, put, execute, get, trace, output, "
+        "abort, exit",
         op="fly",
     )
     refused("data of 'own.py': Only base64 data is allowed", op="put", name="own.py", offset=0, data="%%%")

@@ -1,7 +1,6 @@
 """One process over several kernels: its threads move, find their memory, wait for each other, and end everywhere."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -136,53 +135,6 @@ def test_moving_to_where_it_is_costs_nothing_and_the_process_stays_on_one_kernel
     assert set(point["messages"]) <= {"THREAD_COUNT", "GROUP_EXIT"}, point["messages"]
 
 
-@pytest.mark.parametrize(
-    ("body", "code", "said"),
-    [
-        ("raise RuntimeError('oops')", 3, "RuntimeError: oops"),
-        ("assert self.cell[0] == 2, 'wrong'", 1, "check: thread"),
-        ("self.migrate(2)", 3, "ValueError: kernel 2, expected 0 to 1"),
-        ("self.migrate('arm')", 3, "ValueError: kernel 'arm', expected 0 to 1"),
-        ("self.process.unmap('a', 4096)", 3, "ValueError: unmap 4096 at 'a': expected numbers of bytes"),
-        ("self.big = bytes(5000); self.migrate(1)", 3, "bytes, 4088 are the most"),
-        ("self.exit(bytes(300))", 3, "a result of 3"),
-        ("self.cell.view[10**6]", 3, "IndexError"),
-        ("import os; os._exit(9)", 3, "ended early: exit code 9"),
-        ("import sys; sys.exit(4)", 3, "SystemExit: 4; a thread ends by `return`, or by its own `exit`"),
-        ("raise KeyboardInterrupt", 3, "KeyboardInterrupt: it has no text"),
-        ("import os; os.fork()", 3, "CameBack: a process that was made by os.fork has come back from its step"),
-        (
-            "self.mine = lambda: 0; self.migrate(1)",
-            3,
-            "the state of a Traveller (its attribute 'mine') cannot be pickled",
-        ),
-        ("self.process.start('it')", 3, "TypeError: found 'it', expected a Thread"),
-        ("self.process.array('q', 1.5)", 3, "TypeError: 'float' object cannot be interpreted as an integer"),
-        ("self.cell[0:1] = [1, 2]", 3, "ValueError: 2 numbers for a slice of 1"),
-        ("raise Mute", 3, "thread 1: Mute: (its text cannot be had: ZeroDivisionError)"),
-    ],
-)
-def test_what_a_thread_does_wrong_is_told_with_its_line(tmp_path: Path, body: str, code: int, said: str) -> None:
-    (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
-    done = run(tmp_path, text(more=", parameters: {steps: 1}"))
-    assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-    assert "guest/" not in done.stderr.partition("testbed: error")[2], done.stderr
-
-
-@pytest.mark.parametrize(
-    ("program", "said"),
-    [
-        ("def main(process", "the program: SyntaxError"),
-        ("def mein(process): pass\n", "own.py has no function 'main', expected one; there is: mein"),
-        ("import nothing\n", "nothing"),
-    ],
-)
-def test_a_program_that_is_none_is_told(tmp_path: Path, program: str, said: str) -> None:
-    (tmp_path / "own.py").write_text(program)
-    done = run(tmp_path, text())
-    assert (done.returncode, said in done.stderr) == (3, True), done.stderr
-
-
 def test_one_thread_ends_the_whole_process_wherever_the_others_are(tmp_path: Path) -> None:
     program = ONE.replace("BODY", "self.migrate(1 - self.kernel)").replace(
         "    found = process", "    process.start(Traveller(cell))\n    process.exit()\n    found = process"
@@ -313,123 +265,6 @@ def main(process):
     event.wait()
     process.fork(Stuck(mutex, 1), on=1).join()
 """
-
-
-COPY = """\
-import os
-import signal
-
-
-def main(process):
-    cell = process.array("q", 1)
-    cell[0] = 7
-    pid = os.fork()
-    if not pid:
-        os._exit(cell[0])
-    assert os.waitpid(pid, 0)[1] & 0x7F == signal.SIGSEGV
-"""
-
-
-def test_a_copy_that_the_program_makes_of_its_process_has_none_of_the_memory(tmp_path: Path) -> None:
-    """Nobody serves its faults: it would put zeros where other kernels have values."""
-    (tmp_path / "own.py").write_text(COPY)
-    done = run(tmp_path, text())
-    assert done.returncode == 0, done.stderr
-
-
-STARTER = """\
-import subprocess
-import sys
-
-
-def main(process):
-    child = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!"], start_new_session=True, stdout=subprocess.PIPE)
-    process.figure("pid", int(child.stdout.readline()))
-"""
-
-
-def test_what_a_program_has_started_ends_with_its_point(tmp_path: Path) -> None:
-    """In a session of its own, and left by its parent."""
-    (tmp_path / "own.py").write_text(STARTER)
-    (point,) = summary_of(run(tmp_path, text(), "--json"))["points"]
-    assert not Path(f"/proc/{point['figures']['pid']:.0f}").exists()
-
-
-MANY = """\
-import os
-from guest.process import Thread
-
-
-class Asleep(Thread):
-    def __init__(self, all_are_here):
-        self.all_are_here = all_are_here
-
-    def step(self):
-        self.all_are_here.wait()
-        self.exit(os.nice(0))
-
-
-def main(process):
-    threads = process.parameters["threads"]
-    all_are_here = process.barrier(threads + 1)
-    asleep = [process.start(Asleep(all_are_here)) for _ in range(threads)]
-    all_are_here.wait()
-    process.figure("first", os.nice(0))
-    process.figure("nice", asleep[0].join())
-    assert {each.join() for each in asleep} == {asleep[0].join()}
-"""
-
-
-def test_many_threads_of_a_kernel_leave_its_daemon_room(tmp_path: Path) -> None:
-    """All alike, and in the next point each has all of its weight again."""
-    (tmp_path / "own.py").write_text(MANY)
-    matrix = "matrix: {workload.parameters.threads: [100, 2]}\n"
-    many, few = summary_of(run(tmp_path, text(more=", parameters: {threads: 2}") + matrix, "--json"))["points"]
-    own = os.nice(0)
-    assert many["figures"] == {"first": own + 5, "nice": own + 5}  # 1.25 ** 5 is about 101 / 32
-    assert few["figures"] == {"first": own, "nice": own}
-
-
-HALF = """\
-from guest.process import Thread
-
-
-class Other(Thread):
-    def __init__(self, event):
-        self.event = event
-
-    def step(self):
-        print("on kernel", self.kernel)
-        self.event.set()
-        self.exit()
-
-
-def main(process):
-    print("main begins")
-    event = process.event()
-    process.start(Other(event), on=1).join()
-    FAIL
-"""
-
-
-@pytest.mark.parametrize(
-    ("fail", "words"),
-    [
-        ("raise ValueError", ("FAILED",)),
-        ("assert 0", ("WRONG",)),
-        ("import ctypes; ctypes.string_at(0)", ("FAILED",)),
-        ("process.event().wait()", ("FAILED", "not over in 2 s, which is all that it may take")),
-    ],
-)
-def test_what_programs_said_is_kept_when_they_fail(tmp_path: Path, fail: str, words: tuple[str, ...]) -> None:
-    (tmp_path / "own.py").write_text(HALF.replace("FAIL", fail))
-    done = run(tmp_path, text().replace("timeout_s: 40", "timeout_s: 2"))
-    assert done.returncode in (1, 3), done.stderr
-    assert f" {words[0]} " in done.stdout, done.stdout
-    assert all(word in done.stderr for word in words[1:]), done.stderr
-    (results,) = (tmp_path / "results").iterdir()
-    assert "main begins\n" in (results / "output/1/x86.txt").read_text()
-    assert (results / "output/1/arm.txt").read_text() == "on kernel 1\n"
 
 
 def test_threads_that_nobody_wakes_are_named_with_their_processes_on_all_nodes(tmp_path: Path) -> None:

@@ -133,10 +133,12 @@ def test_c_that_sees_something_wrong_is_told_apart_from_c_that_crashes(
     ("statement", "said"),
     [
         ("testbed_attach();", "testbed: testbed_attach is called a second time: "),
+        ('testbed_figure("\\xff", 1); return 3;', "ExitStatus: 3"),
         ("testbed_mutex_unlock(bed->memory);", "testbed: a mutex that nobody holds is unlocked: "),
         ('testbed_figure("x", 0.0 / (bed->seed - bed->seed));', "testbed: a figure is not a finite number: "),
         ('testbed_figure("a\\"b", 1);', "testbed: the name of a figure has a quotation mark, "),
         ('for (;;) testbed_figure("x", 1);', "testbed: the figures of this thread take too much room: "),
+        ("if (!fork()) return 2; wait(&status); return 7;", "ExitStatus: 7"),
         ("if (!fork()) return *(volatile char *)bed->memory; wait(&status); return status;", "check: thread"),
     ],
 )
@@ -146,6 +148,16 @@ def test_what_c_does_wrong_with_the_header_is_told(tmp_path: Path, statement: st
     (tmp_path / "own.c").write_text(f"{includes}int main(void) {{ {begin} {statement} return status; }}\n")
     done = run(tmp_path, NATIVE + ", }\n")
     assert (done.returncode in (1, 3), said in done.stderr) == (True, True), done.stderr
+
+
+def test_c_that_meets_others_before_it_attaches_is_told(tmp_path: Path) -> None:
+    source = (
+        '#include "testbed.h"\nint main(void) { printf("begun\\n"); testbed_barrier(); testbed_attach(); return 0; }\n'
+    )
+    (tmp_path / "own.c").write_text(source)
+    done = run(tmp_path, NATIVE + "}\n")
+    assert "testbed: something of testbed.h is called before testbed_attach: " in done.stderr, done.stderr
+    assert "begun\n" in done.stderr
 
 
 def test_what_does_not_compile_is_wrong_input(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ from testbed.errors import GuestError
 class Scripted:
     """An agent that answers each command with the next of its lines; None ends its output."""
 
-    def __init__(self, *lines: bytes | dict[str, Any] | None, said: str = "") -> None:
+    def __init__(self, *lines: bytes | dict[str, Any] | threading.Event | None, said: str = "") -> None:
         self.lines = list(lines)
+        self.told = threading.Event()
+        """Whether the host has asked how it ended; another one can wait for that before its next line."""
         self.words = said
         self.closed = 0
         commands, self._stdin = os.pipe()
@@ -32,6 +34,9 @@ class Scripted:
                 if not self.lines:
                     continue
                 line = self.lines.pop(0)
+                if isinstance(line, threading.Event):
+                    line.wait()
+                    line = self.lines.pop(0)
                 if line is None:
                     return
                 out.write(line if isinstance(line, bytes) else json.dumps(line).encode() + b"\n")
@@ -41,6 +46,7 @@ class Scripted:
         return self.words
 
     def ended(self) -> str:
+        self.told.set()
         return "exit code 7"
 
     def close(self) -> None:
@@ -189,6 +195,13 @@ def test_a_node_that_is_gone_is_told_of_when_time_is_over() -> None:
         Refused, match=r"(?s)not over in time\nnode arm: its agent was gone .* exit code 7.*thread 0 waits"
     ):
         run(x86=Scripted(late), arm=Scripted(None))
+
+
+def test_a_node_that_is_gone_is_told_of_beside_what_another_one_fails_with() -> None:
+    broken = {"event": "error", "op": "run", "kind": "application", "message": "thread 0: WaitBroken"}
+    gone = Scripted(None)
+    with pytest.raises(Refused, match=r"(?s)x86: 'run' failed: application: .*\nnode arm: its agent was gone"):
+        run(x86=Scripted(gone.told, broken), arm=gone)
 
 
 def test_a_cause_is_told_rather_than_that_time_is_over() -> None:

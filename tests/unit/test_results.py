@@ -160,7 +160,7 @@ def test_the_table_tells_apart_what_failed_was_wrong_and_was_lost(plan: Plan, tm
 def test_hints_name_a_run_as_commands_find_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
     monkeypatch.chdir(tmp_path)
     directory = RunDirectory.create(Path(folder), "quick")
-    assert directory.asked_for == ("last" if folder == "results" else f"'{directory.path}'")
+    assert directory.asked_for == (directory.run_id if folder == "results" else f"'{directory.path}'")
     (directory.path / "run.json").write_text("{}")
     assert find(Path("results"), directory.asked_for.strip("'")).absolute() == directory.path
 

@@ -55,7 +55,9 @@ def test_a_thread_that_waits_is_queued_and_looks_again_when_it_is_woken(daemon: 
 
 
 @pytest.mark.parametrize(
-    "use", [Event.is_set, Event.set, Event.wait, lambda event: Counter(event.address).add()], ids=str
+    "use",
+    [Event.is_set, Event.set, Event.wait, lambda event: Counter(event.address).add()],
+    ids=["looks", "sets", "waits", "adds"],
 )
 def test_a_word_whose_page_was_lost_is_nothing_to_synchronise_with(
     daemon: Daemon, use: Callable[[Event], object]
