@@ -76,9 +76,10 @@ class Story:
         start: int = 0,
         late: int | None = None,
         program: str = PROGRAM,
+        deadline_s: float = 25,
     ) -> None:
         """`late`: the kernel that does not hear of the run, or later."""
-        self.agents, self.folder = agents, folder
+        self.agents, self.folder, self.deadline_s = agents, folder, deadline_s
         agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
         program = program.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
         data = base64.b64encode(program.encode()).decode()
@@ -90,7 +91,9 @@ class Story:
     def run(self, kernel: int) -> None:
         workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
         roles = [["process"]] * self.agents.kernels
-        self.agents.agents[kernel].send(op="run", workload=workload, roles=roles[0], all_roles=roles, deadline_s=25)
+        self.agents.agents[kernel].send(
+            op="run", workload=workload, roles=roles[0], all_roles=roles, deadline_s=self.deadline_s
+        )
 
     def at(self, name: str) -> None:
         until((self.folder / f"at-{name}").exists)
@@ -215,6 +218,26 @@ def test_survivors_are_waited_for_and_the_lost_are_told_of_on_every_kernel(tmp_p
     assert f"here: {results}\nthere: {results} False" in said, said
 
 
+MAIN_THAT_WAITS = """\
+def main(process):
+    spinners = [process.start(Spinner(f"on-{kernel}"), on=kernel) for kernel in range(2)]
+    result(spinners[1])
+    spinners[0].join()
+"""
+
+
+def test_a_run_that_is_not_over_in_time_says_who_has_died_and_who_waits_for_whom(tmp_path: Path) -> None:
+    program = SURVIVORS.partition("def main(")[0] + MAIN_THAT_WAITS
+    with Agents(2) as agents:
+        story = Story(agents, tmp_path, way=[], program=program, deadline_s=5)
+        story.at("on-1")
+        story.kill(1)
+        (home,) = story.survivors(1)
+    assert home["kind"] == "deadline", home
+    assert home["message"].startswith("the process is not over in time: kernel 1 has died; threads ["), home
+    assert "; thread 0 waits for the end of thread 1" in home["message"], home
+
+
 def test_to_a_kernel_that_died_before_the_thread_does_not_go(tmp_path: Path) -> None:
     with Agents(3) as agents:
         story = Story(agents, tmp_path, way=[1, 2])
@@ -324,7 +347,8 @@ def test_an_assertion_about_a_page_that_was_lost_is_no_wrong_value(tmp_path: Pat
         story.go("broken")
         (home,) = story.survivors(1)
     said = (
-        "thread 0: AssertionError: no step was made; it had found zeros in place of pages [0], which died with a kernel"
+        "thread 0: AssertionError: no step was made; it had found zeros in place of pages [0], which died with a "
+        "kernel (kernel 1 has died)"
     )
     assert (home["kind"], home["message"].partition("\n")[0]) == ("application", said), home
 
