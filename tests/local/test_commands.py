@@ -112,10 +112,12 @@ def test_a_signal_ends_commands_and_all_that_they_started(tmp_path: Path) -> Non
 
 
 def test_what_commands_leave_running_ends_with_their_point(tmp_path: Path) -> None:
-    text = HEAD + "workload:\n  kind: command\n  commands:\n    x86: [[sh, -c, 'setsid sleep 1000 & echo $!']]\n"
-    summary = summary_of(run(tmp_path, text, "--json"))
-    pid = (Path(summary["results"]) / "output/1/x86.txt").read_text().strip()
-    assert not Path(f"/proc/{pid}").exists()
+    place = tmp_path / "pid"
+    text = HEAD + "workload:\n  kind: command\n  commands:\n    x86:\n"
+    text += f"      - [sh, -c, 'if [ -e {place} ]; then ! kill -0 $(cat {place}); fi']\n"
+    text += f"      - [sh, -c, 'setsid sleep 1000 & echo $! >{place}']\n"
+    summary_of(run(tmp_path, text + "repeat: 2\n", "--json"))
+    assert not Path(f"/proc/{place.read_text().strip()}").exists()
 
 
 @pytest.mark.parametrize(

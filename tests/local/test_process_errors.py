@@ -83,26 +83,30 @@ def test_a_copy_that_the_program_makes_of_its_process_has_none_of_the_memory(tmp
 
 STARTER = """\
 import subprocess
-import sys
+from pathlib import Path
 
 
 def main(process):
+    before = Path(process.parameters["place"])
+    assert not before.exists() or not Path(f"/proc/{before.read_text()}").exists(), "it has outlived its point"
     child = subprocess.Popen(["sh", "-c", "sleep 1000 & echo $!"], start_new_session=True, stdout=subprocess.PIPE)
-    process.figure("pid", int(child.stdout.readline()))
+    before.write_text(str(int(child.stdout.readline())))
 """
 
 
 def test_what_a_program_has_started_ends_with_its_point(tmp_path: Path) -> None:
     """In a session of its own, and left by its parent."""
+    place = tmp_path / "pid"
     (tmp_path / "own.py").write_text(STARTER)
-    (point,) = summary_of(run(tmp_path, text(), "--json"))["points"]
-    assert not Path(f"/proc/{point['figures']['pid']:.0f}").exists()
+    done = run(tmp_path, text(more=f", parameters: {{place: {place}}}") + "repeat: 2\n")
+    assert done.returncode == 0, done.stderr
+    assert not Path(f"/proc/{place.read_text()}").exists()
 
 
 KILL = """
     import os, signal
     with open(process.parameters["place"], "w") as place:
-        print(child.pid, file=place)
+        print(int(child.stdout.readline()), file=place)
     launcher = os.getppid()
     with open(f"/proc/{launcher}/stat") as stat:
         agent = int(stat.read().rpartition(")")[2].split()[1])
@@ -115,7 +119,9 @@ def test_what_a_program_has_started_ends_with_the_run_when_it_kills_who_would_en
     tmp_path: Path, killed: str
 ) -> None:
     place = tmp_path / "pid"
-    (tmp_path / "own.py").write_text(STARTER.replace('    process.figure("pid", int(child.stdout.readline()))\n', KILL))
+    (tmp_path / "own.py").write_text(
+        STARTER.replace("    before.write_text(str(int(child.stdout.readline())))\n", KILL)
+    )
     done = run(tmp_path, text(more=f", parameters: {{place: {place}, kill: {killed}}}") + "retries: 0\n")
     assert done.returncode == 3, done.stderr
     assert not Path(f"/proc/{place.read_text().strip()}").exists()
