@@ -6,6 +6,7 @@ The segment is a memfd, doorbells are eventfds, page faults come from real userf
 import mmap
 import os
 import platform
+import select
 import shutil
 import signal
 import subprocess
@@ -99,11 +100,15 @@ class LocalProcess:
 
 
 def _end_marked(mark: str) -> None:
-    """End the processes that have this in their environment, whatever their session and their parent."""
+    """End the processes that have this in their environment, whatever their session and their parent; returns when they
+    have ended."""
     for environment in Path("/proc").glob("[0-9]*/environ"):
         try:
             if mark.encode() in environment.read_bytes().split(b"\0"):
-                os.kill(int(environment.parent.name), signal.SIGKILL)
+                pidfd = os.pidfd_open(int(environment.parent.name))
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                select.select([pidfd], [], [], LEAVE_S)
+                os.close(pidfd)
         except OSError:
             continue  # it has ended, or is somebody else's
 
