@@ -62,15 +62,18 @@ def losses_of(
 ) -> Losses:
     """From the answers of the nodes that came to the end, and the `failures` of those that did not."""
     dead = sorted({kernel for answer in answers.values() for kernel in answer["dead_kernels"]})
-    threads = [
-        DeadThread(node, each["thread"], each["how"], each.get("process", 0))
-        for node, answer in answers.items()
-        for each in answer["dead_threads"]
-    ]
+    threads: dict[object, DeadThread] = {}
+    for node, answer in answers.items():
+        for each in answer["dead_threads"]:
+            # Threads of a process are lost to all nodes that had them once; others are of their node alone.
+            place = each.get("process", node)
+            threads.setdefault(
+                (place, each["thread"]), DeadThread(node, each["thread"], each["how"], each.get("process", 0))
+            )
     unheard = {kernels[kernel]: "the others have not heard of it any more" for kernel in dead}
     return Losses(
         kernels=unheard | {node: failure.message for node, failure in failures.items()},
-        threads=tuple(threads),
+        threads=tuple(threads.values()),
         pages=tuple(sorted({page for answer in answers.values() for page in answer["lost_pages"]})),
     )
 

@@ -133,7 +133,6 @@ def test_c_that_sees_something_wrong_is_told_apart_from_c_that_crashes(
     ("statement", "said"),
     [
         ("testbed_attach();", "testbed: testbed_attach is called a second time: "),
-        ('testbed_figure("\\xff", 1); return 3;', "ExitStatus: 3"),
         ("testbed_mutex_unlock(bed->memory);", "testbed: a mutex that nobody holds is unlocked: "),
         ('testbed_figure("x", 0.0 / (bed->seed - bed->seed));', "testbed: a figure is not a finite number: "),
         ('testbed_figure("a\\"b", 1);', "testbed: the name of a figure has a quotation mark, "),
@@ -148,6 +147,13 @@ def test_what_c_does_wrong_with_the_header_is_told(tmp_path: Path, statement: st
     (tmp_path / "own.c").write_text(f"{includes}int main(void) {{ {begin} {statement} return status; }}\n")
     done = run(tmp_path, NATIVE + ", }\n")
     assert (done.returncode in (1, 3), said in done.stderr) == (True, True), done.stderr
+
+
+def test_the_name_of_a_figure_of_c_may_be_no_text(tmp_path: Path) -> None:
+    source = '#include "testbed.h"\nint main(void) { testbed_attach(); testbed_figure("\\xff", 1); return 0; }\n'
+    (tmp_path / "own.c").write_text(source)
+    (point,) = summary_of(run(tmp_path, NATIVE + "}\n", "--json"))["points"]
+    assert point["figures"] == {"\N{REPLACEMENT CHARACTER}": 1.0}
 
 
 def test_c_that_meets_others_before_it_attaches_is_told(tmp_path: Path) -> None:

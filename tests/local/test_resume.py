@@ -73,7 +73,8 @@ def test_a_guest_that_dies_is_replaced_and_its_point_repeated_and_the_results_sa
 
     text = QUICK.replace("iterations: 4", "iterations: 200") + "repeat: 3\n"
     rest = while_running(tmp_path, text, "point 1 of 3", kill_one)
-    assert "lost, repeated on new guests" in rest
+    assert rest.count("lost, repeated on new guests: ") == 1, rest
+    assert "guests: point " not in rest, rest  # it is named at the line's begin
     told = events(tmp_path)
     (failed,) = [event for event in told if event["event"] == "attempt_failed"]
     (path,) = tmp_path.glob("results/*/run.json")

@@ -67,10 +67,12 @@ def test_what_kept_a_point_from_its_end_is_told_and_so_is_what_it_lost(tmp_path:
     summary = read_summary(run)
     summary["points"][0] |= {"verified": False, "error": {"kind": "deadline", "message": "too late", "hint": "more"}}
     summary["points"][1]["losses"] = {"kernels": {"arm": "its agent was gone"}, "threads": [], "pages": [3]}
+    summary["points"][3] |= {"verified": False, "error": {"kind": "check", "message": "assert", "hint": ""}}
     summary["points"][2]["lost"] = [{"kind": "guest", "message": "node arm has ended\nlast words", "hint": ""}]
     (run / "run.json").write_text(json.dumps(summary))
     suite = suite_of(run)
-    (error,), (failure,), (flaky,) = suite.iter("error"), suite.iter("failure"), suite.iter("flakyError")
+    (error,), (failure, asserted), (flaky,) = suite.iter("error"), suite.iter("failure"), suite.iter("flakyError")
+    assert asserted.attrib == {"type": "check", "message": "assert"}
     assert (error.attrib, error.text) == ({"type": "deadline", "message": "too late"}, "too late\nhint: more")
     assert failure.attrib == {"type": "losses", "message": "node arm is gone: its agent was gone"}
     assert "1 page lost" in (failure.text or "")

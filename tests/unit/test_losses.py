@@ -30,6 +30,15 @@ def test_losses_of_all_nodes_are_put_together() -> None:
     ]
 
 
+def test_a_thread_of_a_process_is_lost_once_and_named_with_its_process() -> None:
+    lost = [{"thread": 2, "process": process, "how": "its kernel died"} for process in (0, 7)]
+    losses = losses_of(KERNELS, {"x86": answer(threads=lost), "arm": answer(threads=lost)}, {})
+    assert str(losses).splitlines() == [
+        "node x86: thread 2 ended before it was done: its kernel died",
+        "node x86: thread 2 of process 7 ended before it was done: its kernel died",
+    ]
+
+
 def test_a_kernel_that_only_the_others_know_to_be_dead_is_named_too() -> None:
     losses = losses_of(KERNELS, {"x86": answer(kernels=(2,)), "arm": answer(kernels=(2,))}, {})
     assert list(losses.kernels) == ["far"]
