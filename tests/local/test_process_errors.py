@@ -135,6 +135,44 @@ def test_what_a_program_has_started_ends_with_the_run_when_it_kills_who_would_en
     assert not lives(place)
 
 
+PAUSED = """\
+import os
+import signal
+import subprocess
+from guest.process import Thread
+from guest.synchronization import WaitBroken
+
+
+class Pausing(Thread):
+    def step(self):
+        print("on kernel 1")
+        with open(f"/proc/{os.getppid()}/stat") as stat:
+            agent = stat.read().rpartition(")")[2].split()[1]
+        pause = f"kill -STOP {agent}; until [ -e {self.process.parameters['dead']} ]; do sleep 0.05; done"
+        subprocess.Popen(["sh", "-c", f"{pause}; kill -CONT {agent}"])
+        signal.pause()
+
+
+def main(process):
+    try:
+        process.start(Pausing(), on=1).join()
+    except WaitBroken:
+        print("told")
+        open(process.parameters["dead"], "w").close()
+"""
+
+
+def test_what_programs_of_a_node_said_that_was_taken_for_dead_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(PAUSED)
+    file = text(more=f", parameters: {{dead: {tmp_path / 'dead'}}}") + "retries: 0\n"
+    file = file.replace("region: 1MiB", "region: 1MiB, failure_deadline_s: 1")
+    done = run(tmp_path, file)
+    assert "node arm is gone: node arm: 'run' failed: fenced: " in done.stderr, done.stderr
+    (results,) = (tmp_path / "results").iterdir()
+    said = {node: (results / f"output/1/{node}.txt").read_text() for node in ("x86", "arm")}
+    assert said == {"x86": "told\n", "arm": "on kernel 1\n"}
+
+
 MANY = """\
 import os
 from guest.process import Thread
