@@ -4,7 +4,7 @@ import os
 import zlib
 from array import array
 from binascii import b2a_base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from socket import CMSG_LEN, MSG_DONTWAIT, send_fds, socket
 from time import monotonic_ns
@@ -90,11 +90,20 @@ class Application:
     @property
     def said(self) -> str:
         """Its last lines, for an error."""
-        lines = [line for line in self.output.strip().splitlines() if not line.startswith(_OURS)]
+        lines = [*_without_ours(self.output.strip().splitlines())]
         return "".join(f"\n    {line}" for line in lines[-SAID_LINES:])
 
 
 _Kind = TypeVar("_Kind", bound=Application)
+
+
+def _without_ours(lines: list[str]) -> Iterator[str]:
+    """What a program has said, without the frames of tracebacks that are not its own."""
+    ours = False
+    for line in lines:
+        ours = line.startswith(_OURS) or (ours and line.startswith("    "))
+        if not ours:
+            yield line
 
 
 class Applications(Generic[_Kind]):

@@ -42,7 +42,9 @@ def test_what_a_thread_does_wrong_is_told_with_its_line(tmp_path: Path, body: st
     (tmp_path / "own.py").write_text(ONE.replace("BODY", body))
     done = run(tmp_path, text(more=", parameters: {steps: 1}"))
     assert (done.returncode, said in done.stderr) == (code, True), done.stderr
-    assert "guest/" not in done.stderr.partition("testbed: error")[2], done.stderr
+    told = done.stderr.partition("testbed: error")[2]
+    assert "guest/" not in told, told
+    assert "raise ValueError(" not in told, told  # a line of the tool's own
 
 
 @pytest.mark.parametrize(
