@@ -122,6 +122,7 @@ KILL = """
     with open(f"/proc/{launcher}/stat") as stat:
         agent = int(stat.read().rpartition(")")[2].split()[1])
     os.kill({"agent": agent, "launcher": launcher}[process.parameters["kill"]], signal.SIGKILL)
+    signal.pause()
 """
 
 
