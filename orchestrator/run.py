@@ -137,8 +137,8 @@ class _PointsRun:
             return self.record.point_finished(point, unfinished(point, roles_of(point.experiment), failure)), alive
         if result.losses.kernels:
             alive = False
-            loss = as_failure(result.losses, what)
-            self.at_failure(self.stage, loss.message)
+            loss = as_failure(result.losses)
+            self.at_failure(self.stage, f"{what}: {loss.message}")
             if self._to_be_repeated(point, loss, what, alive=alive):
                 return None, alive
         elif not result.passed:
@@ -154,7 +154,7 @@ class _PointsRun:
         if not alive and self.stage.taken_down():
             raise _taken_down(what, self.record)
         if again:
-            self.progress.say(f"{what}: lost, repeated on new guests: {failure.message.removeprefix(f'{what}: ')}")
+            self.progress.say(f"{what}: lost, repeated on new guests: {failure.message}")
         return again
 
 

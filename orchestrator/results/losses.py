@@ -78,9 +78,9 @@ def losses_of(
     )
 
 
-def as_failure(losses: Losses, what: str) -> GuestError:
+def as_failure(losses: Losses) -> GuestError:
     """The end of a run of which a point has losses."""
     return GuestError(
-        f"{what}: not all of it came to the end\n{losses}",
+        f"not all of it came to the end\n{losses}",
         "the others went on without them, and their values were checked",
     )

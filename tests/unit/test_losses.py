@@ -49,6 +49,6 @@ def test_many_lost_pages_are_counted_and_the_first_are_shown() -> None:
 
 
 def test_a_run_with_losses_is_the_guests_failure() -> None:
-    failure = as_failure(Losses(pages=(5,)), "point 1 of 1")
+    failure = as_failure(Losses(pages=(5,)))
     assert failure.exit_code == 3
-    assert "point 1 of 1: not all of it came to the end\n1 page lost" in failure.message
+    assert failure.message.startswith("not all of it came to the end\n1 page lost")
