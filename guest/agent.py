@@ -77,7 +77,7 @@ class Agent:
         self._daemon: Daemon | None = None
         self._run: Running | None = None
         self._said: list[str] = []
-        """By the programs of the last run."""
+        """By the programs of the last run, or by the last commands."""
         self._used = False
         self._files: dict[str, int] = {}
         self._execution: Execution | None = None
@@ -165,6 +165,7 @@ class Agent:
         except GuestFailure as failure:
             answer = error_answer("execute", failure)
         if answer is not None:
+            self._said = execution.output
             self._answer(answer)
 
     def _broken(self, error: Exception) -> None:
@@ -363,8 +364,8 @@ class Agent:
         return {"event": "trace", "op": "trace", "header": header, "entries": self._trace.entries()}
 
     def _output(self, _: dict[str, Any]) -> Answer:
-        """What programs or commands have said, those of the last run if there is none: wanted when it failed."""
-        talking = self._run or self._execution
+        """What programs or commands have said, the last ones if none run: wanted when they failed."""
+        talking = self._run or (self._execution if self._execution and self._execution.running else None)
         return {"event": "output", "op": "output", "output": talking.output if talking else self._said}
 
     def _execute(self, fields: dict[str, Any]) -> None:
@@ -394,6 +395,7 @@ class Agent:
     def _abort(self, _: dict[str, Any]) -> Answer:
         if self._execution is not None and self._execution.running:
             self._execution.kill()
+            self._said = self._execution.output
             self._answer(error_answer("execute", ExecutionFailed("aborted", "the commands were ended by command")))
             return {"event": "aborting", "op": "abort"}
         if self._run is None:

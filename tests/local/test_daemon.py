@@ -273,6 +273,15 @@ def test_nothing_outlives_the_agent(pair: Agents, end: str) -> None:
     wait_for_end(pidfds)
 
 
+def test_what_was_said_last_is_told_and_nothing_older(pair: Agents) -> None:
+    agent = pair.agents[0]
+    agent.ask(op="execute", commands=[["echo", "old"]])
+    assert agent.ask(op="output")["output"] == ["old\n"]
+    pair.open()
+    pair.run([["reader"], ["reader"]], array_bytes=PAGE, iterations=1)
+    assert agent.ask(op="output")["output"] == []
+
+
 def test_commands_that_make_no_sense_are_refused_and_the_agent_stays(pair: Agents) -> None:
     agent = pair.agents[0]
     link = pair.link()
