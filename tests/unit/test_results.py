@@ -154,6 +154,7 @@ def test_the_table_tells_apart_what_failed_was_wrong_and_was_lost(plan: Plan, tm
     words = [line.split() for line in shown if "256KiB" in line]
     expected = ("FAILED", "WRONG", "LOSSES", "WRONG", "verified")
     assert [word in line for word, line in zip(expected, words, strict=True)] == [True] * 5, words
+    assert [line[-1] for line in words] == ["-", "-", "2.50", "2.50", "2.50"]  # what failed has measured nothing
 
 
 @pytest.mark.parametrize("folder", ["results", "my results"])
