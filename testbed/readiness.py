@@ -73,8 +73,7 @@ def await_ready(
     """
     descriptor = boot.qemu.open()
     if descriptor is None:
-        boot.console.update()
-        fail(boot, "ended")
+        _fail_as_it_ended(boot)
     try:
         said = time.monotonic()
         activity = Activity(boot.qemu.pid)
@@ -82,8 +81,7 @@ def await_ready(
             if boot.console.update():
                 on_stage(dict(boot.console.stages))
             elif _ended(descriptor):
-                boot.console.update()
-                fail(boot, "panicked" if boot.console.panic else "ended")
+                _fail_as_it_ended(boot)
             _check(boot, deadline, cancel)
             if activity.still_s() >= STILL_S:
                 _ask_why_still(boot, activity)
@@ -110,11 +108,22 @@ def _awaited(boot: Boot, deadline: Deadline) -> str:
     )
 
 
-def _check(boot: Boot, deadline: Deadline, cancel: threading.Event) -> None:
+def _fail_as_it_ended(boot: Boot) -> NoReturn:
+    """Of a machine that is gone: it may have said why since the last look, and have switched itself off at once."""
+    boot.console.update()
+    _fail_if_it_said_why(boot)
+    fail(boot, "ended")
+
+
+def _fail_if_it_said_why(boot: Boot) -> None:
     if boot.console.failure:
         fail(boot, f"cannot go on: {boot.console.failure}")
     if boot.console.panic:
         fail(boot, "panicked")
+
+
+def _check(boot: Boot, deadline: Deadline, cancel: threading.Event) -> None:
+    _fail_if_it_said_why(boot)
     if deadline.expired:
         fail(boot, f"is not ready after {deadline.seconds:g} s")
     if cancel.is_set():

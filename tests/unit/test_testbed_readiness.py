@@ -138,6 +138,41 @@ def test_the_guests_own_reason_is_told(guest: Guest) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("last_words", "told"),
+    [
+        ("testbed: stage=failed reason=/dev/vda cannot be mounted\n", "cannot go on: /dev/vda cannot be mounted"),
+        ("[ 1.0] Kernel panic - not syncing: no init found\n", "panicked: Kernel panic - not syncing: no init found"),
+        ("testbed: stage=initramfs t=1.0\n", r"\(x86_64, tcg\) ended\n"),
+    ],
+)
+@pytest.mark.parametrize("before_anybody_looked", [True, False])
+def test_last_words_between_two_looks_are_heard(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch, last_words: str, told: str, before_anybody_looked: bool
+) -> None:
+    def ends() -> None:
+        guest.writes(last_words)
+        guest.process.kill()
+        guest.process.wait()
+
+    if before_anybody_looked:
+        ends()
+    else:
+        looked: list[Path] = []
+        look = Console.update
+
+        def looked_at_just_before(console: Console) -> list[str]:
+            found = look(console)
+            if not looked:
+                looked.append(console.path)
+                ends()
+            return found
+
+        monkeypatch.setattr(Console, "update", looked_at_just_before)
+    with pytest.raises(GuestError, match=told):
+        guest.wait(60)
+
+
 def test_waiting_says_what_for(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "SAY_S", 0.0)
     guest.writes("testbed: stage=init t=1.5\n")
