@@ -9,7 +9,8 @@ Three questions, in this order, about every event of every kernel:
 
 Kernels may have died in the run. From the moment one of the others hears of it, the dead count for no invariant; of one
 that left no trace, anything may have arrived until then. What the others did before, by way of it, is in no order that
-could be known, so invariants count from the moment on when all of them have heard of its death.
+could be known, so invariants count from the moment on when all of them have heard of its death; never, if the run ended
+before anybody had.
 
 When a run fails, traces are taken one after the other while its kernels go on: what one has sent after its own was
 taken is in nobody's, and the replay ends where another one receives it.
@@ -79,29 +80,40 @@ class Replay:
     events: int = 0
     messages: int = 0
     complete: bool = True
-    """Whether every event was replayed; false too when a trace had no room for all of them, or was taken too early."""
+    """Whether every event was replayed; false too when a trace had no room for all of them, was taken too early, or is
+    missing though no other kernel has heard of a death."""
     divergence: str | None = None
     """Where reality left the model, in words."""
     last: list[str] = field(default_factory=list)
     """The events before that, about the same page."""
 
+    @property
+    def untraced(self) -> list[int]:
+        """Kernels that left no trace though no other one has heard of their death."""
+        heard = set.union(*(trace.deaths for trace in self.traces))
+        return [trace.kernel for trace in self.traces if not trace.kept and trace.kernel not in heard]
+
 
 def read_traces(folder: Path) -> list[Trace]:
     """The traces of one point, by kernel. Raises InputError."""
-    traces = sorted((_read_trace(path) for path in folder.glob("*.jsonl")), key=lambda trace: trace.kernel)
+    traces = sorted(
+        (_read_trace(path) for path in folder.glob("*.jsonl")), key=lambda trace: (trace.kernel, trace.node)
+    )
     if not traces:
         raise InputError(
             f"{folder}: found no traces", "run with `trace: true` under `coherency` in the experiment file"
         )
     first = traces[0]
-    expected = list(range(first.kernels))
-    # Not all hear of a death: when the run has ended, nobody listens any more.
-    for kernel in sorted(set.union(*(trace.deaths for trace in traces)) - {trace.kernel for trace in traces}):
-        dead = replace(first, node=f"kernel {kernel}, which died", kernel=kernel, entries=(), kept=False)
-        traces.insert(kernel, dead)
-    if [trace.kernel for trace in traces] != expected or len({(t.protocol, t.pages) for t in traces}) != 1:
-        found = ", ".join(f"{trace.node} is kernel {trace.kernel} of {trace.kernels}" for trace in traces)
-        raise InputError(f"{folder}: found {found}, expected one trace of each of {len(expected)} kernels")
+    numbers = {trace.kernel for trace in traces}
+    points = {(trace.kernels, trace.protocol, trace.pages) for trace in traces}
+    if len(points) != 1 or len(numbers) != len(traces) or not numbers <= set(range(first.kernels)):
+        found = ", ".join(f"{each.node} is kernel {each.kernel} of {each.kernels}" for each in traces)
+        raise InputError(f"{folder}: found {found}, expected at most one trace of each of {first.kernels} kernels")
+    # Not all hear of a death, and nobody does if the run ends before: then nobody listens any more.
+    heard = set.union(*(trace.deaths for trace in traces))
+    for kernel in sorted(set(range(first.kernels)) - numbers):
+        node = f"kernel {kernel}, which {'died' if kernel in heard else 'left no trace'}"
+        traces.insert(kernel, replace(first, node=node, kernel=kernel, entries=(), kept=False))
     return traces
 
 
@@ -134,7 +146,8 @@ def _header(fields: Any) -> dict[str, Any]:
 
 def replay(traces: Sequence[Trace]) -> Replay:
     """Replay the traces of all kernels of one point together."""
-    result = Replay(traces, complete=not any(trace.dropped for trace in traces))
+    result = Replay(traces)
+    result.complete = not (result.untraced or any(trace.dropped for trace in traces))
     world = _World(traces)
     try:
         while world.step():

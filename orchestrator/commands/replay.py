@@ -2,9 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from orchestrator.checker.replay import Replay
 
 
 def add_to(app: typer.Typer) -> None:
@@ -59,9 +62,7 @@ def replay(
         if not as_json:
             verdict = "DIVERGED" if result.divergence else "as the model says"
             if not result.complete and not result.divergence:
-                dropped = told[-1]["dropped"]
-                why = f"{dropped} events had no room" if dropped else "the kernels went on when they were taken"
-                verdict += f", as far as the traces go ({why})"
+                verdict += f", as far as the traces go ({_why_not_further(result)})"
             typer.echo(f"point {number}: {result.events} events, {result.messages} messages: {verdict}")
     if as_json:
         typer.echo(json.dumps({"outcome": "failed" if failed else "passed", "points": told}, indent=2))
@@ -69,6 +70,14 @@ def replay(
         message = "\n".join([f"{len(failed)} of {len(folders)} points left the model", *failed])
         hint = "a defect of the daemon or the rings, or the engine has changed since that run"
         raise RunEnded(message, hint, CheckFailed.exit_code)
+
+
+def _why_not_further(result: "Replay") -> str:
+    if dropped := sum(trace.dropped for trace in result.traces):
+        return f"{dropped} events had no room"
+    if untraced := result.untraced:
+        return f"there is none of kernel {' and '.join(map(str, untraced))}"
+    return "the kernels went on when they were taken"
 
 
 def _points(directory: Path, point: int | None) -> list[Path]:

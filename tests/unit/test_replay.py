@@ -304,11 +304,54 @@ def test_a_trace_that_is_none_is_refused_with_its_line(tmp_path: Path, line: int
     assert str(caught.value).startswith(f"{path}:{line}: found {found}")
 
 
-def test_a_missing_kernel_is_named(tmp_path: Path) -> None:
+def test_a_kernel_without_a_trace_whose_death_nobody_heard_of_may_have_sent_anything(tmp_path: Path) -> None:
+    run = kept(tmp_path)
+    folder = run / "traces" / "1"
+    (folder / "node0.jsonl").unlink()
+    result = replay(read_traces(folder))
+    assert [trace.node for trace in result.traces] == ["kernel 0, which left no trace", "node1"]
+    assert (result.divergence, result.complete, result.untraced) == (None, False, [0])
+    assert result.events == len(result.traces[1].entries) > 0
+    done = CliRunner().invoke(application(), ["replay", str(run)])
+    assert "as the model says, as far as the traces go (there is none of kernel 0)" in done.stdout
+
+
+def test_what_the_others_did_is_replayed_beside_a_kernel_without_a_trace(tmp_path: Path) -> None:
     folder = kept(tmp_path) / "traces" / "1"
     (folder / "node0.jsonl").unlink()
-    with pytest.raises(InputError, match="found node1 is kernel 1 of 2, expected one trace of each of 2 kernels"):
+
+    def does_nothing(entries: list[Entry]) -> None:
+        entries[-1] = entries[-1]._replace(effects=[])
+
+    result = replay(changed(read_traces(folder), 1, does_nothing))
+    assert "of node1" in (result.divergence or "")
+    assert "it did nothing" in (result.divergence or "")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "found"),
+    [
+        (
+            "kernel",
+            0,
+            "node0 is kernel 0 of 2, node1 is kernel 0 of 2, expected at most one trace of each of 2 kernels",
+        ),
+        (
+            "kernel",
+            7,
+            "node0 is kernel 0 of 2, node1 is kernel 7 of 2, expected at most one trace of each of 2 kernels",
+        ),
+        ("kernels", 3, "node0 is kernel 0 of 2, node1 is kernel 1 of 3, expected at most one trace of each of 2 kern"),
+    ],
+)
+def test_traces_of_different_points_are_refused(tmp_path: Path, field: str, value: int, found: str) -> None:
+    folder = kept(tmp_path) / "traces" / "1"
+    path = folder / "node1.jsonl"
+    header, *entries = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps({**json.loads(header), field: value}), *entries]))
+    with pytest.raises(InputError) as caught:
         read_traces(folder)
+    assert f"found {found}" in str(caught.value)
 
 
 def test_the_command_prints_a_line_a_point_or_json(tmp_path: Path) -> None:
