@@ -82,8 +82,9 @@ class Daemon(Protocol):
     def fork(self, state: bytes, to: int) -> int:
         """Begin a process with a copy of the memory at kernel `to`, with a thread; its number. Raises ForkFailed."""
 
-    def wait_for(self, process: int) -> None:
-        """Wait until the process of that number has ended."""
+    def goes_on(self, process: int, *, until_ended: bool) -> bool:
+        """Whether the process of that number does. Returns at once, or when it has ended. Raises WaitBroken when its
+        home has died, as nobody can say any more whether it has."""
 
     def figure(self, name: str, value: Number) -> None:
         """Report a number."""
@@ -248,7 +249,11 @@ class Child:
     def join(self) -> None:
         """Wait until its last thread has ended, wherever that is. Results are its own: it has figures to report. Raises
         WaitBroken when its home died: it goes on without that, if it can."""
-        current()._daemon.wait_for(self.number)
+        current()._daemon.goes_on(self.number, until_ended=True)
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended. Raises WaitBroken when its home died, as nobody can say then."""
+        return current()._daemon.goes_on(self.number, until_ended=False)
 
 
 class Process(Mapping):

@@ -67,9 +67,9 @@ FORK = b"k"
 FORKED = b"c"
 """Daemon: its number (`NUMBER`), then why not, in words, if there is none."""
 AWAIT = b"j"
-"""Worker: wait until the process of that number (`NUMBER`) has ended."""
+"""Worker: say whether the process of that number (`NUMBER`) goes on; 1 if only when it does not any more."""
 ENDED = b"e"
-"""Daemon: it has; or its home (`NUMBER`) has died, and nobody can say any more whether it has."""
+"""Daemon: its `Life` (a byte), and its home (`NUMBER`)."""
 FIGURE = b"f"
 """Worker: a number is reported; JSON of [name, number]."""
 EXIT_GROUP = b"q"
@@ -124,15 +124,16 @@ class _Daemon:
         (number,) = NUMBER.unpack_from(answer)
         return int(number)
 
-    def wait_for(self, process: int) -> None:
-        self._connection.send(AWAIT + NUMBER.pack(process))
-        home = _receive(self._connection, ENDED)
-        if home:
+    def goes_on(self, process: int, *, until_ended: bool) -> bool:
+        self._connection.send(AWAIT + NUMBER.pack(process) + bytes((until_ended,)))
+        answer = _receive(self._connection, ENDED)
+        if answer[0] == Life.UNKNOWN:
             raise WaitBroken(
-                f"kernel {NUMBER.unpack(home)[0]} died, the home of process {process}, and nobody else can say when it "
-                "has ended",
+                f"kernel {NUMBER.unpack_from(answer, 1)[0]} died, the home of process {process}, and nobody else can "
+                "say when it has ended",
                 "threads that may have to wait cannot go on without a kernel of theirs",
             )
+        return answer[0] == Life.ALIVE
 
     def figure(self, name: str, value: SupportsFloat) -> None:
         self._connection.send(FIGURE + json.dumps([name, reported(name, value)]).encode())

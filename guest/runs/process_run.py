@@ -20,6 +20,7 @@ from guest.protocol.address_space import Kind, Operation, Refusal
 from guest.protocol.effects import Duplicate, Send, SpaceDone
 from guest.protocol.forks import FORK_MESSAGES, Begin, Copy, Forked, ForkEffect, ForksEngine
 from guest.protocol.messages import Message, MessageName
+from guest.protocol.thread_effects import Life
 from guest.runs.applications import RunFailed
 from guest.runs.barrier import Barrier
 from guest.runs.launcher import Launcher
@@ -161,10 +162,13 @@ class ProcessRun(Running):
             (to,) = NUMBER.unpack_from(body)
             self._fork(each, to, body[NUMBER.size :])
         elif kind == worker.AWAIT:
-            (number,) = NUMBER.unpack(body)
-            self._awaited.append((number, each))
-            each.asking = True
-            self._tell_of_ends()
+            (number,) = NUMBER.unpack_from(body)
+            if body[NUMBER.size]:
+                self._awaited.append((number, each))
+                each.asking = True
+                self._tell_of_ends()
+            else:
+                self._workers.tell(each, self._whether_it_goes_on(number))
         elif kind == worker.FIGURE:
             name, figure = json.loads(body)
             self._figures[name] = max(figure, self._figures.get(name, figure))
@@ -253,22 +257,31 @@ class ProcessRun(Running):
         """Let those go on who wait for processes that have ended, or of which nobody can say whether they have."""
         for entry in list(self._awaited):
             number, each = entry
-            part = self._parts.get(number)
-            broken = b""
-            if not self._has_ended(number):
-                if part is None or part.engine.home not in self._dead_kernels:
-                    continue
-                broken = NUMBER.pack(part.engine.home)
-            self._awaited.remove(entry)
-            each.asking = False
-            self._workers.tell(each, worker.ENDED + broken)
-            self._daemon.woke()
+            if self._life(number) is not Life.ALIVE and not self._is_about_to_be_unmapped(number):
+                self._awaited.remove(entry)
+                each.asking = False
+                self._workers.tell(each, self._whether_it_goes_on(number))
+                self._daemon.woke()
 
-    def _has_ended(self, number: int) -> bool:
-        """Whether it is over, and there is room for another one in its place."""
+    def _whether_it_goes_on(self, number: int) -> bytes:
+        home = self._parts[number].engine.home if number in self._parts else 0
+        return worker.ENDED + bytes((self._life(number),)) + NUMBER.pack(home)
+
+    def _life(self, number: int) -> Life:
+        """Of a process, as far as it is known here."""
         part = self._parts.get(number)
-        orphaned = self._first.engine.home in self._dead_kernels  # then nothing is unmapped any more
-        return part is None or (part.over and (orphaned or not self._daemon.region.mapped(part.space)))
+        if part is None or part.over:
+            return Life.GONE
+        return Life.UNKNOWN if part.engine.home in self._dead_kernels else Life.ALIVE
+
+    def _is_about_to_be_unmapped(self, number: int) -> bool:
+        """Whether there will soon be room for another process in place of this one, which is over on all kernels then:
+        who waits for its end waits for that."""
+        part = self._parts.get(number)
+        if part is None or not self._daemon.region.mapped(part.space):
+            return False
+        unmapping, ordering = part.engine.home, self._first.engine.home
+        return not {unmapping, ordering} & {*self._dead_kernels}
 
     # -- other kernels -------------------------------------------------------------------------------------------------
 

@@ -318,6 +318,10 @@ def test_who_joins_a_process_whose_home_has_died_hears_so(tmp_path: Path, before
         "        child.join()\n"
         "    except WaitBroken as broken:\n"
         "        print(broken)\n"
+        "    try:\n"
+        "        print(child.is_alive())\n"
+        "    except WaitBroken as broken:\n"
+        "        print('of its life:', broken)\n"
         "    pause('end')\n"
     )
     with Agents(2) as agents:
@@ -331,8 +335,36 @@ def test_who_joins_a_process_whose_home_has_died_hears_so(tmp_path: Path, before
         (answer,) = pair.answers([0])
         assert answer["event"] == "finished", answer
         output = "".join(answer["output"])
-        assert "kernel 1 died, the home of process" in output
+        assert output.count("kernel 1 died, the home of process") == 2
+        assert "of its life: kernel 1 died" in output
         assert "child sees 0" in output
+
+
+def test_whether_a_child_is_alive_is_known_on_all_kernels(tmp_path: Path) -> None:
+    program = WAITING + (
+        "class Asker(Thread):\n"
+        "    def __init__(self, child):\n"
+        "        self.child = child\n"
+        "    def step(self):\n"
+        "        self.exit((self.kernel, self.child.is_alive()))\n"
+        "def main(process):\n"
+        "    ask = lambda: [process.start(Asker(child), on=kernel).join() for kernel in range(2)]\n"
+        "    child = process.fork(Child(process.array('q', 1)), on=1)\n"
+        "    print('running', child.is_alive(), ask())\n"
+        "    pause('asked')\n"
+        "    child.join()\n"
+        "    print('ended', child.is_alive(), ask())\n"
+    )
+    with Agents(2) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("asked")
+        pair.go("child")
+        pair.go("asked")
+        answer, _ = pair.answers([0, 1])
+        output = "".join(answer["output"])
+        assert "running True [(0, True), (1, True)]\n" in output
+        assert "ended False [(0, False), (1, False)]\n" in output
+        assert pair.replayed([0, 1]) is None
 
 
 def test_a_process_that_ends_as_a_whole_takes_its_computing_threads_along_and_nobody_elses(tmp_path: Path) -> None:
