@@ -77,10 +77,11 @@ class Story:
         late: int | None = None,
         program: str = PROGRAM,
         deadline_s: float = 25,
+        protocol: str = "voting",
     ) -> None:
         """`late`: the kernel that does not hear of the run, or later."""
         self.agents, self.folder, self.deadline_s = agents, folder, deadline_s
-        agents.open(pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
+        agents.open(protocol=protocol, pages=64, members=1, mapped=64, failure_deadline_s=DEADLINE_S)
         program = program.replace("FOLDER_HERE", str(folder)).replace("WAY", repr(way)).replace("START", str(start))
         data = base64.b64encode(program.encode()).decode()
         for agent in agents.agents:
@@ -333,6 +334,60 @@ def test_kernels_whose_home_dies_before_it_begins_have_nothing_to_do(tmp_path: P
         story.kill(0)
         answers = story.survivors(0)
     assert [answer["event"] for answer in answers] == ["finished", "finished"], answers
+
+
+KEEPERS = """\
+from pathlib import Path
+
+from guest.process import Thread
+
+FOLDER = Path("FOLDER_HERE")
+
+
+def pause(name):
+    (FOLDER / f"at-{name}").touch()
+    while not (FOLDER / f"go-{name}").exists():
+        pass
+
+
+class Keeper(Thread):
+    def __init__(self, cells):
+        self.cells = cells
+
+    def step(self):
+        own = 512 * self.kernel
+        self.cells[own] = 7                             # a page that this kernel alone has from now on
+        pause(f"kernel-{self.kernel}")
+        self.cells[own] += 1
+        print("its own:", self.cells[own])
+        print("home's:", self.cells[0])
+        self.exit()
+
+
+def main(process):
+    cells = process.array("q", 512 * 3)
+    cells[0] = 1
+    for kernel in (1, 2):
+        process.start(Keeper(cells), on=kernel)
+    pause("home")
+"""
+
+
+@pytest.mark.parametrize("protocol", ["voting", "origin"])
+def test_when_home_dies_each_kernel_keeps_its_own_pages_and_says_that_homes_are_lost(
+    tmp_path: Path, protocol: str
+) -> None:
+    """Of the origin protocol it is the origin, too."""
+    with Agents(3) as agents:
+        story = Story(agents, tmp_path, [], program=KEEPERS, protocol=protocol)
+        for name in ("home", "kernel-1", "kernel-2"):
+            story.at(name)
+        story.kill(0)
+        story.go("kernel-1", "kernel-2")
+        for answer in story.survivors(0):
+            assert (answer["event"], answer["dead_kernels"]) == ("finished", [0]), answer
+            assert 0 in answer["lost_pages"]
+            assert "its own: 8\nhome's: 0\n" in "".join(answer["output"])
 
 
 @pytest.mark.parametrize("seen_before", [True, False])
