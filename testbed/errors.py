@@ -5,7 +5,7 @@ from pathlib import Path
 
 from images.errors import Failure, HostError, no_room
 
-__all__ = ["Failure", "GuestError", "HostError", "of_host"]
+__all__ = ["Failure", "GuestError", "HostError", "NoTestbed", "of_host"]
 
 _NO_WAY = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})
 """What is said of a path that this user cannot use: a folder of somebody else, or what is no folder."""
@@ -14,6 +14,10 @@ _NO_MORE = frozenset({errno.EMFILE, errno.ENFILE})
 
 class GuestError(Failure):
     """A guest did not come up, died, or did not answer. The message holds its last console lines."""
+
+
+class NoTestbed(Failure):
+    """There is no testbed of that name: not any more, perhaps."""
 
 
 def of_host(error: OSError, path: Path | None = None) -> HostError | None:

@@ -101,7 +101,7 @@ class Summary:
 
 
 def find(name: str) -> Testbed:
-    """The testbed of this name. Raises Failure when there is none, or none that was completely written down."""
+    """The testbed of this name. Raises NoTestbed when there is none, Failure if it was not completely written down."""
     found = record.read(name)
     if found is None:
         raise Failure(
@@ -112,7 +112,7 @@ def find(name: str) -> Testbed:
 
 def list_all() -> list[Summary]:
     """All testbeds of this user, also those whose start was interrupted and those that did not survive the host."""
-    return [_summary(name, record.read(name)) for name in record.names()]
+    return [_summary(name, found) for name, found in record.read_all().items()]
 
 
 def _summary(name: str, found: Record | None) -> Summary:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from testbed import record, sockets, ssh_config, teardown
 from testbed.console import Console
 from testbed.deadline import Deadline
-from testbed.errors import Failure, GuestError
+from testbed.errors import Failure, GuestError, NoTestbed
 from testbed.ivshmem_client import HostPeer
 from testbed.monitor import HELD, Monitor
 from testbed.process import arguments_of
@@ -120,11 +120,15 @@ class Node:
         """Whether its QEMU process runs."""
         return self.record.qemu is not None and self.record.qemu.alive()
 
-    def check(self) -> None:
-        """Raises GuestError with its last words when the machine has ended or its kernel has panicked."""
+    def check(self, wait_s: float = 0.0) -> None:
+        """Raises GuestError with its last words when the machine has ended or its kernel has panicked. One that may be
+        about to end is given `wait_s` for that."""
+        if wait_s and self.record.qemu is not None:
+            self.record.qemu.await_end(wait_s)
+        alive = self.alive  # before its console: nothing is said any more behind what is read of one that has ended
         console = Console(self.console)
         console.update()
-        if self.alive and not console.panic:
+        if alive and not console.panic:
             return
         what = f"panicked: {console.panic}" if console.panic else "has ended"
         tail = "\n".join(f"    {line}" for line in console.tail())
@@ -245,8 +249,10 @@ class Testbed:
             record.write(self.record)
 
     def down(self, say: Callable[[str], None] = lambda _line: None) -> None:
-        """Ends all of its processes and removes all of its files. Raises HostError when something would not go."""
-        teardown.down(self.name, say)
+        """Ends all of its processes and removes all of its files, unless another command has. Raises HostError when
+        something would not go."""
+        with contextlib.suppress(NoTestbed):
+            teardown.down(self.name, say)
 
     def __enter__(self) -> Self:
         return self

@@ -85,6 +85,13 @@ class ProcessId:
         os.close(descriptor)
         return None
 
+    def await_end(self, seconds: float) -> None:
+        """Returns when it has ended, or after so long."""
+        descriptor = self.open()
+        if descriptor is not None:
+            _await_end({self: descriptor}, seconds)
+            os.close(descriptor)
+
 
 def spawn_detached(argv: list[str], files: Mapping[int, int], log: Path) -> ProcessId:
     """Starts a program that Ctrl-C on the terminal and the end of this process do not reach.
@@ -140,7 +147,7 @@ def _signalled(processes: Iterable[ProcessId], numbers: tuple[signal.Signals, ..
             for descriptor in left.values():
                 with contextlib.suppress(OSError):  # it has ended, or is another user's: then it is reported as left
                     signal.pidfd_send_signal(descriptor, number)
-            left = _await_end(left, grace_s)
+            left = _await_end(left, grace_s if number is signal.SIGTERM else GRACE_S)
         return list(left)
     finally:
         for process, descriptor in held.items():

@@ -22,7 +22,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import Failure, HostError
+from testbed.errors import Failure, HostError, NoTestbed
 from testbed.process import ProcessId
 from testbed.spec import Accelerator, LinkSpec, NodeSpec, TestbedSpec
 
@@ -200,16 +200,28 @@ def write(record: Record) -> None:
 def read(name: str) -> Record | None:
     """The record of a testbed; None when its folder holds none that can be understood (`up` died while writing it).
 
-    Raises Failure when there is no such testbed.
+    Raises NoTestbed when there is no such testbed.
     """
     place = directory(name)
     if not place.is_dir():
         known = ", ".join(names()) or "none"
-        raise Failure(f"no testbed {name!r}; there are: {known}", "`testbed up FILE` starts one")
+        raise NoTestbed(f"no testbed {name!r}; there are: {known}", "`testbed up FILE` starts one")
     try:
         return Record.from_json((place / "record.json").read_text())
     except (OSError, ValueError, KeyError, TypeError, Failure):
         return None
+
+
+def read_all() -> dict[str, Record | None]:
+    """The records of all testbeds of this user, by name, as `read` gives them. One that another command creates or
+    removes meanwhile is there as a whole, or not at all."""
+    found = {}
+    if names():
+        with _locked():
+            for name in names():
+                with contextlib.suppress(NoTestbed):  # who removes one does not lock
+                    found[name] = read(name)
+    return found
 
 
 def note_end(name: str) -> None:

@@ -170,9 +170,8 @@ def draft(state: State) -> Iterator[Path]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _sweep()
         path = folder / f".{state.key}.{os.getpid()}"
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        descriptor = _locked(path)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
             os.write(descriptor, json.dumps(asdict(state)).encode() + b"\n")
             yield path
             path.replace(state.file)
@@ -181,6 +180,17 @@ def draft(state: State) -> Iterator[Path]:
             os.close(descriptor)
     for old in states()[KEPT_MAX:]:
         old.remove()
+
+
+def _locked(path: Path) -> int:
+    """An empty file there, which is locked by the descriptor that is returned."""
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):  # another command has swept it away before it was locked
+            if os.path.samestat(path.stat(), os.fstat(descriptor)):
+                return descriptor
+        os.close(descriptor)
 
 
 def _sweep() -> None:

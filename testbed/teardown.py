@@ -6,6 +6,7 @@ embedded driver keeps nothing outside the run directory, and it works when libvi
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ ROUNDS = 20
 
 
 def down(name: str, say: Callable[[str], None]) -> None:
-    """Removes all of a testbed. Raises Failure when there is none, HostError when something would not go."""
+    """Removes all of a testbed. Raises NoTestbed when there is none, HostError when something would not go."""
     known = record.read(name)
     place = record.directory(name)
     record.note_end(name)
@@ -55,13 +56,16 @@ def _processes(known: Record | None, folders: set[Path]) -> list[ProcessId]:
 
 
 def _remove(folder: Path) -> None:
-    try:
-        shutil.rmtree(folder)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        if folder.exists():
-            raise HostError(f"{folder} cannot be removed: {error}", f"as its owner: rm -r {folder}") from error
+    for again in reversed(range(ROUNDS)):
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            if not folder.exists():
+                break
+            if not again or error.errno not in (errno.ENOTEMPTY, errno.ENOENT):  # another command works in it, too
+                raise HostError(f"{folder} cannot be removed: {error}", f"as its owner: rm -r {folder}") from error
+        else:
+            break
 
 
 def _complain(name: str, stuck: list[ProcessId]) -> None:

@@ -161,7 +161,7 @@ def _serve(control: socket) -> None:
 def _leave_room(pids: Collection[int]) -> None:
     """Processes that are many have the weight of few (sched(7): each step of niceness is a quarter), all the same:
     else a daemon that they keep busy would get as little of the CPU as each of them, and be taken for dead."""
-    level = max(0, round(log(len(pids) / CROWD, 1.25)))
+    level = min(19, os.nice(0) + max(0, round(log(len(pids) / CROWD, 1.25))))
     found = [(pid, os.getpriority(os.PRIO_PROCESS, pid)) for pid in pids]
     level = max(level, *(nice for _, nice in found))  # nobody but root makes it smaller again
     for pid, nice in found:

@@ -1,5 +1,6 @@
 """Testbeds to work with by hand: `testbed up`, `ps`, `ssh`, `down`."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -228,6 +229,7 @@ def down(
     from orchestrator.errors import InputError
     from orchestrator.progress import Progress
     from testbed import Condition, list_all, teardown
+    from testbed.errors import NoTestbed
 
     if (name is not None) + everything + stale > 1:
         raise InputError("found more than one of NAME, --all and --stale, expected one", "--all takes the others in")
@@ -240,5 +242,6 @@ def down(
         names = [the_name(name, "or --all, to remove them")]
     with Progress(quiet=quiet) as progress:
         for each in names:
-            with progress.step(f"removing {each}"):
+            gone = contextlib.nullcontext() if name else contextlib.suppress(NoTestbed)  # removed by another command
+            with progress.step(f"removing {each}"), gone:
                 teardown.down(each, progress.say)

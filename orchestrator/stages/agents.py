@@ -81,6 +81,7 @@ class Agents:
         self._way_in = way_in
         self._agents = {name: _Agent(name, process) for name, process in processes.items()}
         self._answers: queue.SimpleQueue[tuple[str, dict[str, Any] | None]] = queue.SimpleQueue()
+        self._ended: set[str] = set()
         for agent in self._agents.values():
             threading.Thread(target=self._read, args=(agent,), name=f"agent {agent.name}", daemon=True).start()
 
@@ -179,8 +180,15 @@ class Agents:
             agent.process.close()
 
     def _next(self, missing: list[str], operation: str, deadline: Deadline) -> tuple[str, dict[str, Any] | None]:
+        """The next answer of one that is `missing`, or None if it has ended. What others say now, they say too late."""
         try:
-            return self._answers.get(timeout=deadline.remaining())
+            while not (gone := self._ended.intersection(missing)):
+                name, answer = self._answers.get(timeout=deadline.remaining())
+                if answer is None:
+                    self._ended.add(name)
+                elif name in missing:
+                    return name, answer
+            return min(gone), None
         except queue.Empty:
             said = "".join(self._shown(self._agents[name]) for name in missing)
             raise Silent(

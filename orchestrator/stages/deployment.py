@@ -27,6 +27,10 @@ LOG = "/run/agent.log"
 ENDED = "agent ended: "
 """Begins the last line of it, as in `guest.resident`."""
 SAID_BYTES, SAID_S = 65536, 10.0
+EXIT_S = 1.0
+"""Between the end of an agent's output and its own."""
+ENDING_S = 1.0
+"""A machine that ends closes its connections a moment before it is gone."""
 # One command a node: each costs an emulated guest a process of its shell and another of its SSH server. The archive's
 # length is known, so what follows it on standard input is left for the agent. `-S`: there are no site packages.
 _START = 'mkdir -p "$2" && cd "$2" && head -c "$1" | tar -x -f - && exec python3 -S -m guest.agent'
@@ -92,8 +96,8 @@ class GuestAgent:
 
     def ended(self) -> str:
         try:
-            self._node.check()
-            code = self._process.wait(Deadline(1.0))
+            self._node.check(0.0 if self._shell.connected else ENDING_S)
+            code = self._process.wait(Deadline.scaled(EXIT_S, self._node.accelerator))
         except GuestError as error:
             return error.message
         return f"exit code {code}" if code >= 0 else "killed by a signal"
@@ -120,7 +124,7 @@ class ResidentAgent:
 
     def ended(self) -> str:
         try:
-            self._node.check()
+            self._node.check(0.0 if self._shell.connected else ENDING_S)
         except GuestError as error:
             return error.message
         lines = self.said().splitlines()

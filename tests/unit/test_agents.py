@@ -92,6 +92,29 @@ def test_a_late_answer_is_not_taken_for_the_answer_to_the_next_question() -> Non
     assert ask(agents, "arm")["arm"] == HELLO
 
 
+def test_what_a_node_says_that_is_not_asked_is_nobody_elses_answer() -> None:
+    late = threading.Event()
+    x86 = Scripted(late, HELLO | {"isa": "x86_64"})
+    agents = Agents({"x86": x86, "arm": Scripted(HELLO | {"isa": "aarch64"})})
+    with pytest.raises(GuestError, match="no answer to 'hello' from x86"):
+        ask(agents, "x86", seconds=0.05)
+    late.set()
+    while agents._answers.empty():
+        pass
+    assert ask(agents, "arm") == {"arm": HELLO | {"isa": "aarch64"}}
+
+
+def test_the_end_of_a_node_is_told_to_those_who_ask_that_node() -> None:
+    agents = Agents({"x86": Scripted(HELLO), "arm": Scripted(None)})
+    agents._send(agents._agents["arm"], {"op": "hello"})
+    while agents._answers.empty():
+        pass
+    assert ask(agents, "x86") == {"x86": HELLO}
+    for _ in range(2):
+        with pytest.raises(GuestError, match="node arm: its agent was gone before it answered 'hello'"):
+            ask(agents, "arm")
+
+
 def test_an_agent_that_ends_shows_its_last_words() -> None:
     agents = Agents({"arm": Scripted(None, said="Traceback …\nMemoryError\n")}, "look into NODE")
     with pytest.raises(GuestError) as caught:

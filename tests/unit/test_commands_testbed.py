@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.experiments.experiment import Testbed
-from testbed import machine, record
+from testbed import machine, record, teardown
 from testbed.errors import HostError
 from testbed.process import ProcessId
 from testbed.record import State
@@ -177,3 +178,22 @@ def test_what_up_has_started_is_told_as_ps_tells_it(
         assert said.pop("age_s") < 60
         assert said["nodes"][0].pop("resident_bytes") > 0
     assert listed == told
+
+
+def test_down_of_all_goes_on_when_another_command_has_removed_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: Path
+) -> None:
+    for name in ("one", "two"):
+        running(name).change_node("arm", qemu=None)
+    remove = teardown.down
+
+    def after_another(name: str, say: Callable[[str], None]) -> None:
+        if name == "one":
+            remove(name, say)
+        remove(name, say)
+
+    monkeypatch.setattr(teardown, "down", after_another)
+    assert command(monkeypatch, "down", "--all") == 0
+    assert list(state.iterdir()) == []
+    assert command(monkeypatch, "down", "one") == 2
+    assert "one" in capsys.readouterr().err

@@ -69,6 +69,12 @@ def test_ending_asks_first_and_kills_who_does_not_listen(children: list[subproce
     assert not stubborn.alive()
 
 
+def test_who_is_killed_without_grace_has_ended_when_that_returns(children: list[subprocess.Popen[bytes]]) -> None:
+    stubborn = [sleeper(children, "stubborn") for _ in range(8)]
+    assert end(stubborn, grace_s=0.0) == []
+    assert not any(each.alive() for each in stubborn)
+
+
 def test_ending_what_has_ended_does_nothing() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     one = ProcessId(child.pid, 1, process.boot_id())

@@ -2,13 +2,15 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from testbed import Condition, find, list_all, record
-from testbed.errors import Failure
+from testbed import Condition, find, list_all, machine, record, teardown
+from testbed.errors import Failure, GuestError, NoTestbed
 from testbed.process import ProcessId
 from testbed.record import NodeRecord, Record, State
 from testbed.spec import Accelerator, LinkKind, LinkSpec, NodeSpec, TestbedSpec
@@ -177,3 +179,76 @@ def test_what_is_unknown_is_null_and_not_a_guess() -> None:
         "stages": {},
     }
     assert NodeRecord().qemu is None
+
+
+def test_what_another_command_is_creating_or_has_removed_is_not_seen_half(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record.create(SPEC)
+    (state / "half").mkdir()
+    known = record.names()
+    monkeypatch.setattr(record, "names", lambda: [*known, "removed"])
+    found: list[str] = []
+    lists = threading.Thread(target=lambda: found.extend(each.name for each in list_all()))
+    with record._locked():  # as whoever creates one has it
+        lists.start()
+        lists.join(0.2)
+        assert found == []
+        (state / "half").rmdir()
+    lists.join()
+    assert found == ["pair"]
+
+
+def test_what_another_command_removes_is_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record.create(SPEC)
+    ours, theirs = find("pair"), find("pair")
+    theirs.down()
+    ours.down()
+    with pytest.raises(NoTestbed):
+        teardown.down("pair", lambda _line: None)
+    assert list(state.iterdir()) == []
+
+
+def test_a_file_that_comes_while_a_testbed_is_removed_is_removed_too(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another command that removes it notes that at any time."""
+    record.create(SPEC)
+    remove, come = os.rmdir, list[str]()
+
+    def rmdir(*arguments: Any, **more: Any) -> None:
+        if not come and (state / "pair").exists() and not list((state / "pair").iterdir()):
+            come.append("pair")
+            record.note_end("pair")
+        remove(*arguments, **more)
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    find("pair").down()
+    assert come
+    assert list(state.iterdir()) == []
+
+
+def test_a_machine_that_panics_and_ends_while_it_is_looked_at_has_panicked(monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = record.create(SPEC)
+    journal.change_node("arm", accelerator=Accelerator.TCG, qemu=ProcessId.of(os.getpid()))
+    node = find("pair").nodes["arm"]
+
+    def ends_now(_node: machine.Node) -> bool:
+        node.console.write_text("[ 1.0] Kernel panic - not syncing: no init found\n")
+        return False
+
+    monkeypatch.setattr(machine.Node, "alive", property(ends_now))
+    with pytest.raises(GuestError, match="panicked: Kernel panic - not syncing: no init found"):
+        node.check()
+
+
+def test_a_machine_that_is_about_to_end_is_given_time_for_that() -> None:
+    journal = record.create(SPEC)
+    with subprocess.Popen(["sleep", "1000"]) as sleeper:
+        journal.change_node("arm", accelerator=Accelerator.TCG, qemu=ProcessId.of(sleeper.pid))
+        node = find("pair").nodes["arm"]
+        node.check(0.01)
+        ends = threading.Timer(0.1, sleeper.kill)
+        ends.start()
+        with pytest.raises(GuestError, match=r"node arm .* has ended"):
+            node.check(20)

@@ -246,3 +246,18 @@ def test_an_identity_is_one_line_with_files_time_and_numbers_of_its_own(tmp_path
     one, two = (json.loads(line) for line in lines)
     assert one["files"] == two["files"] == {"hostname": [0o644, "eDg2Cg=="]}
     assert one["entropy"] != two["entropy"]
+
+
+def test_a_draft_that_was_swept_away_before_it_was_locked_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    lock, swept = fcntl.flock, list[Path]()
+
+    def locks(descriptor: int, operation: int) -> None:
+        if not swept:
+            swept.extend(states.store().glob(".k1.*"))
+            swept[0].unlink()
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", locks)
+    saved()
+    assert swept
+    assert states.find("k1") == STATE

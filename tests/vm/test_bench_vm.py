@@ -24,9 +24,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
+def figures(bench: dict[str, Any], quantity: Quantity, which: str) -> dict[tuple[str, ...], float]:
+    return {tuple(each["nodes"]): each[which] for each in bench["figures"] if each["quantity"] == quantity}
+
+
 def medians(bench: dict[str, Any], quantity: Quantity) -> dict[tuple[str, ...], float]:
-    figures = bench["figures"]
-    return {tuple(each["nodes"]): each["median"] for each in figures if each["quantity"] == quantity}
+    return figures(bench, quantity, "median")
 
 
 def test_every_quantity_is_measured_on_both_nodes_or_in_both_directions(bench: dict[str, Any]) -> None:
@@ -43,11 +46,12 @@ def test_each_comparison_has_its_ratio(bench: dict[str, Any]) -> None:
 
 
 def test_figures_stand_to_each_other_as_the_mechanisms_do(bench: dict[str, Any]) -> None:
-    """A doorbell is an interrupt more than polling; a page from the other kernel is a page and messages more."""
-    for place, interrupt in medians(bench, Quantity.RING_INTERRUPT).items():
-        assert interrupt > medians(bench, Quantity.RING_POLL)[place]
-    for place, read in medians(bench, Quantity.REMOTE_READ).items():
-        assert read > medians(bench, Quantity.C_COPY)[place[:1]]
+    """A doorbell is an interrupt more than polling; a page from the other kernel is a page and messages more. So are
+    the smallest samples: who polls on a host that is busy loses more of its time to others than who sleeps."""
+    for place, interrupt in figures(bench, Quantity.RING_INTERRUPT, "smallest").items():
+        assert interrupt > figures(bench, Quantity.RING_POLL, "smallest")[place]
+    for place, read in figures(bench, Quantity.REMOTE_READ, "smallest").items():
+        assert read > figures(bench, Quantity.C_COPY, "smallest")[place[:1]]
 
 
 def test_the_machines_say_what_runs_them(bench: dict[str, Any]) -> None:
