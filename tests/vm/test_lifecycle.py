@@ -30,9 +30,14 @@ ONE = TestbedSpec("one", (NodeSpec("arm", "aarch64", 256 * MIB),), driver=driver
 
 
 def python(program: str, *words: str) -> subprocess.Popen[str]:
-    """A program of another process, in the project's tree and with this test's state."""
+    """A program of another process, in the project's tree and with this test's state; its input stays open."""
     return subprocess.Popen(
-        [sys.executable, "-c", program, *words], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, *words],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
