@@ -105,7 +105,7 @@ def test_a_thread_is_lost_with_the_kernel_that_it_has_moved_to(pair: Testbed) ->
         ended = story.travels([1])
         story.go(HOME, "step-1")
         story.at(OTHER, "step-2")
-        story.in_guest(OTHER, "pkill", "-KILL", "-o", "-f", AGENT)
+        story.kill_agent(OTHER)
         story.go(HOME, "broken")
         answer = survivor(ended.result(), HOME)
         assert story.processes(HOME) == 2
