@@ -1,5 +1,6 @@
 """Ways into real guests and out of them, as a person uses them: by the command `testbed`, ssh, scp and gdb."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -47,7 +48,10 @@ def test_nothing_listens_beyond_the_loopback_interface(pair: Testbed) -> None:
     """Of all that the testbed runs, each QEMU has one port, for SSH; the rest are sockets of files."""
     listening = []
     for each in pair.record.processes:
-        inodes = {str(entry.readlink()) for entry in Path(f"/proc/{each.pid}/fd").iterdir()}
+        inodes = set()
+        for entry in Path(f"/proc/{each.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+                inodes.add(str(entry.readlink()))
         for table in ("tcp", "tcp6", "udp", "udp6"):
             for line in Path(f"/proc/{each.pid}/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
