@@ -31,9 +31,13 @@ class Cockpit:
         )
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """A command to its end."""
+        """A command to its end, which the time-out of the test brings too."""
         with self.start(*words) as process:
-            out, err = process.communicate(timeout=280)
+            try:
+                out, err = process.communicate()
+            except BaseException:
+                process.kill()
+                raise
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def testbeds(self) -> list[dict[str, Any]]:
