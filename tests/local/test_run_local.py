@@ -127,11 +127,16 @@ def test_the_time_of_a_point_has_neither_the_link_in_it_nor_its_warm_up(tmp_path
         f"local.AGENT = {slow_link_agent.__name__!r}; cli.main()"
     )
     line = [sys.executable, "-c", slow, "run", "quick.yaml", "--stage", "local", "--json"]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=100, env=environment())
-    summary = summary_of(done)
+    own = environment() | {"LINK_OPENED": str(tmp_path / "opened")}
+    summary = summary_of(subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=100, env=own))
     assert summary["stages_s"]["deploy"] > slow_link_agent.TAKES_S
+    opened = [float(each) for each in (tmp_path / "opened").read_text().splitlines()]
+    events = map(json.loads, (Path(summary["results"]) / "events.jsonl").read_text().splitlines())
+    started = [event["monotonic_s"] for event in events if event["event"] == "point_started"]
+    assert (len(opened), len(started)) == (2, 2)
+    assert max(opened) < min(started)
     first, second = summary["points"]
-    assert all(0 < point["overhead_s"] < slow_link_agent.TAKES_S for point in (first, second))
+    assert first["overhead_s"] > 0
     assert first["overhead_s"] < first["wall_s"] - first["duration_s"] - 1e-4  # less its warm-up, too
     assert second["overhead_s"] == pytest.approx(second["wall_s"] - second["duration_s"], abs=1e-5)
 
