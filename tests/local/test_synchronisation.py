@@ -167,11 +167,13 @@ def test_threads_that_wait_for_each_other_for_ever_are_shown() -> None:
         agents.open()
         workload = {"kind": "script", "file": "own.py", "iterations": 1, "pages": 1, "seed": 0}
         roles = [["holder"], ["waiter", "waiter"]]
-        for agent, own, deadline_s in zip(agents.agents, roles, (25, 1), strict=True):
+        for agent, own in zip(agents.agents, roles, strict=True):
             agent.ask(op="put", name="own.py", offset=0, data=script)
-            agent.send(op="run", workload=workload, roles=own, all_roles=roles, deadline_s=deadline_s)
+            agent.send(op="run", workload=workload, roles=own, all_roles=roles, deadline_s=25)
+        until(lambda: agents.segment().nodes[1].messages[MessageName.FUTEX_WAIT] == 2)
+        assert agents.agents[1].ask(op="abort")["event"] == "aborting"
         answer = agents.agents[1].answer()
-    assert answer["kind"] == "deadline", answer
+    assert answer["kind"] == "aborted", answer
     assert "threads [0, 1] here sleep until they are woken" in answer["message"]
 
 
