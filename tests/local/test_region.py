@@ -1,5 +1,6 @@
 """Pages of a region under real processes: what each state lets them do, and that no process slips through."""
 
+import gc
 import os
 import re
 import signal
@@ -352,8 +353,7 @@ def test_a_page_that_somebody_else_put_there_is_noticed(region: Region, first: R
 
 
 def test_an_address_that_is_taken_is_refused(region: Region) -> None:
-    status = os.fork()
-    if status == 0:
+    if (child := os.fork()) == 0:
         code = 1
         try:
             map_shared(region.memory_fd, region.size_bytes)
@@ -362,7 +362,7 @@ def test_an_address_that_is_taken_is_refused(region: Region) -> None:
             code = 0
         finally:
             os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(status, 0)[1]) == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_an_unmapped_page_is_gone_for_every_process_and_a_page_of_its_own_when_mapped_again(
@@ -493,6 +493,7 @@ def test_a_process_that_ended_while_it_was_away_is_noticed_and_the_others_go_on(
 
 
 def test_a_process_that_is_away_is_given_up_with_all_that_belongs_to_it(region: Region) -> None:
+    gc.collect()  # what earlier tests have left would go meanwhile
     before = len(os.listdir("/proc/self/fd"))
     with RegionProcess(region) as process:
         process.suspend()
