@@ -12,7 +12,7 @@ import pytest
 from guest.protocol.messages import MessageName
 from orchestrator.checker.replay import read_traces, replay
 from tests.local import late_copy_agent
-from tests.local.agents import Agents
+from tests.local.agents import PATIENCE_S, Agents
 from tests.local.test_daemon import children, until
 from tests.local.test_process import answers, assert_replays, text
 from tests.local.test_run_local import run, summary_of
@@ -170,9 +170,9 @@ def test_threads_of_the_parent_are_not_in_the_copy_and_nobody_waits_for_them(tmp
 class Pair:
     """Two agents that run a program, told by the test through files."""
 
-    def __init__(self, agents: Agents, folder: Path, program: str) -> None:
+    def __init__(self, agents: Agents, folder: Path, program: str, failure_deadline_s: float = 1.0) -> None:
         self.agents, self.folder = agents, folder
-        agents.open(pages=128, span=64, mapped=64, failure_deadline_s=1.0, trace=True)
+        agents.open(pages=128, span=64, mapped=64, failure_deadline_s=failure_deadline_s, trace=True)
         data = base64.b64encode(program.replace("FOLDER_HERE", str(folder)).encode()).decode()
         workload = {"kind": "process", "file": "own.py", "iterations": 1, "pages": 64, "seed": 1}
         roles = [["process"]] * agents.kernels
@@ -433,13 +433,9 @@ def test_a_parent_that_ends_first_leaves_its_room_to_others(tmp_path: Path) -> N
 
 def test_a_wait_is_for_the_word_of_ones_own_copy(tmp_path: Path) -> None:
     """Words of two processes have the same address. Who sleeps for one is not woken by what is stored to the other."""
-    (tmp_path / "own.py").write_text(
-        """\
-from time import sleep
-
-from guest.process import Thread
-
-
+    program = (
+        WAITING
+        + """\
 class Setter(Thread):
     def __init__(self, event):
         self.event = event
@@ -458,13 +454,21 @@ class Waiter(Setter):
 def main(process):
     event = process.event()
     waiter = process.start(Waiter(event), on=1)
-    sleep(0.2)                                  # it sleeps
+    pause("main")
     process.fork(Setter(event), on=1).join()
-    sleep(0.1)
+    pause("end")
     assert waiter.is_alive()
     event.set()
     waiter.join()
 """
     )
-    summary = summary_of(run(tmp_path, text(more=", processes: 2"), "--json"))
-    assert summary["points"][0]["messages"]["FUTEX_WAIT"] == 1  # woken for nothing it would wait once more
+    with Agents(2) as agents:
+        pair = Pair(agents, tmp_path, program, PATIENCE_S)
+        home, other = agents.segment().nodes
+        until(lambda: home.messages[MessageName.FUTEX_ANSWER] == 1)  # it sleeps
+        pair.go("main")
+        pair.until_at("end")
+        assert home.messages[MessageName.FUTEX_ANSWER] == 1
+        pair.go("end")
+        assert [answer["event"] for answer in pair.answers([0, 1])] == ["finished"] * 2
+        assert other.messages[MessageName.FUTEX_WAIT] == 1  # woken for nothing it would wait once more

@@ -22,30 +22,39 @@ def main(process):
         process.figure(f"kernel_of_{number}", thread.join())
 """
 SPINNERS = """\
-from time import monotonic, sleep
+from time import monotonic
 
 from guest.process import Thread
 
+THREADS, STEPS = range(6), 50
+BEGUN, PLACED = 1, 2
+
 
 class Spinner(Thread):
-    \"\"\"Says where it is after a second, when all others are still there.\"\"\"
+    \"\"\"Looks where it is after some steps beside all others, and ends when all have looked.\"\"\"
 
-    def __init__(self, begun):
-        self.begun, self.place = begun, None
+    def __init__(self, number, states):
+        self.number, self.states = number, states
+        self.steps, self.place = 0, None
 
     def step(self):
         until = monotonic() + 0.003
         while monotonic() < until:
             pass
-        if self.place is None and monotonic() - self.begun > 1.0:
+        if self.states[512 * self.number] < BEGUN:
+            self.states[512 * self.number] = BEGUN
+        least = min(self.states[512 * number] for number in THREADS)
+        self.steps += least >= BEGUN
+        if self.place is None and self.steps >= STEPS:
             self.place = self.kernel
-        elif monotonic() - self.begun > 1.6:
+            self.states[512 * self.number] = PLACED
+        elif least == PLACED:
             self.exit(self.place)
 
 
 def main(process):
-    begun = monotonic()
-    for number, thread in enumerate([process.start(Spinner(begun), on=0) for _ in range(6)], 1):
+    states = process.array("q", 512 * len(THREADS))
+    for number, thread in enumerate([process.start(Spinner(number, states), on=0) for number in THREADS], 1):
         process.figure(f"kernel_of_{number}", thread.join())
 """
 SLEEPERS = """\
