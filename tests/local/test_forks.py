@@ -465,7 +465,7 @@ def main(process):
     with Agents(2) as agents:
         pair = Pair(agents, tmp_path, program, PATIENCE_S)
         home, other = agents.segment().nodes
-        until(lambda: home.messages[MessageName.FUTEX_ANSWER] == 1)  # it sleeps
+        until(lambda: home.messages[MessageName.FUTEX_ANSWER] == 1)  # it is in the queue
         pair.go("main")
         pair.until_at("end")
         assert home.messages[MessageName.FUTEX_ANSWER] == 1
