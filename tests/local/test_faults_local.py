@@ -11,7 +11,8 @@ from guest.link.ring import Receiver, Sender
 from guest.link.segment import ISA, NodeState, Segment
 from guest.memory.samples import REMOTE_WRITE
 from guest.protocol.messages import Flag, Message, MessageName
-from tests.local.agents import AgentProcess, Agents, Answer
+from tests.local import struck_agent
+from tests.local.agents import ANSWER_DEADLINE_S, AgentProcess, Agents, Answer
 from tests.local.test_daemon import PAGE, R, W, until
 
 ENDLESS = 1_000_000
@@ -21,8 +22,23 @@ PROTOCOLS = ["voting", "origin"]
 
 @pytest.fixture
 def three() -> Iterator[Agents]:
-    with Agents(3) as agents:
+    with Agents(3, module=struck_agent.__name__) as agents:
         yield agents
+
+
+def struck(kernel: int, faults: int, by: signal.Signals) -> dict[str, int]:
+    """What `open` tells the agents: that kernel gets a signal by itself, at that page fault."""
+    return {"kernel": kernel, "faults": faults, "signal": by}
+
+
+def until_killed(agent: AgentProcess) -> None:
+    assert agent.process.wait(ANSWER_DEADLINE_S) == -signal.SIGKILL
+
+
+def until_stopped(agent: AgentProcess) -> None:
+    now = os.waitid(os.P_PID, agent.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    assert now is not None
+    assert now.si_code == os.CLD_STOPPED, now
 
 
 def busy(segment: Segment, kernel: int, faults: int = 20) -> bool:
@@ -44,11 +60,10 @@ def finished(agent: AgentProcess) -> Answer:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("victim", [1, 2])
 def test_when_a_kernel_dies_the_others_carry_on(three: Agents, victim: int, protocol: str) -> None:
-    three.open(protocol=protocol, failure_deadline_s=DEADLINE_S)
-    segment = three.segment()
-    three.start([W, R, W], array_bytes=16 * PAGE, iterations=60)
-    until(lambda: busy(segment, victim))
-    kill(three.agents[victim])
+    dies = struck(victim, 20, signal.SIGKILL)
+    three.open(protocol=protocol, failure_deadline_s=DEADLINE_S, struck=dies)
+    three.start([W, R, W], array_bytes=16 * PAGE, iterations=6)
+    until_killed(three.agents[victim])
     for agent in three.agents:
         if agent.kernel != victim:
             assert finished(agent)["dead_kernels"] == [victim]
@@ -59,35 +74,37 @@ def test_pages_that_only_the_dead_kernel_had_are_lost_and_all_others_keep_their_
     three: Agents, protocol: str
 ) -> None:
     """The writer dies after it has stored some pages of its second iteration, and long before it has stored all."""
-    pages, some = 2048, 100
-    three.open(protocol=protocol, pages=pages, failure_deadline_s=DEADLINE_S)
-    segment = three.segment()
+    pages, some = 64, 20
+    dies = struck(1, pages + some, signal.SIGKILL)
+    three.open(protocol=protocol, pages=pages, failure_deadline_s=DEADLINE_S, struck=dies)
     three.start([R, W, R], array_bytes=pages * PAGE, iterations=3, stride=1024)
-    until(lambda: segment.nodes[1].faults[REMOTE_WRITE] > pages + some)
-    kill(three.agents[1])
-    assert segment.nodes[1].faults[REMOTE_WRITE] < 2 * pages
+    until_killed(three.agents[1])
+    assert three.segment().nodes[1].faults[REMOTE_WRITE] == pages + some
     answers = [finished(three.agents[kernel]) for kernel in (0, 2)]
-    assert answers[0]["lost_pages"] == answers[1]["lost_pages"]
-    assert some <= len(answers[0]["lost_pages"]) < pages
     for answer in answers:
+        assert len(answer["lost_pages"]) == some
         assert answer["dead_kernels"] == [1]
         assert answer["dead_threads"] == []
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_kernel_that_leaves_in_the_middle_of_writing_takes_no_page_with_it(three: Agents, protocol: str) -> None:
-    pages, some = 1024, 100
-    three.open(protocol=protocol, pages=pages)
+    pages, some = 64, 20
+    leaves = three.agents[1]
+    three.open(protocol=protocol, pages=pages, struck=struck(1, pages + some, signal.SIGSTOP))
     segment = three.segment()
     three.start([R, W, R], array_bytes=pages * PAGE, iterations=3, stride=1024)
-    until(lambda: segment.nodes[1].faults[REMOTE_WRITE] > pages + some)
-    assert three.agents[1].ask(op="leave") == {"event": "left", "op": "leave"}
+    until_stopped(leaves)
+    assert segment.nodes[1].faults[REMOTE_WRITE] == pages + some
+    leaves.send(op="leave")
+    os.kill(leaves.process.pid, signal.SIGCONT)
+    assert leaves.answer() == {"event": "left", "op": "leave"}
     assert segment.nodes[1].state is NodeState.LEFT
     for kernel in (0, 2):
         answer = finished(three.agents[kernel])
         assert (answer["dead_kernels"], answer["lost_pages"]) == ([1], [])
     assert segment.nodes[1].messages[MessageName.LEAVE] >= some
-    assert three.agents[1].ask(op="close")["message"] == "nothing is open"
+    assert leaves.ask(op="close")["message"] == "nothing is open"
 
 
 def test_who_cannot_leave_says_why_and_stays(three: Agents) -> None:
@@ -99,23 +116,17 @@ def test_who_cannot_leave_says_why_and_stays(three: Agents) -> None:
 
 
 def test_without_its_origin_nobody_hangs(three: Agents) -> None:
-    three.open(protocol="origin", failure_deadline_s=DEADLINE_S)
-    segment = three.segment()
-    three.start([R, W, R], array_bytes=16 * PAGE, iterations=200)
-    until(lambda: busy(segment, 1, faults=64))
-    kill(three.agents[0])
+    three.open(protocol="origin", failure_deadline_s=DEADLINE_S, struck=struck(0, 20, signal.SIGKILL))
+    three.start([R, W, R], array_bytes=16 * PAGE, iterations=6)
     answers = [three.agents[kernel].answer() for kernel in (1, 2)]
     assert [(answer["event"], answer["dead_kernels"]) for answer in answers] == [("finished", [0])] * 2
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_kernel_that_was_paused_past_the_deadline_stops_and_says_why(three: Agents, protocol: str) -> None:
-    three.open(protocol=protocol, failure_deadline_s=DEADLINE_S)
-    segment = three.segment()
-    three.start([W, R, W], array_bytes=16 * PAGE, iterations=200)
-    until(lambda: busy(segment, 2))
+    three.open(protocol=protocol, failure_deadline_s=DEADLINE_S, struck=struck(2, 20, signal.SIGSTOP))
+    three.start([W, R, W], array_bytes=16 * PAGE, iterations=6)
     paused = three.agents[2]
-    os.kill(paused.process.pid, signal.SIGSTOP)
     for kernel in (0, 1):
         assert finished(three.agents[kernel])["dead_kernels"] == [2]
     os.kill(paused.process.pid, signal.SIGCONT)
@@ -129,11 +140,10 @@ def test_a_kernel_that_was_paused_past_the_deadline_stops_and_says_why(three: Ag
 
 
 def test_a_kernel_that_was_paused_for_less_than_the_deadline_is_waited_for(three: Agents) -> None:
-    three.open()
+    three.open(struck=struck(2, 20, signal.SIGSTOP))
     segment = three.segment()
-    three.start([W, R, W], array_bytes=16 * PAGE, iterations=40)
-    until(lambda: busy(segment, 2))
-    os.kill(three.agents[2].process.pid, signal.SIGSTOP)
+    three.start([W, R, W], array_bytes=16 * PAGE, iterations=6)
+    until_stopped(three.agents[2])
     beats = [segment.nodes[kernel].heartbeat for kernel in (0, 1)]
     until(lambda: all(segment.nodes[kernel].heartbeat > beats[kernel] + 2 for kernel in (0, 1)))
     os.kill(three.agents[2].process.pid, signal.SIGCONT)
