@@ -23,7 +23,8 @@
 A thread is an object with a method `step`. Between two steps its state can travel to another kernel, whatever the
 instruction set: it is pickled, and may be `STATE_BYTES` then. All that is larger belongs in the memory that the threads
 share: arrays of the process, which are pickled as their address. Threads share nothing else, also on the same
-kernel: each runs in a process of the operating system by itself, so none holds another one's interpreter lock.
+kernel: each runs in a process of the operating system by itself, so none holds another one's interpreter lock. Such a
+process serves one thread after the other, so a variable of the program's module has what some thread left there.
 
 `main`, a function, is run by the first thread, which stays on the home kernel. The process ends when its last thread
 has, or when a thread says so.
@@ -323,7 +324,7 @@ class Process(Mapping):
     def allocate(self, size: int) -> int:
         """The address of that many zeroed bytes, in pages of their own. Raises ValueError if they are fewer than none,
         MemoryError if there is no room; then others can still have what there is."""
-        if size < 0:
+        if index(size) < 0:
             raise ValueError(f"memory of {size} bytes, expected at least 0")
         size = -(-size // PAGE_BYTES) * PAGE_BYTES
         word = BASE + self.size + WORD_BYTES
@@ -331,7 +332,9 @@ class Process(Mapping):
         while offset + size <= self.size and not here().compare_exchange(word, offset, offset + size):
             offset = here().load(word)
         if offset + size > self.size:
-            raise MemoryError(f"{size} bytes behind {offset}, the process has {self.size}: make `region` larger")
+            raise MemoryError(
+                f"{size} bytes behind {offset}, the process has {self.size}: make `pages` or `region` larger"
+            )
         return BASE + offset
 
     def mutex(self) -> Mutex:

@@ -15,6 +15,7 @@ is waited for. There are no time-outs: a ticket that was drawn is served.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import index
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -106,7 +107,7 @@ class Counter(_Shared):
 
     def add(self, number: int = 1) -> int:
         """Add to it, at once for everybody, and return what it was before."""
-        return here().fetch_add(self.address, number)
+        return here().fetch_add(self.address, index(number))
 
     @property
     def value(self) -> int:
@@ -154,9 +155,9 @@ class Semaphore(_Shared):
 
     def __init__(self, address: int, permits: int = 1) -> None:
         super().__init__(address)
-        if permits < 0:
+        if index(permits) < 0:
             raise ValueError(f"a semaphore with {permits} permits, expected at least 0")
-        self.permits = permits
+        self.permits = index(permits)
         self.ticket: int | None = None
         """The place in the queue that this thread has, if it has one."""
 
@@ -258,6 +259,8 @@ class Condition(_Shared):
 
     def __init__(self, address: int, mutex: Mutex) -> None:
         super().__init__(address)
+        if not isinstance(mutex, Mutex):
+            raise TypeError(f"a condition of a {type(mutex).__name__}, expected a Mutex")
         self.mutex = mutex
 
     def wait(self) -> None:
@@ -277,8 +280,10 @@ class Condition(_Shared):
 
     def notify(self, count: int = 1) -> None:
         """The `count` threads that have waited longest go on, or as many as there are. Raises RuntimeError if this
-        thread does not hold the mutex."""
+        thread does not hold the mutex, ValueError if they are fewer than none."""
         self._demand_mutex("notifies")
+        if index(count) < 0:
+            raise ValueError(f"{count} threads to notify, expected at least 0")
         surroundings = here()
         notified = surroundings.load(self._notified)
         count = min(count, surroundings.load(self.address) - notified)
@@ -316,17 +321,25 @@ class Barrier(_Shared):
 
     def __init__(self, address: int, parties: int) -> None:
         super().__init__(address)
-        if parties < 1:
+        if index(parties) < 1:
             raise ValueError(f"a barrier of {parties} parties, expected at least 1")
-        self.parties = parties
+        self.parties = index(parties)
+        self.come: int | None = None
+        """How often threads had come before this one did, if it waits or its wait was broken off."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "come": None} if _empty_handed else vars(self)
 
     def wait(self) -> int:
-        """Return when all have come; the first one gets 0, the last one `parties` - 1. Raises WaitBroken."""
-        come = here().fetch_add(self.address, 1)
-        meeting, place = divmod(come, self.parties)
+        """Return when all have come; the first one gets 0, the last one `parties` - 1. Raises WaitBroken: then this
+        thread has come all the same, and waits at the same meeting if it tries again."""
+        if self.come is None:
+            self.come = here().fetch_add(self.address, 1)
+        meeting, place = divmod(self.come, self.parties)
         complete = (meeting + 1) * self.parties
         if place == self.parties - 1:
             here().wake(self.address, complete)
         else:
             wait_until(self.address, complete)
+        self.come = None
         return place

@@ -64,10 +64,15 @@ class FaultLog:
         self.total_ns[kind] += record[3]
 
 
+FIGURE_NAME_MAX = 256
+
+
 def reported(name: str, value: SupportsFloat) -> int | float:
     """The number of a figure; it may be one of NumPy's. Raises TypeError or ValueError for what is no finite number."""
     if type(name) is not str or not name:
         raise TypeError(f"a figure's name is {name!r}, expected a word")
+    if len(name) > FIGURE_NAME_MAX:
+        raise ValueError(f"a figure's name has {len(name)} letters, expected at most {FIGURE_NAME_MAX}")
     try:
         number = index(value)  # type: ignore[arg-type]
     except TypeError:

@@ -89,7 +89,7 @@ class CoherentSurroundings:
         if packet[:1] == LOST:
             raise WaitBroken(
                 f"kernel {packet[1:].decode()} died, and what this thread waits for may have died with it",
-                "threads that may have to wait cannot go on without a kernel of theirs",
+                "who catches WaitBroken can go on with what does not need that kernel",
             )
         if packet[:1] != kind:
             raise Detached

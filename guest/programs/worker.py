@@ -131,7 +131,7 @@ class _Daemon:
             raise WaitBroken(
                 f"kernel {NUMBER.unpack_from(answer, 1)[0]} died, the home of process {process}, and nobody else can "
                 "say when it has ended",
-                "threads that may have to wait cannot go on without a kernel of theirs",
+                "who catches WaitBroken can go on with what does not need that kernel",
             )
         return answer[0] == Life.ALIVE
 

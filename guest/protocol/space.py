@@ -125,6 +125,9 @@ class SpaceEngine:
         self.requests = 0
         """How many operations were asked for here."""
         self._asked: tuple[int, ...] = ()
+        self._copied: tuple[int, int] | None = None
+        """(Request, new number of the first page) of a copy that was asked for here and has been made here: home has
+        still to say that it has everywhere."""
         # As the home kernel
         self._queue: tuple[tuple[int, int, Operation | None], ...] = ()
         """(who asks, request, operation, or None to be let in); the first one is being carried out if `_awaiting` or
@@ -352,10 +355,14 @@ class SpaceEngine:
         elif message.name == _LOCK:
             self._lock(operation_of(message), effects)
         elif message.name == _OP:
-            self._carry_out(operation_of(message), effects)
+            operation = operation_of(message)
+            self._carry_out(operation, effects)
+            if operation.kind is Kind.COPY and operation.asker == self.kernel:
+                self._copied = message.request, operation.to
             effects.append(Send(self.home, Message(_DONE, message.page, epoch=self.epoch)))
         else:
             self._asked = tuple(request for request in self._asked if request != message.request)
+            self._copied = None
             refusal = Refusal(message.flags >> _REFUSAL_SHIFT)
             effects.append(SpaceDone(message.request, refusal, message.epoch, message.stamp))
         return effects
@@ -395,8 +402,8 @@ class SpaceEngine:
         if kernel == self.home:
             self._home_alive = False
             self.orphaned = self._locked is not None
-            effects += [SpaceDone(request, Refusal.HOME_DIED) for request in self._asked]
-            self._asked = ()
+            effects += [self._unanswered(request) for request in self._asked]
+            self._asked, self._copied = (), None
         elif self.kernel == self.home:
             self._awaiting = tuple(other for other in self._awaiting if other != kernel)
             begun, waiting = self._queue[:1], self._queue[1:]
@@ -404,6 +411,13 @@ class SpaceEngine:
             self._go_on(effects)
         self._settle(effects)
         return effects
+
+    def _unanswered(self, request: int) -> SpaceDone:
+        """Of an operation that home was asked for. A copy that was made here was made by all that go on: others were
+        locked, and so are orphaned."""
+        if self._copied is not None and self._copied[0] == request:
+            return SpaceDone(request, Refusal.NONE, self.epoch, self._copied[1])
+        return SpaceDone(request, Refusal.HOME_DIED)
 
     def _lose_outside(self, kernel: int) -> list[Effect]:
         early, self._early = self._early, ()
@@ -466,6 +480,7 @@ class SpaceEngine:
         asked = (
             self.requests,
             self._asked,
+            self._copied,
             self._queue,
             self._awaiting,
             self._carried_out,
@@ -477,6 +492,6 @@ class SpaceEngine:
         pages, own, asked, outside = frozen
         self._pages.thaw(pages)
         self.space, self._others, self.orphaned, self._home_alive, self._locked, self._owing, self._held = own
-        self.requests, self._asked, self._queue, self._awaiting, self._carried_out = asked
+        self.requests, self._asked, self._copied, self._queue, self._awaiting, self._carried_out = asked
         self.joined, self._dead, self._joining, self._runs, self._early = outside
         return self

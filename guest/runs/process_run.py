@@ -270,13 +270,13 @@ class ProcessRun(Running):
     def _life(self, number: int) -> Life:
         """Of a process, as far as it is known here."""
         part = self._parts.get(number)
-        if part is None or part.over:
+        if part is None or (part.over and part.engine.ended):
             return Life.GONE
         return Life.UNKNOWN if part.engine.home in self._dead_kernels else Life.ALIVE
 
     def _is_about_to_be_unmapped(self, number: int) -> bool:
-        """Whether there will soon be room for another process in place of this one, which is over on all kernels then:
-        who waits for its end waits for that."""
+        """Whether there will soon be room for another process in place of this one, which has ended, and is over on all
+        kernels then: who waits for its end waits for that."""
         part = self._parts.get(number)
         if part is None or not self._daemon.region.mapped(part.space):
             return False
@@ -364,9 +364,11 @@ class ProcessRun(Running):
         words = []
         for part in self._parts.values():
             if not part.over:
-                here = [each.thread for each in self._workers.all if each.part is part and each.served]
+                here = sorted(
+                    each.thread for each in self._workers.all if each.part is part and each.thread is not None
+                )
                 name = f"of process {part.number}, " if part.number else ""
-                words.append(f"{name}threads {here} are here, {list(part.engine.placeholders)} are away")
+                words.append(f"{name}threads {here} are here, {sorted(part.engine.placeholders)} are away")
                 words += part.where()
         words += [f"thread {each.label} waits for the end of process {number}" for number, each in self._awaited]
         return "; ".join([*words, *self._workers.where()])

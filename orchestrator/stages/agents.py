@@ -166,7 +166,7 @@ class Agents:
                 cause = self._refused(self._agents[name], "run", answer)
                 raise Refused("\n".join(each.message for each in (cause, *failures.values())), cause.hint, cause.kind)
         if refused or not answers:
-            raise _too_late(refused, failures, commands) or next(iter((failures | refused).values()))
+            raise _too_late(refused, failures, commands) or _nobody_is_left(failures) or next(iter(refused.values()))
         return answers, failures
 
     def close(self) -> None:
@@ -237,6 +237,13 @@ class Agents:
         return f"\nthe agent on {agent.name} said:\n" + "\n".join(
             "    " + line for line in said.splitlines()[-SAID_LINES:]
         )
+
+
+def _nobody_is_left(failures: Mapping[str, GuestError]) -> GuestError | None:
+    """If nodes are lost: why each of them is."""
+    if not failures:
+        return None
+    return GuestError("\n".join(each.message for each in failures.values()), next(iter(failures.values())).hint)
 
 
 def _too_late(

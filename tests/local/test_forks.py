@@ -11,7 +11,7 @@ import pytest
 
 from guest.protocol.messages import MessageName
 from orchestrator.checker.replay import read_traces, replay
-from tests.local import late_copy_agent
+from tests.local import dead_copy_agent, late_copy_agent
 from tests.local.agents import PATIENCE_S, Agents
 from tests.local.test_daemon import children, until
 from tests.local.test_process import answers, assert_replays, text
@@ -338,6 +338,64 @@ def test_who_joins_a_process_whose_home_has_died_hears_so(tmp_path: Path, before
         assert output.count("kernel 1 died, the home of process") == 2
         assert "of its life: kernel 1 died" in output
         assert "child sees 0" in output
+
+
+def test_a_copy_that_was_made_is_a_process_though_home_dies_before_it_says_so(tmp_path: Path) -> None:
+    program = WAITING + (
+        "class Forker(Thread):\n"
+        "    def step(self):\n"
+        "        array = self.process.array('q', 1)\n"
+        "        array[0] = 5\n"
+        "        self.process.fork(Child(array), on=2).join()\n"
+        "        print('the child has ended')\n"
+        "        self.exit()\n"
+        "def main(process):\n"
+        "    process.start(Forker(), on=1)\n"
+    )
+    with Agents(3, module=dead_copy_agent.__name__) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("child")
+        pair.go("child")
+        forker, child = pair.answers([1, 2])
+        assert (forker["event"], child["event"]) == ("finished", "finished"), (forker, child)
+        assert "the child has ended" in "".join(forker["output"])
+        assert "child sees 5" in "".join(child["output"])
+        assert pair.replayed([1, 2]) is None
+
+
+@pytest.mark.parametrize("asks", ["child.join()", "print(child.is_alive())"])
+def test_a_kernel_that_has_nothing_of_a_child_does_not_know_of_its_end_when_its_home_has_died(
+    tmp_path: Path, asks: str
+) -> None:
+    program = WAITING + (
+        "from guest.synchronization import WaitBroken\n"
+        "class Roaming(Child):\n"
+        "    def step(self):\n"
+        "        if self.kernel == 1:\n"
+        "            return self.migrate(2)\n"
+        "        super().step()\n"
+        "def main(process):\n"
+        "    child = process.fork(Roaming(process.array('q', 1)), on=1)\n"
+        "    try:\n"
+        "        process.event().wait()\n"
+        "    except WaitBroken:\n"
+        "        pass\n"
+        "    try:\n"
+        f"        {asks}\n"
+        "    except WaitBroken as broken:\n"
+        "        print(broken)\n"
+        "    pause('end')\n"
+    )
+    with Agents(3) as agents:
+        pair = Pair(agents, tmp_path, program)
+        pair.until_at("child")
+        agents.agents[1].process.kill()
+        pair.until_at("end")
+        pair.go("child")
+        pair.go("end")
+        answer, _ = pair.answers([0, 2])
+        assert answer["event"] == "finished", answer
+        assert "kernel 1 died, the home of process 1, and nobody else can say" in "".join(answer["output"])
 
 
 def test_whether_a_child_is_alive_is_known_on_all_kernels(tmp_path: Path) -> None:

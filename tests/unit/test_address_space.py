@@ -72,6 +72,31 @@ def test_when_home_is_dead_operations_are_refused_at_once_and_those_asked_for_to
     assert not away.orphaned
 
 
+@pytest.mark.parametrize(("asks", "made"), [(True, True), (True, False), (False, True)])
+def test_a_copy_that_was_made_where_it_was_asked_for_is_made_though_home_dies(asks: bool, made: bool) -> None:
+    away = engine(1)
+    if asks:
+        away.operate(Operation(Kind.COPY, 0, 1))
+    copy = Operation(Kind.COPY, 0, 1, asker=1 if asks else 0, to=2)
+    away.receive(0, message_of(MessageName.SPACE_LOCK, copy, 1, 0))
+    if made:
+        away.receive(0, message_of(MessageName.SPACE_OP, copy, 1, 1))
+    expected = [SpaceDone(1, Refusal.NONE, 1, 2) if made else SpaceDone(1, Refusal.HOME_DIED)] if asks else []
+    assert [effect for effect in away.peer_down(0) if isinstance(effect, SpaceDone)] == expected
+    assert away.orphaned is not made
+
+
+def test_a_copy_that_home_has_told_of_is_not_taken_for_the_next_one() -> None:
+    away = engine(1)
+    away.operate(Operation(Kind.COPY, 0, 1))
+    copy = Operation(Kind.COPY, 0, 1, asker=1, to=2)
+    away.receive(0, message_of(MessageName.SPACE_LOCK, copy, 1, 0))
+    away.receive(0, message_of(MessageName.SPACE_OP, copy, 1, 1))
+    assert away.receive(0, message_of(MessageName.SPACE_DONE, copy, 1, 1)) == [SpaceDone(1, Refusal.NONE, 1, 2)]
+    away.operate(Operation(Kind.COPY, 0, 1))
+    assert SpaceDone(2, Refusal.HOME_DIED) in away.peer_down(0)
+
+
 def test_a_kernel_that_the_dead_home_had_locked_is_orphaned() -> None:
     away = engine(1)
     away.receive(0, message_of(MessageName.SPACE_LOCK, Operation(Kind.UNMAP, 0, 1), 1, 0))

@@ -155,6 +155,13 @@ def test_those_who_come_to_the_end_are_heard_though_a_node_is_gone() -> None:
     assert "node arm: its agent was gone before it answered 'run': exit code 7" in failures["arm"].message
 
 
+def test_when_all_nodes_are_gone_each_is_named() -> None:
+    with pytest.raises(GuestError) as caught:
+        run(x86=Scripted(None), arm=Scripted(None))
+    for node in ("x86", "arm"):
+        assert f"node {node}: its agent was gone before it answered 'run': exit code 7" in caught.value.message
+
+
 def test_a_node_that_the_others_have_declared_dead_says_so_itself() -> None:
     fenced = {"event": "error", "op": "run", "kind": "fenced", "message": "kernel 1 was declared dead by kernel 0"}
     answers, failures = run(x86=Scripted(WITHOUT_ARM), arm=Scripted(fenced))

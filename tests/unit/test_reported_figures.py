@@ -44,6 +44,12 @@ def test_a_number_that_json_does_not_know_is_refused(value: Any) -> None:
         reported("x", value)
 
 
+def test_a_name_of_any_length_that_can_be_read_is_a_figures_name() -> None:
+    assert reported("n" * 256, 1) == 1
+    with pytest.raises(ValueError, match="a figure's name has 70000 letters, expected at most 256"):
+        reported("n" * 70000, 1)
+
+
 def test_a_thread_reports_such_numbers_alone() -> None:
     log = AccessLog()
     log.figure("x", np.int64(3))

@@ -1,12 +1,12 @@
 """What one thread alone can see of mutexes, semaphores, conditions, barriers, events and counters."""
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from guest.errors import GuestFailure
-from guest.synchronization import Barrier, Condition, Counter, Event, Mutex, Semaphore, surround
+from guest.synchronization import Barrier, Condition, Counter, Event, Mutex, Semaphore, empty_handed, surround
 
 
 class Alone:
@@ -126,6 +126,48 @@ def test_the_last_one_at_a_barrier_wakes_the_others(alone: Alone) -> None:
     alone.words[128] = 5
     assert Barrier(128, 3).wait() == 2
     assert alone.woken == [(64, 1), (128, 6)]
+
+
+def test_who_is_broken_off_at_a_barrier_has_come_once_and_waits_at_the_same_meeting(alone: Alone) -> None:
+    barrier = Barrier(128, 3)
+    for _ in range(3):
+        with pytest.raises(AssertionError, match="waits for 3 in 0x80"):
+            barrier.wait()
+    moved = pickle.loads(pickle.dumps(barrier))
+    assert alone.words[128] == 1
+    alone.words[128] = 3
+    assert moved.wait() == 0
+    with pytest.raises(AssertionError, match="waits for 6 in 0x80"):
+        moved.wait()
+    assert alone.words[128] == 4
+    with empty_handed():
+        other = pickle.loads(pickle.dumps(moved))
+    with pytest.raises(AssertionError, match="waits for 6 in 0x80"):
+        other.wait()
+    assert alone.words[128] == 5
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda: Barrier(64, 1.5), "'float' object cannot be interpreted as an integer"),  # type: ignore[arg-type]
+        (lambda: Semaphore(64, "x"), "'str' object cannot be interpreted as an integer"),  # type: ignore[arg-type]
+        (lambda: Counter(64).add(1.5), "'float' object cannot be interpreted as an integer"),  # type: ignore[arg-type]
+        (lambda: Condition(64, None), "a condition of a NoneType, expected a Mutex"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_no_number_of_threads_or_no_mutex_is_refused_at_once(
+    alone: Alone, make: Callable[[], object], why: str
+) -> None:
+    with pytest.raises(TypeError, match=why):
+        make()
+    assert not any(alone.words.values())
+
+
+def test_fewer_than_none_cannot_be_notified(alone: Alone) -> None:
+    condition = Condition(80, Mutex(64))
+    with condition.mutex, pytest.raises(ValueError, match="-3 threads to notify, expected at least 0"):
+        condition.notify(-3)
 
 
 def test_an_event_happens_once(alone: Alone) -> None:
