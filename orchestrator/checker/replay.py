@@ -189,6 +189,7 @@ class _World:
         self._links: defaultdict[tuple[int, int, str], deque[list[Any]]] = defaultdict(deque)
         """By sender, receiver, and forked process if it is about one's threads: what is said to a process that is not
         born there yet waits for that, and others' messages do not."""
+        self._hears_of = [trace.deaths for trace in traces]
         self._dead: set[int] = set()
         untraced = [trace.kernel for trace in traces if not trace.kept]
         self._unheard = {(trace.kernel, dead) for trace in traces if trace.kept for dead in untraced}
@@ -253,6 +254,8 @@ class _World:
 
     def _is_last_word(self, kernel: int, sender: int) -> bool:
         """Whether the kernel hears only such messages of the sender any more, until it hears of its death."""
+        if sender not in self._hears_of[kernel]:
+            return False
         for entry in self._traces[kernel].entries[self._next[kernel] :]:
             if entry.what == "peer_down" and entry.arguments[0] == sender:
                 return True
