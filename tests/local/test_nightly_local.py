@@ -122,7 +122,9 @@ def test_what_does_not_fit_is_skipped_and_comes_first_the_next_night(tmp_path: P
 
 
 def test_what_is_cut_short_keeps_its_points_and_is_no_pass(tmp_path: Path) -> None:
-    text = ONCE.replace('sh, -c, "test -e PLACE || { touch PLACE; sleep 1000; }"', "sleep, '0.2'").replace("s: 2", "s: 40")
+    text = ONCE.replace('sh, -c, "test -e PLACE || { touch PLACE; sleep 1000; }"', "sleep, '0.2'").replace(
+        "s: 2", "s: 40"
+    )
     night_set(tmp_path, a=text + "repeat: 50\n", b=text)  # nobody knows how long commands take
     done = nightly(tmp_path, "--budget", "2s", "-q")
     assert (done.returncode, states(of(tmp_path))) == (3, {"a": "cut short", "b": "skipped"}), done.stderr
