@@ -388,7 +388,7 @@ class Start:
             except GuestError as error:
                 way.state.remove()
                 reason = f"its saved state was of no use: {error.message.splitlines()[0]}"
-            self.say(f"{node.name}: cold start after all, {reason}")
+            self.say(f"{node.name}: cold start after all, {reason}{_set_aside(domain.console_log)}")
             if qemu := process_of(domain.uuid):
                 process.end([qemu], 0.0)
             self.journal.change_node(node.name, warm=False, warm_reason=reason, stages={})
@@ -460,3 +460,13 @@ class Start:
             with contextlib.suppress(FileNotFoundError):  # `testbed down` of another command came first
                 ssh_config.write(record.directory(self.spec.name), self.spec.name, ports, self.directory)
         return qemu, port
+
+
+def _set_aside(console: Path) -> str:
+    """What a machine said that is to be started once more: where it is, in words; "" if it did not get so far."""
+    tried = console.with_suffix(".tried.console")
+    try:
+        console.rename(tried)
+    except FileNotFoundError:
+        return ""
+    return f"; what it said is in {tried}"

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from testbed.console import Console, clean
+from testbed.lifecycle import _set_aside
 
 BOOT = """testbed: stage=initramfs t=2.75\r
 [    3.1] something else\r
@@ -69,3 +70,12 @@ def test_broken_text_and_escape_sequences_do_not_reach_a_terminal(console: Conso
 def test_the_tail_is_the_last_lines(console: Console) -> None:
     console.path.write_text("".join(f"line {number}\n" for number in range(100)))
     assert console.tail(3) == ["line 97", "line 98", "line 99"]
+
+
+def test_what_a_machine_said_is_kept_beside_what_it_says_when_it_is_started_again(tmp_path: Path) -> None:
+    console = tmp_path / "x2.console"
+    assert _set_aside(console) == ""
+    console.write_text("testbed: stage=waiting t=1.0\n")
+    assert _set_aside(console) == f"; what it said is in {tmp_path}/x2.tried.console"
+    assert (tmp_path / "x2.tried.console").read_text() == "testbed: stage=waiting t=1.0\n"
+    assert not console.exists()
