@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from testbed import Condition, find, list_all, machine, record, teardown
-from testbed.errors import Failure, GuestError, NoTestbed
+from testbed.errors import Failure, GuestError, HostError, NoTestbed
 from testbed.process import ProcessId
 from testbed.record import NodeRecord, Record, State
 from testbed.spec import Accelerator, LinkKind, LinkSpec, NodeSpec, TestbedSpec
@@ -252,3 +253,14 @@ def test_a_machine_that_is_about_to_end_is_given_time_for_that() -> None:
         ends.start()
         with pytest.raises(GuestError, match=r"node arm .* has ended"):
             node.check(20)
+
+
+def test_a_testbed_whose_folder_does_not_go_is_said_to_be_there(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record.create(SPEC)
+
+    def rmdir(*_arguments: Any, **_more: Any) -> None:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+
+    monkeypatch.setattr(os, "rmdir", rmdir)
+    with pytest.raises(HostError, match=r"cannot be removed: .*not empty"):
+        find("pair").down()
