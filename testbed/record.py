@@ -143,7 +143,7 @@ def _run_directory(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _locked() -> Iterator[Path]:
+def locked() -> Iterator[Path]:
     """One change of the set of testbeds at a time. The folder itself is the lock: no file of it stays behind."""
     root = state_directory()
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def create(spec: TestbedSpec, *, kept: bool = True) -> Journal:
         kept=kept,
     )
     try:
-        with _locked() as root:
+        with locked() as root:
             (root / spec.name).mkdir(mode=0o700)
             try:
                 write(record)
@@ -215,13 +215,10 @@ def read(name: str) -> Record | None:
 def read_all() -> dict[str, Record | None]:
     """The records of all testbeds of this user, by name, as `read` gives them. One that another command creates or
     removes meanwhile is there as a whole, or not at all."""
-    found = {}
-    if names():
-        with _locked():
-            for name in names():
-                with contextlib.suppress(NoTestbed):  # who removes one does not lock
-                    found[name] = read(name)
-    return found
+    if not names():
+        return {}
+    with locked():
+        return {name: read(name) for name in names()}
 
 
 def note_end(name: str) -> None:

@@ -43,7 +43,8 @@ def down(name: str, say: Callable[[str], None]) -> None:
             break
     else:
         raise HostError(f"testbed {name}: its processes keep coming back", "is another command starting it just now?")
-    _remove(place)
+    with record.locked():
+        _remove(place)
     say(f"{name}: down, {ended} process{'es' if ended != 1 else ''} ended")
 
 

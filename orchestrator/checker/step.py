@@ -38,6 +38,8 @@ class Thread(NamedTuple):
     """Whether it waits to be woken; awake, it will try again."""
     asking: int = 0
     """Number of the operation on the address space that it waits for."""
+    made: bool = False
+    """Whether that is a copy, and has been made on its own kernel."""
 
 
 class Local(NamedTuple):
@@ -139,8 +141,10 @@ class Step:
             case fx.Freeze(first, count):
                 for page in range(first, first + count):
                     self.memory[page] = self.memory[page]._replace(frozen=True)
-            case fx.Duplicate(first, count, to):
+            case fx.Duplicate(first, count, to, asker):
                 self._duplicate(range(first, first + count), to)
+                if asker == self._kernel:
+                    self._note_copy()
             case fx.Joined(refusal):
                 self.entered = refusal is Refusal.NONE
             case fx.SpaceDone():
@@ -171,9 +175,16 @@ class Step:
             self.allowed[number] = self.allowed[page]
             self.copied.append((page, number))
 
+    def _note_copy(self) -> None:
+        """Operations are carried out in the order in which they were asked for."""
+        _, index = min((thread.asking, index) for index, thread in enumerate(self.threads) if thread.asking)
+        self.threads[index] = self.threads[index]._replace(made=True)
+
     def _end_operation(self, done: fx.SpaceDone) -> None:
         for index, thread in enumerate(self.threads):
             if thread.asking == done.request:
+                made = thread.made and done.refusal is not Refusal.NONE
+                self._expect(not made, f"copy {done.request} is refused, but was made where it was asked for")
                 self.threads[index] = Thread(thread.remaining - 1)
                 self.done = done.epoch
                 return

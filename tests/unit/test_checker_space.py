@@ -5,8 +5,8 @@ from unittest.mock import patch
 
 import pytest
 
-from guest.protocol.address_space import Access, AddressSpace, Kind, Operation
-from guest.protocol.effects import Effect, Freeze
+from guest.protocol.address_space import Access, AddressSpace, Kind, Operation, Refusal
+from guest.protocol.effects import Effect, Freeze, SpaceDone
 from guest.protocol.messages import Message
 from guest.protocol.origin import OriginEngine
 from guest.protocol.space import SpaceEngine
@@ -145,6 +145,11 @@ def is_blind_to_copies(self: SpaceEngine, operation: Operation, effects: list[Ef
         carry_out(self, operation, effects)
 
 
+def refuses_what_was_made(_self: SpaceEngine, request: int) -> SpaceDone:
+    """Home dies before it says that a copy was made everywhere, and who has asked takes it for refused."""
+    return SpaceDone(request, Refusal.HOME_DIED)
+
+
 settle, lock, carry_out = SpaceEngine._settle, SpaceEngine._lock, SpaceEngine._carry_out
 fault, page_message = SpaceEngine.fault, SpaceEngine._page_message
 let_in, outside, welcome = SpaceEngine._let_in, SpaceEngine._outside, SpaceEngine._welcome
@@ -159,6 +164,7 @@ MUTANTS: list[tuple[str, Callable[..., object], Scenario]] = [
     ("_carry_out", keeps_pages, Scenario((1, 1), space=(UNMAP,), start=SHARED)),
     ("_settle", lets_threads_store, Scenario((1, 1), space=(COPY,), pages=2, mapped=1, start=Start.MODIFIED)),
     ("_carry_out", is_blind_to_copies, Scenario((1, 1), space=(COPY,), pages=2, mapped=1, start=SHARED)),
+    ("_unanswered", refuses_what_was_made, Scenario((0, 1), space=(COPY,), pages=2, mapped=1, deaths=1)),
     ("peer_down", waits_for_the_dead, Scenario((1, 1), space=(UNMAP,), deaths=1)),
     ("_let_in", lets_in_at_once, Scenario((0, 1, 1), members=2)),
     ("_outside", is_deaf_outside, Scenario((0, 1, 1), members=2)),

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -187,17 +188,31 @@ def test_what_another_command_is_creating_or_has_removed_is_not_seen_half(
 ) -> None:
     record.create(SPEC)
     (state / "half").mkdir()
-    known = record.names()
-    monkeypatch.setattr(record, "names", lambda: [*known, "removed"])
     found: list[str] = []
     lists = threading.Thread(target=lambda: found.extend(each.name for each in list_all()))
-    with record._locked():  # as whoever creates one has it
+    with record.locked():  # as whoever creates one has it
         lists.start()
         lists.join(0.2)
         assert found == []
         (state / "half").rmdir()
     lists.join()
     assert found == ["pair"]
+    removed: list[list[str]] = []
+    sees = threading.Thread(target=lambda: removed.append([each.name for each in list_all()]))
+
+    def rmtree(folder: Path) -> None:
+        if folder == state / "pair":
+            (folder / "record.json").unlink()
+            sees.start()
+            sees.join(0.2)
+            assert removed == []
+        remove(folder)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    find("pair").down()
+    sees.join()
+    assert removed == [[]]
 
 
 def test_what_another_command_removes_is_removed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
