@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,10 @@ def environment(place: Path | None = None) -> dict[str, str]:
     return {name: value for name, value in ours.items() if name != "PYTHONUNBUFFERED"}
 
 
-def run(tmp_path: Path, text: str, *words: str) -> subprocess.CompletedProcess[str]:
+def run(tmp_path: Path, text: str, *words: str, by: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """`by`: the command that runs this one."""
     (tmp_path / "quick.yaml").write_text(text)
-    line = command("run", "quick.yaml", "--stage", "local", *words)
+    line = [*by, *command("run", "quick.yaml", "--stage", "local", *words)]
     return subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, timeout=100, env=environment())
 
 
